@@ -1,0 +1,340 @@
+"""Every configuration file of the project as a pydantic model.
+
+The JSON schemas under `workflow/schemas/` are generated from these models (`biva schema`), so a key is written down
+once. Loading refuses what it does not know and names file, key, value and what is allowed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from biva.errors import UserError
+from biva.models.architectures import Architecture, ModelName
+
+CONFIG_FOLDER = Path("config")
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
+Protocol = Literal["paper", "clean"]
+FigureName = Literal["learning_curves", "samples", "reconstructions", "kl_per_layer", "bound_against_k"]
+
+
+class Strict(BaseModel):
+    """Unknown keys are errors; values cannot change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# ---------------------------------------------------------------------------------------------- config/config.yaml
+
+
+class MainConfig(Strict):
+    """`config/config.yaml`: which experiment set runs, and where data may be found."""
+
+    experiments: Name = Field(description="Name of a file in config/experiments/, without .yaml.")
+    data_mirror: str | None = Field(
+        default=None,
+        description="Folder or https address that is tried before the official sources; BIVA_DATA_MIRROR overrides it.",
+    )
+
+
+# -------------------------------------------------------------------------------------- config/experiments/*.yaml
+
+
+class RunGroup(Strict):
+    """One model on one dataset, once per seed."""
+
+    dataset: Name = Field(description="An entry of config/datasets.yaml.")
+    architecture: Name = Field(description="A file in config/architectures/, without .yaml.")
+    model: ModelName = Field(description="How the posterior is inferred.")
+    seeds: Annotated[tuple[int, ...], Field(min_length=1, description="One run per seed.")]
+
+
+class Training(Strict):
+    """Training by paper.md section 4."""
+
+    protocol: Protocol = Field(
+        description="paper: train on train+valid, select the best evaluation on test, as the authors did. "
+        "clean: train on train, select on valid; test is touched once."
+    )
+    batch_size: int = Field(ge=1)
+    max_updates: int = Field(ge=1, description="Training ends here at the latest.")
+    evaluate_every: int = Field(ge=1, description="Updates between two evaluations on the selection split.")
+    patience: int | None = Field(
+        default=None, ge=1, description="Evaluations without a new best after which training stops; null: never."
+    )
+    learning_rate: float = Field(default=2e-3, gt=0, description="Adamax, first update.")
+    learning_rate_decay: float = Field(default=0.999999, gt=0, le=1, description="Factor per update.")
+    learning_rate_minimum: float = Field(default=1e-4, ge=0)
+    betas: tuple[float, float] = Field(default=(0.9, 0.999), description="Adamax.")
+    ema_decay: float = Field(default=0.9995, ge=0, lt=1, description="Exponential moving average of the weights.")
+    free_bits: float = Field(default=2.0, ge=0, description="Nats per latent group and example; training only.")
+    checkpoint_seconds: float = Field(default=60, ge=0, description="A kill loses at most this much training.")
+
+
+class Evaluation(Strict):
+    """Importance-weighted evaluation of the selected weights on the test split."""
+
+    importance_samples: Annotated[tuple[int, ...], Field(min_length=1)] = Field(
+        description="Every K to report; all come from the samples of the largest."
+    )
+    max_images: int | None = Field(default=None, ge=1, description="First images of the test split only; null: all.")
+    memory_budget_mb: int = Field(default=512, ge=16, description="Activations of one chunk of importance samples.")
+    prior_samples: int = Field(default=64, ge=1, description="Images drawn from the prior.")
+
+    @model_validator(mode="after")
+    def _positive(self) -> Evaluation:
+        if min(self.importance_samples) < 1:
+            raise ValueError("every K in importance_samples must be at least 1")
+        return self
+
+
+class LikelihoodTable(Strict):
+    """A table of likelihood bounds: our runs on one dataset beside the paper's rows."""
+
+    name: Name = Field(description="File name of the table, without .tex.")
+    dataset: Name
+    paper_table: Name | None = Field(default=None, description="`table` of config/paper_results.csv; null: none.")
+    k: Annotated[tuple[int, ...], Field(min_length=1)] = Field(description="A column per K.")
+
+
+class Experiments(Strict):
+    """`config/experiments/NAME.yaml`: runs, settings, and the tables and figures to make of them."""
+
+    description: str
+    device: Literal["cpu", "cuda", "auto"] = Field(description="auto: a CUDA device where there is one.")
+    threads: int = Field(ge=1, description="CPU threads per job; part of what makes a CPU run repeatable bit for bit.")
+    runs: Annotated[tuple[RunGroup, ...], Field(min_length=1)]
+    training: Training
+    evaluation: Evaluation
+    tables: tuple[LikelihoodTable, ...] = ()
+    figures: tuple[FigureName, ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Experiments:
+        names = [table.name for table in self.tables]
+        if len(set(names)) < len(names):
+            raise ValueError(f"table names must differ, got {names}")
+        runs = [(g.dataset, g.architecture, g.model, s) for g in self.runs for s in g.seeds]
+        if len(set(runs)) < len(runs):
+            raise ValueError("the same run (dataset, architecture, model, seed) is listed twice")
+        for table in self.tables:
+            if table.dataset not in {group.dataset for group in self.runs}:
+                raise ValueError(f"table {table.name!r} is of dataset {table.dataset!r}, which no run uses")
+            if missing := set(table.k) - set(self.evaluation.importance_samples):
+                raise ValueError(f"table {table.name!r} wants K={sorted(missing)}, not in evaluation.importance_samples")
+        return self
+
+
+# ---------------------------------------------------------------------------------------------- config/datasets.yaml
+
+
+class RawFile(Strict):
+    """One file of a dataset as its publisher offers it."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$", description="Official file name; a mirror may add .gz.")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Of the decompressed content.")
+    bytes: int = Field(ge=1, description="Size of the decompressed content; more is refused.")
+
+
+class DatasetConfig(Strict):
+    """One entry of `config/datasets.yaml`."""
+
+    title: str
+    reader: Literal["digits", "amat", "idx"] = Field(description="Function of biva.data.archives that reads the files.")
+    shape: tuple[int, int, int] = Field(description="Channels, height, width.")
+    levels: int = Field(ge=2, le=256, description="Grey levels per channel, 0 .. levels-1.")
+    binarisation: Literal["none", "static", "dynamic"] = Field(
+        description="none: levels to [-1, 1]. static: already 0/1. dynamic: Bernoulli(level / (levels-1)), redrawn."
+    )
+    splits: dict[Literal["train", "valid", "test"], int] = Field(description="Images per split.")
+    files: Annotated[tuple[RawFile, ...], Field(min_length=1)]
+    folder: Name = Field(description="Subfolder of a mirror that holds the files.")
+    sources: tuple[str, ...] = Field(
+        description="Tried in order after the mirror: https addresses, or package:NAME for a file that a package embeds."
+    )
+    licence: str
+    citation: str
+
+
+class Datasets(Strict):
+    """`config/datasets.yaml`."""
+
+    datasets: dict[Name, DatasetConfig]
+
+
+# ------------------------------------------------------------------------------------------------------ one run
+
+
+class RunConfig(Strict):
+    """All that decides what one run produces, resolved from the files above; recorded in the run's folder."""
+
+    experiments: Name
+    dataset: Name
+    model: ModelName
+    architecture_name: Name
+    seed: int
+    device: Literal["cpu", "cuda", "auto"]
+    threads: int
+    architecture: Architecture
+    training: Training
+
+    @property
+    def name(self) -> str:
+        """Path of the run below `results/EXPERIMENTS/runs/`."""
+        return f"{self.dataset}/{self.architecture_name}/{self.model}/seed{self.seed}"
+
+    @property
+    def digest(self) -> str:
+        """Hash of everything that changes the trained weights: not the set's name, nor how often we save."""
+        content = self.model_dump(mode="json", exclude={"experiments": True, "training": {"checkpoint_seconds"}})
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def resolve_runs(experiments_name: str, experiments: Experiments, folder: Path = CONFIG_FOLDER) -> list[RunConfig]:
+    """All runs of an experiment set, in the file's order, with their architectures loaded."""
+    architectures = {name: load_architecture(name, folder) for name in {g.architecture for g in experiments.runs}}
+    return [
+        RunConfig(
+            experiments=experiments_name,
+            dataset=group.dataset,
+            model=group.model,
+            architecture_name=group.architecture,
+            seed=seed,
+            device=experiments.device,
+            threads=experiments.threads,
+            architecture=architectures[group.architecture],
+            training=experiments.training,
+        )
+        for group in experiments.runs
+        for seed in group.seeds
+    ]
+
+
+# ------------------------------------------------------------------------------------------------------ loading
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def parse(model: type[Model], content: Any, where: str | Path) -> Model:
+    """Validate `content` as `model`.
+
+    Raises:
+        UserError: a line per wrong key, with its path, its value and what is allowed there.
+    """
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        lines = [_explain(model, issue) for issue in error.errors()]
+        raise UserError(f"{where} is not valid:\n" + "\n".join(f"  - {line}" for line in lines)) from None
+
+
+def _explain(model: type[BaseModel], issue: Any) -> str:
+    key = ".".join(str(part) for part in issue["loc"]) or "(the whole file)"
+    if issue["type"] == "extra_forbidden":
+        allowed = ", ".join(_keys_at(model.model_json_schema(), issue["loc"][:-1]))
+        return f"{key}: unknown key with value {issue['input']!r}; allowed here: {allowed}"
+    if issue["type"] == "missing":
+        return f"{key}: missing, but required"
+    return f"{key}: {issue['msg']} (value: {issue['input']!r})"
+
+
+def _keys_at(schema: dict[str, Any], path: tuple[Any, ...]) -> list[str]:
+    """Keys that the JSON schema allows at `path`."""
+    node = schema
+    for part in (None, *path):
+        if part is not None:
+            node = node.get("properties", {}).get(part) or node.get("items") or node.get("additionalProperties") or {}
+        if "$ref" in node:
+            node = schema["$defs"][node["$ref"].rsplit("/", 1)[-1]]
+    return sorted(node.get("properties", {}))
+
+
+def _load(model: type[Model], path: Path, kind: str) -> Model:
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
+        raise UserError(f"There is no {kind} {path.stem!r}: {path} does not exist. Known in {path.parent}/: {known}.")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from None
+    return parse(model, content, path)
+
+
+def load_main(folder: Path = CONFIG_FOLDER) -> MainConfig:
+    """`config/config.yaml`."""
+    return _load(MainConfig, folder / "config.yaml", "configuration")
+
+
+def load_architecture(name: str, folder: Path = CONFIG_FOLDER) -> Architecture:
+    """`config/architectures/NAME.yaml`."""
+    return _load(Architecture, folder / "architectures" / f"{name}.yaml", "architecture")
+
+
+def load_experiments(name: str, folder: Path = CONFIG_FOLDER) -> Experiments:
+    """`config/experiments/NAME.yaml`, with every dataset and architecture that it names known to exist."""
+    path = folder / "experiments" / f"{name}.yaml"
+    experiments = _load(Experiments, path, "experiment set")
+    datasets = load_datasets(folder)
+    for number, group in enumerate(experiments.runs):
+        if group.dataset not in datasets:
+            raise UserError(
+                f"{path} is not valid:\n  - runs.{number}.dataset: unknown dataset {group.dataset!r}; "
+                f"allowed: {', '.join(sorted(datasets))}"
+            )
+        shape = load_architecture(group.architecture, folder).input_shape
+        if shape != datasets[group.dataset].shape:
+            raise UserError(
+                f"{path} is not valid:\n  - runs.{number}.architecture: {group.architecture!r} is for images of shape "
+                f"{shape}, but dataset {group.dataset!r} has {datasets[group.dataset].shape}"
+            )
+    return experiments
+
+
+def load_datasets(folder: Path = CONFIG_FOLDER) -> dict[str, DatasetConfig]:
+    """`config/datasets.yaml`: dataset name -> entry."""
+    return _load(Datasets, folder / "datasets.yaml", "dataset list").datasets
+
+
+def find_dataset(name: str, folder: Path = CONFIG_FOLDER) -> DatasetConfig:
+    """The entry of `config/datasets.yaml` with this name.
+
+    Raises:
+        UserError: there is none; the message lists those there are.
+    """
+    datasets = load_datasets(folder)
+    if name not in datasets:
+        raise UserError(f"There is no dataset {name!r} in {folder / 'datasets.yaml'}. Known: {', '.join(datasets)}.")
+    return datasets[name]
+
+
+def find_run(experiments_name: str, run: str, folder: Path = CONFIG_FOLDER) -> RunConfig:
+    """The run `DATASET/ARCHITECTURE/MODEL/seedN` of an experiment set.
+
+    Raises:
+        UserError: the set has no such run; the message lists the ones it has.
+    """
+    runs = resolve_runs(experiments_name, load_experiments(experiments_name, folder), folder)
+    for candidate in runs:
+        if candidate.name == run:
+            return candidate
+    known = "\n".join(f"  {candidate.name}" for candidate in runs)
+    raise UserError(f"Experiment set {experiments_name!r} has no run {run!r}. Its runs:\n{known}")
+
+
+def find_table(experiments_name: str, name: str, folder: Path = CONFIG_FOLDER) -> LikelihoodTable:
+    """The table of an experiment set with this name.
+
+    Raises:
+        UserError: there is none; the message lists those there are.
+    """
+    tables = {table.name: table for table in load_experiments(experiments_name, folder).tables}
+    if name not in tables:
+        known = ", ".join(tables) or "none"
+        raise UserError(f"Experiment set {experiments_name!r} has no table {name!r}. Its tables: {known}.")
+    return tables[name]

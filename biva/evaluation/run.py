@@ -1,0 +1,130 @@
+"""Evaluation of a trained run: `evaluation.json` and `evaluation.safetensors` in its folder."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+from safetensors.torch import load as deserialise
+from safetensors.torch import save as serialise
+from torch import Tensor
+
+from biva import records
+from biva.bounds import bits_per_dim, importance_weighted_bound
+from biva.config import Evaluation, RunConfig, parse
+from biva.data.datasets import Dataset
+from biva.devices import choose_device, device_name
+from biva.errors import UserError
+from biva.evaluation.likelihood import ImportanceSamples, fixed_input, importance_sample, rows_within
+from biva.models.hierarchical_vae import HierarchicalVAE
+from biva.models.layers import fold_weight_norm
+from biva.records import RunFolder
+from biva.seeds import derive_seed
+
+RECONSTRUCTIONS = 16
+
+
+def load_model(run: RunConfig, weights: bytes, device: torch.device) -> HierarchicalVAE:
+    """A trained model in evaluation mode, weight normalisation folded into plain weights."""
+    model = HierarchicalVAE(run.architecture, run.model)
+    model.load_state_dict(deserialise(weights))
+    fold_weight_norm(model)
+    return model.to(device).eval()
+
+
+def evaluate(folder: RunFolder, settings: Evaluation, dataset: Dataset) -> None:
+    """Bounds, KL per latent group, active units, samples and reconstructions of the selected weights on the test split.
+
+    Raises:
+        UserError: training is not complete, or the data is not what the run was trained on.
+    """
+    identity = records.read_json(folder.identity)
+    records.read_json(folder.training)  # its presence says that training is complete
+    if identity["data_fingerprint"] != dataset.fingerprint:
+        raise UserError(
+            f"{folder.path} was trained on data with fingerprint {identity['data_fingerprint'][:12]}, but the data "
+            f"here has {dataset.fingerprint[:12]}. Prepare the data that it was trained on, or train it again."
+        )
+    run = parse(RunConfig, identity["config"], folder.identity)
+    started = time.monotonic()
+    torch.set_num_threads(run.threads)
+    device = choose_device(run.device)
+    weights = folder.weights.read_bytes()
+    model = load_model(run, weights, device)
+    x = fixed_input(dataset, "test")[: settings.max_images]
+    seed = derive_seed(run.seed, "evaluation")
+    samples = importance_sample(
+        model,
+        x,
+        max(settings.importance_samples),
+        seed=seed,
+        rows=rows_within(settings.memory_budget_mb, run.architecture),
+        device=device,
+    )
+    bounds = {k: importance_weighted_bound(samples.log_weights, k) for k in sorted(set(settings.importance_samples))}
+    arrays = {f"bound/{k}": bound for k, bound in bounds.items()} | pictures(model, x, settings, seed, device)
+    records.write_atomically(folder.arrays, serialise(arrays))
+    result = {
+        "settings": settings.model_dump(mode="json"),
+        "split": "test",
+        "images": len(x),
+        "device": device_name(device),
+        "seed": seed,
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        "metrics": metrics(samples, bounds, run),
+        "kl_per_group": {name: _mean(value) for name, value in samples.kl.items()},
+        "active_units": {
+            name: {"active": int(units.sum()), "total": units.numel()} for name, units in samples.active.items()
+        },
+        "wall_seconds": time.monotonic() - started,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    records.write_json(folder.evaluation, result)
+
+
+def metrics(samples: ImportanceSamples, bounds: dict[int, Tensor], run: RunConfig) -> list[dict[str, Any]]:
+    """The rows that go into `results.csv`: each metric with its mean, standard error over images, K and unit."""
+
+    def row(metric: str, k: int | None, values: Tensor, unit: str) -> dict[str, Any]:
+        return {"metric": metric, "k": k, "unit": unit, **_mean(values)}
+
+    rows = [row("log_likelihood_bound", k, bound, "nats") for k, bound in bounds.items()]
+    if run.architecture.likelihood != "bernoulli":
+        dimensions = math.prod(run.architecture.input_shape)
+        rows += [row("bits_per_dim", k, bits_per_dim(bound, dimensions), "bits/dim") for k, bound in bounds.items()]
+    rows.append(row("kl_divergence", 1, torch.stack(list(samples.kl.values())).sum(0), "nats"))
+    rows.append(row("log_likelihood", 1, samples.log_likelihood, "nats"))
+    if samples.active:
+        active = sum(int(units.sum()) for units in samples.active.values())
+        rows.append({"metric": "active_units", "k": None, "unit": "units", "value": active, "standard_error": None})
+    return rows
+
+
+def _mean(values: Tensor) -> dict[str, float | None]:
+    """Mean over images and its standard error (none for a single image)."""
+    n = len(values)
+    error = (values.std(correction=1) / math.sqrt(n)).item() if n > 1 else None
+    return {"value": values.mean().item(), "standard_error": error}
+
+
+@torch.inference_mode()
+def pictures(
+    model: HierarchicalVAE, x: Tensor, settings: Evaluation, seed: int, device: torch.device
+) -> dict[str, Tensor]:
+    """Samples from the prior, and test images with their reconstructions; (N, C, H, W) float32 in [0, 1]."""
+    generator = torch.Generator(device).manual_seed(derive_seed(seed, "pictures"))
+
+    def noise(shape: torch.Size) -> Tensor:
+        return torch.randn(shape, generator=generator, device=device)
+
+    originals = x[:RECONSTRUCTIONS].to(device)
+    shown = {
+        "samples": model.likelihood.picture(model.sample(settings.prior_samples, noise), generator),
+        "originals": model.likelihood.unscale(originals),
+        "reconstructions": model.likelihood.picture(model(originals, noise).walk.output, generator),
+    }
+    return {name: image.float().contiguous().cpu() for name, image in shown.items()}

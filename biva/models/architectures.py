@@ -1,0 +1,84 @@
+"""Architectures as data (paper.md section 3): the stages, their latents, and the choices the paper leaves open."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+ModelName = Literal["vae", "lvae", "lvae_plus", "biva"]
+
+Shape = tuple[int, int, int]
+"""Channels, height, width of one feature map or image."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Stage(_Strict):
+    """One stage of the hierarchy: `blocks` gated residual blocks and one latent per group."""
+
+    blocks: int = Field(ge=1, description="Gated residual blocks in each deterministic path of the stage.")
+    kernel: int = Field(ge=1, description="Kernel size of the blocks' convolutions; odd.")
+    stride: Literal[1, 2] = Field(description="Stride of the last block (first block in the generative path).")
+    latent: int = Field(ge=1, description="N: units of a dense latent, channels of a convolutional one.")
+
+    @model_validator(mode="after")
+    def _odd_kernel(self) -> Stage:
+        if self.kernel % 2 == 0:
+            raise ValueError(f"kernel must be odd, got {self.kernel}")
+        return self
+
+
+class Dropout(_Strict):
+    """Dropout rates between the two convolutions of a gated block."""
+
+    inference: float = Field(ge=0, lt=1, description="Rate in the two inference paths.")
+    generative: float = Field(ge=0, lt=1, description="Rate in the generative path and the top-down merge.")
+
+
+class Architecture(_Strict):
+    """Everything that VAE, LVAE, LVAE+ and BIVA of one size share; `Stage` 1 is next to the data."""
+
+    description: str = Field(description="One line for people.")
+    input_shape: Annotated[Shape, Field(description="Channels, height, width of an image.")]
+    likelihood: Literal["bernoulli", "mixture_of_logistics"] = Field(description="p(x | z).")
+    latents: Literal["dense", "convolutional"] = Field(
+        description="dense: vectors, projected back to a feature map; convolutional: maps of the stage's size."
+    )
+    filters: int = Field(ge=1, description="F: channels of every deterministic feature map.")
+    dropout: Dropout
+    residual: Literal["tensorflow", "pytorch"] = Field(
+        default="tensorflow",
+        description="Pooling on the residual of a strided block where the authors' two codes differ: "
+        "2x2 windows (tensorflow) or 3x3 (pytorch).",
+    )
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1, description="Bottom (1) to top (L).")]
+
+    @model_validator(mode="after")
+    def _strides_fit(self) -> Architecture:
+        _, height, width = self.input_shape
+        if height != width:
+            raise ValueError(f"images must be square, got {height}x{width}")
+        for number, stage in enumerate(self.stages, start=1):
+            if height % stage.stride:
+                raise ValueError(f"stage {number} strides by {stage.stride} over a map of odd size {height}")
+            height //= stage.stride
+        return self
+
+    @property
+    def stage_shapes(self) -> tuple[Shape, ...]:
+        """(F, H_i, W_i) of the deterministic output of every stage, bottom to top."""
+        size, shapes = self.input_shape[1], []
+        for stage in self.stages:
+            size //= stage.stride
+            shapes.append((self.filters, size, size))
+        return tuple(shapes)
+
+    @property
+    def latent_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shape of one latent group of every stage, bottom to top: (N,) if dense, (N, H_i, W_i) if convolutional."""
+        if self.latents == "dense":
+            return tuple((stage.latent,) for stage in self.stages)
+        return tuple((stage.latent, *shape[1:]) for stage, shape in zip(self.stages, self.stage_shapes, strict=True))

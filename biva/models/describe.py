@@ -1,0 +1,31 @@
+"""A model in words: stages, latents, shapes, and the number of parameters."""
+
+from __future__ import annotations
+
+import torch
+
+from biva.models.architectures import Architecture, ModelName
+from biva.models.hierarchical_vae import HierarchicalVAE, count_parameters
+
+
+def describe(name: str, architecture: Architecture, model: ModelName) -> str:
+    """Lines for people, the last one `parameters: N`. Builds the model without memory for its weights."""
+    with torch.device("meta"):
+        built = HierarchicalVAE(architecture, model)
+    groups = {stage: [] for stage in range(1, len(architecture.stages) + 1)}  # type: dict[int, list[str]]
+    for group in built.group_names:
+        groups[int(group[1:].split("_")[0])].append(group)
+    size = "x".join(map(str, architecture.input_shape))
+    lines = [
+        f"{name}, {model}: {architecture.description}",
+        f"x: {size}, {architecture.likelihood}; F = {architecture.filters}; {architecture.latents} latents",
+        "stage  blocks  kernel  stride  map        latents",
+    ]
+    shapes = zip(architecture.stages, architecture.stage_shapes, architecture.latent_shapes, strict=True)
+    for number, (stage, shape, latent) in reversed(list(enumerate(shapes, start=1))):
+        latents = ", ".join(f"{group} {'x'.join(map(str, latent))}" for group in groups[number])
+        lines.append(
+            f"{number:>5}  {stage.blocks:>6}  {stage.kernel:>6}  {stage.stride:>6}  {'x'.join(map(str, shape)):<9}  "
+            f"{latents}"
+        )
+    return "\n".join([*lines, f"parameters: {count_parameters(built)}"])

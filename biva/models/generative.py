@@ -1,0 +1,158 @@
+"""The generative ladder p(x, z) that all four models share, and the one walk down it (paper.md section 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from biva.models.architectures import Architecture, Shape
+from biva.models.latents import DiagonalGaussian, GaussianHead, LatentProjection, Noise, standard_normal
+from biva.models.layers import BlockStack, GatedBlock, conv
+
+
+@dataclass(frozen=True)
+class Latent:
+    """A value for one latent group, and the posterior it was drawn from, if any."""
+
+    value: Tensor
+    posterior: DiagonalGaussian | None = None
+
+
+Priors = Mapping[str, DiagonalGaussian]
+"""Group ("td", "bu", or "" where a stage has one group) -> p(z_i^group | z_>i)."""
+
+LatentSource = Callable[[int, Priors, Tensor | None], Mapping[str, Latent]]
+"""Answers "where do the latents of stage i come from?".
+
+Called once per stage, top (index L-1) to bottom (index 0), with the index, the priors there and the generative state
+d_i (None at the top); gives one `Latent` per group.
+"""
+
+
+def from_prior(noise: Noise, temperature: float = 1.0) -> LatentSource:
+    """Latents drawn from the prior with standard deviations scaled by `temperature`; 0 gives the prior's mean."""
+
+    def source(_stage: int, priors: Priors, _d: Tensor | None) -> Mapping[str, Latent]:
+        return {
+            group: Latent(prior.mean + temperature * (prior.sample(noise) - prior.mean))
+            for group, prior in priors.items()
+        }
+
+    return source
+
+
+@dataclass(frozen=True)
+class Step:
+    """What the walk met at one latent group."""
+
+    value: Tensor
+    prior: DiagonalGaussian
+    posterior: DiagonalGaussian | None
+
+    def kl(self) -> Tensor:
+        """Monte Carlo term log q(z|.) - log p(z|.) at the sample, in nats: (B,). Only where a posterior was walked."""
+        assert self.posterior is not None
+        return self.posterior.log_prob(self.value) - self.prior.log_prob(self.value)
+
+
+@dataclass(frozen=True)
+class Walk:
+    """The ladder walked once."""
+
+    output: Tensor
+    """Parameters of p(x | z), (B, channels of the likelihood, H, W)."""
+    steps: Mapping[str, Step]
+    """Latent group name (z1_bu, z1_td, ..., zL), bottom to top -> what the walk met there."""
+
+
+class GenerativeStage(nn.Module):
+    """Stage i: priors of its latents given d_i, and the blocks that turn its latents into d_(i-1)."""
+
+    def __init__(
+        self, architecture: Architecture, index: int, groups: tuple[str, ...], skips: list[Shape] | None
+    ) -> None:
+        super().__init__()
+        stage, top = architecture.stages[index], index == len(architecture.stages) - 1
+        self.groups = groups
+        self.latent_shape = architecture.latent_shapes[index]
+        shape = architecture.stage_shapes[index]
+        self.priors = nn.ModuleDict(
+            {} if top else {f"p_{g}": GaussianHead(shape, stage.latent, architecture.latents) for g in groups}
+        )
+        self.projection = LatentProjection(architecture, index, len(groups))
+        shape, self.blocks = self.projection.output_shape, BlockStack()
+        for j in range(stage.blocks):
+            block = GatedBlock(
+                shape,
+                architecture.filters,
+                stage.kernel,
+                stride=stage.stride if j == 0 else 1,
+                auxiliary=skips[min(j, len(skips) - 1)] if skips else None,
+                transposed=True,
+                shortcut=architecture.residual if j > 0 else None,
+                dropout=architecture.dropout.generative,
+            )
+            self.blocks.append(block)
+            shape = block.output_shape
+
+    def prior(self, d: Tensor | None, rows: int, like: Tensor) -> Priors:
+        """p(z_i | z_>i) of every group, given d_i; the standard normal at the top, where d is None."""
+        if d is None:
+            return {group: standard_normal(rows, self.latent_shape, like) for group in self.groups}
+        return {group: self.priors[f"p_{group}"](d) for group in self.groups}
+
+
+class GenerativeLadder(nn.Module):
+    """p(x | z) prod_i p(z_i | z_>i), top-down, with or without skip connections from block j of stage i+1 to stage i.
+
+    Where a stage has more blocks than the one above, its last blocks share that stage's last skip.
+
+    Args:
+        architecture: sizes.
+        groups: latent groups of every stage below the top, in the order of concatenation; the top has one.
+        skips: generative skip connections (all models but LVAE).
+        output_channels: parameters of p(x | z) per pixel.
+    """
+
+    def __init__(
+        self, architecture: Architecture, groups: tuple[str, ...], *, skips: bool, output_channels: int
+    ) -> None:
+        super().__init__()
+        stages: list[GenerativeStage] = []
+        for index in reversed(range(len(architecture.stages))):
+            above = stages[-1].blocks.output_shapes if stages and skips else None
+            stages.append(GenerativeStage(architecture, index, groups if stages else ("",), above))
+        self.stages = nn.ModuleList(reversed(stages))
+        self.skips = skips
+        self.output = conv(architecture.filters, output_channels, 1)
+
+    @property
+    def group_names(self) -> list[str]:
+        """z1_bu, z1_td, ..., zL: all latent groups, bottom to top."""
+        return [_name(i, group) for i, stage in enumerate(self.stages) for group in sorted(stage.groups)]  # type: ignore[union-attr, arg-type]
+
+    def walk(self, source: LatentSource, rows: int) -> Walk:
+        """Walk from stage L to stage 1, asking `source` for the latents of every stage."""
+        d: Tensor | None = None
+        above: list[Tensor] = []
+        steps: dict[str, Step] = {}
+        like = next(self.parameters())
+        for index in reversed(range(len(self.stages))):
+            stage: GenerativeStage = self.stages[index]  # type: ignore[assignment]
+            priors = stage.prior(d, rows, like)
+            latents = source(index, priors, d)
+            for group in stage.groups:
+                steps[_name(index, group)] = Step(latents[group].value, priors[group], latents[group].posterior)
+            z = torch.cat([latents[group].value for group in stage.groups], dim=1)
+            skips = [above[min(j, len(above) - 1)] if above and self.skips else None for j in range(len(stage.blocks))]
+            above = stage.blocks(stage.projection(z), skips)
+            d = above[-1]
+        assert d is not None
+        return Walk(self.output(nn.functional.elu(d)), {name: steps[name] for name in self.group_names})
+
+
+def _name(index: int, group: str) -> str:
+    return f"z{index + 1}_{group}" if group else f"z{index + 1}"

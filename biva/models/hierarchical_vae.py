@@ -1,0 +1,71 @@
+"""The joined model: one generative ladder, one likelihood, one of three inference paths."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from biva.models.architectures import Architecture, ModelName
+from biva.models.generative import GenerativeLadder, Walk, from_prior
+from biva.models.inference import BidirectionalInference, BottomUpInference, InferencePath, TopDownInference
+from biva.models.latents import Noise, repeat
+from biva.models.likelihoods import LIKELIHOODS, Likelihood
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The terms of the bound at one posterior sample per row, in nats."""
+
+    log_likelihood: Tensor
+    """log p(x | z), (B,)."""
+    kl: Tensor
+    """log q - log p of every latent group at the sample, (B, G), groups bottom to top."""
+    walk: Walk
+
+
+class HierarchicalVAE(nn.Module):
+    """VAE, LVAE, LVAE+ or BIVA of one architecture.
+
+    Args:
+        architecture: sizes and choices.
+        model: `vae`, `lvae`, `lvae_plus` or `biva`; LVAE alone has no generative skip connections.
+    """
+
+    def __init__(self, architecture: Architecture, model: ModelName) -> None:
+        super().__init__()
+        self.likelihood: Likelihood = LIKELIHOODS[architecture.likelihood](architecture.input_shape[0])
+        paths = {"vae": BottomUpInference, "biva": BidirectionalInference}
+        self.inference: InferencePath[Any] = paths.get(model, TopDownInference)(architecture)
+        self.generative = GenerativeLadder(
+            architecture,
+            self.inference.groups,
+            skips=model != "lvae",
+            output_channels=self.likelihood.parameters_per_pixel,
+        )
+
+    @property
+    def group_names(self) -> list[str]:
+        """Names of the latent groups, bottom to top, in the order of `Terms.kl`."""
+        return self.generative.group_names
+
+    def forward(self, x: Tensor, noise: Noise) -> Terms:
+        """One posterior sample per image x (B, C, H, W)."""
+        return self.terms(x, self.inference.encode(x), 1, noise)
+
+    def terms(self, x: Tensor, features: Any, k: int, noise: Noise) -> Terms:
+        """k posterior samples per image, (k*B,) rows, sample-major; `features` are `inference.encode(x)`."""
+        walk = self.generative.walk(self.inference.posterior(features, k, noise), rows=k * len(x))
+        kl = torch.stack([step.kl() for step in walk.steps.values()], dim=1)
+        return Terms(self.likelihood.log_prob(walk.output, repeat(x, k)), kl, walk)
+
+    def sample(self, rows: int, noise: Noise, temperature: float = 1.0) -> Tensor:
+        """Parameters of p(x | z) for z drawn from the prior at a temperature: (rows, channels, H, W)."""
+        return self.generative.walk(from_prior(noise, temperature), rows).output
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of trainable scalars."""
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -1,0 +1,261 @@
+"""The three inference paths: how VAE, LVAE(+) and BIVA draw latents from q(z | x) (paper.md section 1).
+
+Each path works in two halves. `encode(x)` computes what depends on x alone, once per image. `posterior(features, k,
+noise)` draws k samples per image and gives the latent source that the generative ladder walks; rows are ordered
+(k, B) flattened, sample-major.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from biva.models.architectures import Architecture, Shape
+from biva.models.generative import Latent, LatentSource, Priors
+from biva.models.latents import DiagonalGaussian, GaussianHead, LatentProjection, Noise, repeat
+from biva.models.layers import BlockStack, GatedBlock
+
+Features = TypeVar("Features")
+
+
+class InferencePath(Protocol[Features]):
+    """What `HierarchicalVAE` asks of an inference path."""
+
+    groups: tuple[str, ...]
+    """Latent groups of every stage below the top, in the order in which the ladder concatenates them."""
+
+    def encode(self, x: Tensor) -> Features:
+        """Everything that depends on x (B, C, H, W) alone."""
+        ...
+
+    def posterior(self, features: Features, k: int, noise: Noise) -> LatentSource:
+        """Latent source of k posterior samples per image: k*B rows."""
+        ...
+
+
+def _head(architecture: Architecture, index: int) -> GaussianHead:
+    """q(z_i | .) from a map of the stage's shape."""
+    return GaussianHead(
+        architecture.stage_shapes[index], architecture.stages[index].latent, architecture.latents
+    )
+
+
+def _inference_blocks(
+    architecture: Architecture, index: int, shape: Shape, auxiliary: Shape | None
+) -> BlockStack:
+    """Blocks of one deterministic inference path in stage i; every block receives the same auxiliary input.
+
+    The last block strides. The block next to the data has no residual.
+    """
+    stage, blocks = architecture.stages[index], BlockStack()
+    for j in range(stage.blocks):
+        block = GatedBlock(
+            shape,
+            architecture.filters,
+            stage.kernel,
+            stride=stage.stride if j == stage.blocks - 1 else 1,
+            auxiliary=auxiliary,
+            shortcut=None if index == j == 0 else architecture.residual,
+            dropout=architecture.dropout.inference,
+        )
+        blocks.append(block)
+        shape = block.output_shape
+    return blocks
+
+
+def _run(blocks: BlockStack, x: Tensor, auxiliary: Tensor | None) -> Tensor:
+    return blocks(x, [auxiliary] * len(blocks))[-1]
+
+
+def _merge(architecture: Architecture, index: int, shape: Shape, auxiliary: Shape | None) -> GatedBlock:
+    """The gated block in front of q(z_i^TD | .); its kernel is that of the stage above, whose d_i it receives."""
+    above = min(index + 1, len(architecture.stages) - 1)
+    return GatedBlock(
+        shape,
+        architecture.filters,
+        architecture.stages[above].kernel,
+        auxiliary=auxiliary,
+        shortcut=architecture.residual,
+        dropout=architecture.dropout.inference if auxiliary is None else architecture.dropout.generative,
+    )
+
+
+class DeterministicPaths(nn.Module):
+    """Stage i of the two deterministic paths: bu_i, and td_i which sees samples only through bu_i."""
+
+    def __init__(self, architecture: Architecture, index: int, bu_shape: Shape, td_shape: Shape) -> None:
+        super().__init__()
+        skip = None
+        if index > 0:
+            channels, *size = architecture.stage_shapes[index - 1]
+            skip = (2 * channels, *size)
+        self.bu = _inference_blocks(architecture, index, bu_shape, skip)
+        self.td = _inference_blocks(architecture, index, td_shape, architecture.stage_shapes[index])
+
+    def forward(self, bu_in: Tensor, td_in: Tensor, skip: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Inputs of both paths and the skip [bu_(i-1), td_(i-1)] -> bu_i, td_i."""
+        bu = _run(self.bu, bu_in, skip)
+        return bu, _run(self.td, td_in, bu)
+
+
+@dataclass(frozen=True)
+class BottomUpFeatures:
+    """Of x alone: the first stage's map and posterior."""
+
+    bu: Tensor
+    posterior: DiagonalGaussian
+
+
+class BottomUpInference(nn.Module):
+    """VAE: q(z | x) = prod_i q(z_i | z_<i, x), drawn bottom-up, as in the authors' PyTorch code.
+
+    The input of stage i+1 is the sample z_i projected back to a map; its blocks receive bu_i as auxiliary input. As in
+    that code every stage owns a projection, the top one too, although nothing reads it there: without its 31,360
+    parameters the 28x28 model would not have the published 17,804,706.
+    """
+
+    groups = ("",)
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        shape, skip = architecture.input_shape, None
+        self.blocks, self.heads, self.projections = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        for index in range(len(architecture.stages)):
+            self.blocks.append(_inference_blocks(architecture, index, shape, skip))
+            self.heads.append(_head(architecture, index))
+            projection = LatentProjection(architecture, index, groups=1)
+            self.projections.append(projection)
+            shape, skip = projection.output_shape, architecture.stage_shapes[index]
+
+    def encode(self, x: Tensor) -> BottomUpFeatures:
+        """The first stage: bu_1 and q(z_1 | x)."""
+        bu = _run(self.blocks[0], x, None)  # type: ignore[arg-type]
+        return BottomUpFeatures(bu, self.heads[0](bu))
+
+    def posterior(self, features: BottomUpFeatures, k: int, noise: Noise) -> LatentSource:
+        """Draws the whole hierarchy bottom-up; the walk then only looks the latents up."""
+        bu, q = repeat(features.bu, k), features.posterior.repeat(k)
+        latents = [Latent(q.sample(noise), q)]
+        for blocks, head, projection in zip(self.blocks[1:], self.heads[1:], self.projections, strict=False):
+            bu = _run(blocks, projection(latents[-1].value), bu)  # type: ignore[arg-type]
+            q = head(bu)
+            latents.append(Latent(q.sample(noise), q))
+        return lambda index, _priors, _d: {"": latents[index]}
+
+
+@dataclass(frozen=True)
+class TopDownFeatures:
+    """Of x alone: td_i of every stage, and q(z_L | x)."""
+
+    td: list[Tensor]
+    top: DiagonalGaussian
+
+
+class TopDownInference(nn.Module):
+    """LVAE and LVAE+: q(z | x) = q(z_L | x) prod_i q(z_i | x, z_>i), drawn top-down during the walk.
+
+    It is BIVA's inference without the bottom-up latents, both deterministic paths kept, so all of it but the merges
+    depends on x alone. With the 32x32 architecture this has 72,393,184 (LVAE) and 73,378,144 (LVAE+) parameters
+    against the paper's 72.36M and 73.35M. The skip connections account for the same 0.98M in both, so what differs,
+    0.03M, lies in the inference path, whose exact layout for the baselines was never published.
+    """
+
+    groups = ("",)
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        shapes = architecture.stage_shapes
+        self.paths, self.merges, self.heads = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        for index, shape in enumerate(shapes):
+            below = architecture.input_shape if index == 0 else shapes[index - 1]
+            self.paths.append(DeterministicPaths(architecture, index, below, below))
+            top = index == len(shapes) - 1
+            self.merges.append(_merge(architecture, index, shape, None if top else shape))
+            self.heads.append(_head(architecture, index))
+
+    def encode(self, x: Tensor) -> TopDownFeatures:
+        """Both deterministic paths, and the top posterior."""
+        bu, td, skip, tds = x, x, None, []
+        for path in self.paths:
+            bu, td = path(bu, td, skip)
+            skip = torch.cat([bu, td], dim=1)
+            tds.append(td)
+        return TopDownFeatures(tds, self.heads[-1](self.merges[-1](td)))
+
+    def posterior(self, features: TopDownFeatures, k: int, noise: Noise) -> LatentSource:
+        """Merges td_i with the generative state d_i, stage by stage."""
+        top = features.top.repeat(k)
+
+        def source(index: int, _priors: Priors, d: Tensor | None) -> Mapping[str, Latent]:
+            q = top if d is None else self.heads[index](self.merges[index](repeat(features.td[index], k), d))
+            return {"": Latent(q.sample(noise), q)}
+
+        return source
+
+
+@dataclass(frozen=True)
+class BidirectionalFeatures:
+    """Of x alone: the first stage of both paths, and q(z_1^BU | x)."""
+
+    bu: Tensor
+    td: Tensor
+    bu_posterior: DiagonalGaussian
+
+
+class BidirectionalInference(nn.Module):
+    """BIVA: q(z_L | x, z_<L^BU) prod_i q(z_i^BU | x, z_<i^BU) q(z_i^TD | x, z_<i^BU, z_>i).
+
+    The bottom-up latents are drawn on the way up, the top-down ones during the walk. Only stage 1, which holds the
+    full-resolution convolutions, depends on x alone.
+    """
+
+    groups = ("td", "bu")
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        shapes = architecture.stage_shapes
+        self.paths, self.merges, self.td_heads = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        self.bu_heads, self.projections = nn.ModuleList(), nn.ModuleList()
+        bu_shape = td_shape = architecture.input_shape
+        for index, shape in enumerate(shapes):
+            self.paths.append(DeterministicPaths(architecture, index, bu_shape, td_shape))
+            self.td_heads.append(_head(architecture, index))
+            if index == len(shapes) - 1:
+                channels, *size = shape
+                self.merges.append(_merge(architecture, index, (2 * channels, *size), None))
+                break
+            self.merges.append(_merge(architecture, index, shape, shape))
+            self.bu_heads.append(_head(architecture, index))
+            projection = LatentProjection(architecture, index, groups=1)
+            self.projections.append(projection)
+            bu_shape, td_shape = projection.output_shape, shape
+
+    def encode(self, x: Tensor) -> BidirectionalFeatures:
+        """Stage 1 of both paths, up to the first distribution."""
+        bu, td = self.paths[0](x, x, None)
+        return BidirectionalFeatures(bu, td, self.bu_heads[0](bu))
+
+    def posterior(self, features: BidirectionalFeatures, k: int, noise: Noise) -> LatentSource:
+        """Draws the bottom-up latents of all stages and the top one; the rest follows during the walk."""
+        bu, td, q = repeat(features.bu, k), repeat(features.td, k), features.bu_posterior.repeat(k)
+        bu_latents, tds = [Latent(q.sample(noise), q)], [td]
+        for index, path in enumerate(self.paths[1:], start=1):
+            projected = self.projections[index - 1](bu_latents[-1].value)
+            bu, td = path(projected, td, torch.cat([bu, td], dim=1))
+            tds.append(td)
+            if index < len(self.bu_heads):
+                q = self.bu_heads[index](bu)
+                bu_latents.append(Latent(q.sample(noise), q))
+        top = self.td_heads[-1](self.merges[-1](torch.cat([td, bu], dim=1)))
+
+        def source(index: int, _priors: Priors, d: Tensor | None) -> Mapping[str, Latent]:
+            if d is None:
+                return {"": Latent(top.sample(noise), top)}
+            q = self.td_heads[index](self.merges[index](tds[index], d))
+            return {"td": Latent(q.sample(noise), q), "bu": bu_latents[index]}
+
+        return source

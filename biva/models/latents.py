@@ -1,0 +1,90 @@
+"""Diagonal Gaussian latents: the distribution, the heads that parametrise it, the way back to a feature map."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from biva.models.architectures import Architecture, Shape
+from biva.models.layers import conv, dense
+
+Noise = Callable[[torch.Size], Tensor]
+"""Gives a tensor of standard normal numbers of the asked shape; who calls decides where they come from."""
+
+
+@dataclass(frozen=True)
+class DiagonalGaussian:
+    """N(mean, diag(exp(log_variance))) over tensors of shape (B, ...)."""
+
+    mean: Tensor
+    log_variance: Tensor
+
+    def sample(self, noise: Noise) -> Tensor:
+        """One reparametrised draw per row, (B, ...)."""
+        return self.mean + torch.exp(0.5 * self.log_variance) * noise(self.mean.shape)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log N(z; mean, variance) in nats, summed over all but the first axis: (B,)."""
+        squares = (z - self.mean) ** 2 * torch.exp(-self.log_variance)
+        return -0.5 * (squares + self.log_variance + math.log(2 * math.pi)).flatten(1).sum(1)
+
+    def repeat(self, k: int) -> DiagonalGaussian:
+        """The same distribution for k samples of every row, (k*B, ...)."""
+        return DiagonalGaussian(repeat(self.mean, k), repeat(self.log_variance, k))
+
+
+def repeat(x: Tensor, k: int) -> Tensor:
+    """(B, ...) -> (k*B, ...): row i*B + b is row b."""
+    return x if k == 1 else x.repeat(k, *[1] * (x.dim() - 1))
+
+
+def standard_normal(rows: int, shape: tuple[int, ...], like: Tensor) -> DiagonalGaussian:
+    """p(z_L) = N(0, I): `rows` rows of the given shape, on the device and of the type of `like`."""
+    zeros = like.new_zeros((rows, *shape))
+    return DiagonalGaussian(zeros, zeros)
+
+
+class GaussianHead(nn.Module):
+    """Feature map (B, *shape) -> Gaussian over one latent group (paper.md section 2, latent heads).
+
+    The second half of the outputs goes through softplus and is read as the log-variance, so sigma >= 1 everywhere.
+    A dense latent sees the whole map; a convolutional one has a kernel as large as the map.
+    """
+
+    def __init__(self, shape: Shape, latent: int, kind: str) -> None:
+        super().__init__()
+        channels, size, _ = shape
+        self.is_dense = kind == "dense"
+        if self.is_dense:
+            self.layer = dense(channels * size * size, 2 * latent)
+        else:
+            self.layer = conv(channels, 2 * latent, size)
+
+    def forward(self, h: Tensor) -> DiagonalGaussian:
+        h = F.elu(h)
+        mean, raw = self.layer(h.flatten(1) if self.is_dense else h).chunk(2, dim=1)
+        return DiagonalGaussian(mean, F.softplus(raw))
+
+
+class LatentProjection(nn.Module):
+    """Latent of `groups` concatenated groups -> feature map: a dense layer for vectors, nothing for maps."""
+
+    def __init__(self, architecture: Architecture, stage: int, groups: int) -> None:
+        super().__init__()
+        self.layer: nn.Module | None = None
+        channels = groups * architecture.stages[stage].latent
+        shape = architecture.stage_shapes[stage]
+        if architecture.latents == "dense":
+            self.layer = dense(channels, math.prod(shape))
+            self.output_shape: Shape = shape
+        else:
+            self.output_shape = (channels, *shape[1:])
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(B, groups*N) or (B, groups*N, H, W) -> (B, *output_shape)."""
+        return z if self.layer is None else self.layer(z).view(-1, *self.output_shape)

@@ -1,0 +1,212 @@
+"""Weight-normalised layers with data-dependent initialisation, and the gated residual block (paper.md section 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import weight_norm
+
+from biva.models.architectures import Shape
+
+DIRECTION_SCALE = 0.05  # standard deviation of V before training
+OUTPUT_SCALE = 0.01  # standard deviation of every output unit on the initialisation batch
+
+Layer = TypeVar("Layer", bound=nn.Module)
+
+
+def _same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """Zeros before and after one axis in TensorFlow's SAME padding: the odd one out goes after."""
+    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2
+
+
+class SameConv2d(nn.Conv2d):
+    """Convolution with TensorFlow's SAME padding: (B, C, H, W) -> (B, out, ceil(H / stride), ceil(W / stride))."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel, stride = self.kernel_size[0], self.stride[0]
+        (top, bottom), (left, right) = (_same_padding(size, kernel, stride) for size in x.shape[-2:])
+        if top != bottom or left != right:
+            x, top, left = F.pad(x, (left, right, top, bottom)), 0, 0
+        return F.conv2d(x, self.weight, self.bias, self.stride, (top, left))
+
+
+class SameConvTranspose2d(nn.ConvTranspose2d):
+    """Gradient of `SameConv2d`, as TensorFlow's transposed convolution: (B, C, H, W) -> (B, out, H*stride, W*stride)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel, stride = self.kernel_size[0], self.stride[0]
+        height, width = (size * stride for size in x.shape[-2:])
+        (top, _), (left, _) = (_same_padding(size, kernel, stride) for size in (height, width))
+        y = F.conv_transpose2d(x, self.weight, self.bias, self.stride, (top, left))
+        return y[..., :height, :width]
+
+
+def weight_normalised(layer: Layer) -> Layer:
+    """Reparametrise W = g V / |V| with V ~ N(0, 0.05^2), g = 1, b = 0: the state before `data_dependent_init`."""
+    transposed = isinstance(layer, nn.ConvTranspose2d)
+    weight_norm(layer, dim=1 if transposed else 0)
+    scale, direction, bias = _scale(layer), layer.parametrizations.weight.original1, layer.bias
+    assert isinstance(bias, Tensor)
+    with torch.no_grad():
+        direction.normal_(0, DIRECTION_SCALE)
+        scale.fill_(1)
+        bias.zero_()
+    return layer
+
+
+def _scale(layer: nn.Module) -> Tensor:
+    """The parameter g of a weight-normalised layer."""
+    scale: Tensor = layer.parametrizations.weight.original0  # type: ignore[union-attr, assignment]
+    return scale
+
+
+def conv(channels: int, out: int, kernel: int, stride: int = 1) -> nn.Module:
+    """Weight-normalised SAME convolution."""
+    return weight_normalised(SameConv2d(channels, out, kernel, stride))
+
+
+def transposed_conv(channels: int, out: int, kernel: int, stride: int) -> nn.Module:
+    """Weight-normalised transposed SAME convolution."""
+    return weight_normalised(SameConvTranspose2d(channels, out, kernel, stride))
+
+
+def dense(features: int, out: int) -> nn.Module:
+    """Weight-normalised dense layer."""
+    return weight_normalised(nn.Linear(features, out))
+
+
+@contextmanager
+def data_dependent_init(model: nn.Module) -> Iterator[None]:
+    """Within this context, the first forward pass of every weight-normalised layer sets its g and b.
+
+    Afterwards each output unit of the layer has mean 0 and standard deviation 0.01 over that batch (and over positions,
+    for a convolution). Later layers see the initialised outputs of earlier ones, so one pass initialises the model.
+    """
+    handles: dict[nn.Module, Any] = {}
+
+    def initialise(layer: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        handles.pop(layer).remove()
+        others = [axis for axis in range(output.dim()) if axis != 1]
+        variance, mean = torch.var_mean(output, dim=others, correction=0)
+        factor = OUTPUT_SCALE / torch.sqrt(variance + 1e-10)
+        with torch.no_grad():
+            scale = _scale(layer)
+            scale.mul_(factor.view_as(scale.squeeze()).view_as(scale))
+            layer.bias.copy_(-mean * factor)  # type: ignore[union-attr, operator]
+        shape = [-1 if axis == 1 else 1 for axis in range(output.dim())]
+        return (output - mean.view(shape)) * factor.view(shape)
+
+    for layer in model.modules():
+        if parametrize.is_parametrized(layer, "weight"):
+            handles[layer] = layer.register_forward_hook(initialise)
+    try:
+        yield
+    finally:
+        for handle in handles.values():
+            handle.remove()
+
+
+def fold_weight_norm(model: nn.Module) -> nn.Module:
+    """Replace every g V / |V| by the plain weight it stands for, in place: the same function, cheaper to evaluate."""
+    for layer in model.modules():
+        if parametrize.is_parametrized(layer, "weight"):
+            parametrize.remove_parametrizations(layer, "weight")
+    return model
+
+
+class GatedBlock(nn.Module):
+    """Gated residual block with an optional auxiliary input (paper.md section 2).
+
+    `h = conv(elu(x)) + conv_1(elu(a)); y = glu(conv_s(dropout(elu(h)))) + shortcut(x)`
+
+    Args:
+        shape: (C, H, W) of x.
+        filters: F, channels of the output.
+        kernel: kernel size of both convolutions, and of the one that resizes an auxiliary input.
+        stride: of the second convolution.
+        auxiliary: (C, H, W) of a; None: the block has no auxiliary input.
+        transposed: the stride enlarges the map (generative path) instead of shrinking it.
+        shortcut: add x where the shapes allow it, in the convention of the authors' `tensorflow` or `pytorch` code;
+            None: never.
+        dropout: rate.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        filters: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        auxiliary: Shape | None = None,
+        transposed: bool = False,
+        shortcut: Literal["tensorflow", "pytorch"] | None,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        channels, size, _ = shape
+        enlarges = transposed and stride > 1
+        resize: Callable[..., nn.Module] = transposed_conv if enlarges else conv
+        self.conv_in = conv(channels, filters, kernel)
+        self.conv_aux = None if auxiliary is None else _auxiliary_conv(auxiliary, size, filters, kernel)
+        self.conv_out = resize(filters, 2 * filters, kernel, stride)
+        self.dropout = nn.Dropout(dropout)
+        new_size = size * stride if enlarges else size // stride
+        self.output_shape: Shape = (filters, new_size, new_size)
+        self.grow = filters - channels
+        self.pool = _POOLS[shortcut] if shortcut and stride > 1 else None
+        fits = self.grow >= 0 if shortcut == "tensorflow" else self.grow <= 0
+        self.residual = shortcut is not None and fits and not enlarges
+
+    def forward(self, x: Tensor, auxiliary: Tensor | None = None) -> Tensor:
+        h = self.conv_in(F.elu(x))
+        if self.conv_aux is not None:
+            assert auxiliary is not None
+            h = h + self.conv_aux(F.elu(auxiliary))
+        y = F.glu(self.conv_out(self.dropout(F.elu(h))), dim=1)
+        return y + self._shortcut(x) if self.residual else y
+
+    def _shortcut(self, x: Tensor) -> Tensor:
+        if self.pool is not None:
+            x = self.pool(x)
+        return F.pad(x, (0, 0, 0, 0, 0, self.grow)) if self.grow else x  # a negative pad crops channels
+
+
+_POOLS: dict[str, Callable[[Tensor], Tensor]] = {
+    "tensorflow": lambda x: F.avg_pool2d(x, 2),
+    "pytorch": lambda x: F.avg_pool2d(F.pad(x, (0, 1, 0, 1)), 3, 2),
+}
+
+
+def _auxiliary_conv(auxiliary: Shape, size: int, filters: int, kernel: int) -> nn.Module:
+    """Bring the auxiliary input to `filters` channels and to the size of the block's input."""
+    channels, aux_size, _ = auxiliary
+    if aux_size > size:
+        return conv(channels, filters, kernel, aux_size // size)
+    if aux_size < size:
+        return transposed_conv(channels, filters, kernel, size // aux_size)
+    return conv(channels, filters, 1)
+
+
+class BlockStack(nn.ModuleList):
+    """Gated blocks one after the other."""
+
+    @property
+    def output_shapes(self) -> list[Shape]:
+        """(C, H, W) after every block."""
+        return [block.output_shape for block in self]  # type: ignore[misc]
+
+    def forward(self, x: Tensor, auxiliary: Sequence[Tensor | None]) -> list[Tensor]:
+        """Outputs of all blocks, given one auxiliary input (or None) per block."""
+        outputs = []
+        for block, a in zip(self, auxiliary, strict=True):
+            x = block(x, a)
+            outputs.append(x)
+        return outputs

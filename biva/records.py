@@ -1,0 +1,150 @@
+"""Run records on disk: the truth about a run, of which MLflow and the tables are views.
+
+A run's folder `results/EXPERIMENTS/runs/DATASET/ARCHITECTURE/MODEL/seedN/` holds
+
+| file | written by | content |
+|---|---|---|
+| `run.json` | train, at the start | identity: run id, config, commit, data fingerprint, device, versions |
+| `record.jsonl` | train, appended | one line per evaluation during training |
+| `train.json` | train, at the end | updates, images seen, wall seconds, the selected update, why training stopped |
+| `weights.safetensors` | train, at the end | the selected EMA weights |
+| `evaluation.json` | evaluate | metrics on the test split, KL per latent group, active units |
+| `evaluation.safetensors` | evaluate | per-image bounds, samples, reconstructions |
+| `checkpoint/` | train | what a killed training resumes from; no result |
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from biva.errors import UserError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Names of the files in one run's folder."""
+
+    path: Path
+
+    @property
+    def identity(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def record(self) -> Path:
+        return self.path / "record.jsonl"
+
+    @property
+    def training(self) -> Path:
+        return self.path / "train.json"
+
+    @property
+    def weights(self) -> Path:
+        return self.path / "weights.safetensors"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.path / "evaluation.json"
+
+    @property
+    def arrays(self) -> Path:
+        return self.path / "evaluation.safetensors"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / "checkpoint"
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a reader, a crash or a full disk sees the old content or the new, never half of it.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written; the old content is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(
+            f"Cannot write {path} ({len(content):,} bytes): {error.strerror}. Nothing was changed. "
+            "Free some space or mend the permissions, then run the same command again."
+        ) from error
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write `content` atomically, sorted and indented, so that equal records are equal bytes."""
+    write_atomically(path, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        UserError: the file is missing or is not a JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist. Run the step that writes it first (`biva --help`).") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON: {error}. Delete it and run the step that writes it.") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} should hold a JSON object, but holds a {type(content).__name__}.")
+    return content
+
+
+def append_line(path: Path, content: dict[str, Any]) -> None:
+    """Append one JSON line and have it on disk before returning."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(content, sort_keys=True) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """All whole lines of a JSON lines file; a last line that a crash cut short is left out. Missing file: no lines."""
+    if not path.is_file():
+        return []
+    whole = path.read_text(encoding="utf-8").split("\n")[:-1]
+    return [json.loads(line) for line in whole]
+
+
+def commit() -> str:
+    """Git commit of the code that runs, with `-dirty` when tracked files differ from it; `unknown` outside git."""
+    code = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", "-C", code, *arguments], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def versions() -> dict[str, str]:
+    """What the numbers were computed with."""
+    import numpy
+    import torch
+
+    import biva
+
+    return {
+        "biva": biva.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "platform": platform.platform(),
+    }

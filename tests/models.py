@@ -1,0 +1,39 @@
+"""Tiny models for tests: a few parameters, every kind of layer."""
+
+import torch
+
+from biva.models.architectures import Architecture, Dropout, ModelName, Stage
+from biva.models.hierarchical_vae import HierarchicalVAE
+
+MODELS: tuple[ModelName, ...] = ("vae", "lvae", "lvae_plus", "biva")
+
+
+def tiny_architecture(*, latents: str = "dense", likelihood: str = "bernoulli", latent: int = 1) -> Architecture:
+    """Two stages over 4x4 images, 4 -> 2 -> 2, or over 4x4 colour images for the mixture of logistics."""
+    return Architecture(
+        description="tiny",
+        input_shape=(3 if likelihood == "mixture_of_logistics" else 1, 4, 4),
+        likelihood=likelihood,  # type: ignore[arg-type]
+        latents=latents,  # type: ignore[arg-type]
+        filters=4,
+        dropout=Dropout(inference=0.0, generative=0.0),
+        stages=(Stage(blocks=2, kernel=3, stride=2, latent=latent), Stage(blocks=2, kernel=3, stride=1, latent=latent)),
+    )
+
+
+def tiny_model(model: ModelName, *, seed: int = 0, **sizes: object) -> HierarchicalVAE:
+    """A float64 model in evaluation mode whose weights are large enough for every part to matter."""
+    torch.manual_seed(seed)
+    built = HierarchicalVAE(tiny_architecture(**sizes), model).double()  # type: ignore[arg-type]
+    with torch.no_grad():
+        for name, parameter in built.named_parameters():
+            if name.endswith("bias"):
+                parameter.normal_(0, 0.3)
+            if name.endswith("original0"):
+                parameter.uniform_(0.7, 1.3)
+    return built.eval()
+
+
+def double_noise(shape: torch.Size) -> torch.Tensor:
+    """Float64 standard normal numbers."""
+    return torch.randn(shape, dtype=torch.float64)

@@ -1,0 +1,55 @@
+"""Diagonal Gaussians against SciPy and closed forms."""
+
+import numpy as np
+import torch
+from scipy import stats
+
+from biva.models.generative import Step
+from biva.models.latents import DiagonalGaussian, GaussianHead, repeat
+
+
+def gaussian(*shape: int, seed: int = 0) -> DiagonalGaussian:
+    generator = torch.Generator().manual_seed(seed)
+    mean, log_variance = torch.randn(2, *shape, generator=generator, dtype=torch.float64)
+    return DiagonalGaussian(mean, log_variance)
+
+
+def test_log_prob_is_scipys() -> None:
+    q, z = gaussian(3, 2, 4, 4), torch.randn(3, 2, 4, 4, dtype=torch.float64)
+    density = stats.norm.logpdf(z, q.mean, np.exp(q.log_variance.numpy() / 2))
+    np.testing.assert_allclose(q.log_prob(z), density.sum(axis=(1, 2, 3)))
+
+
+def test_kl_terms_average_to_the_closed_form() -> None:
+    """KL(N(m, s^2) || N(n, t^2)) = log t/s + (s^2 + (m-n)^2) / 2t^2 - 1/2, summed over dimensions."""
+    q, p = gaussian(1, 5, seed=1), gaussian(1, 5, seed=2)
+    s, t = torch.exp(q.log_variance / 2), torch.exp(p.log_variance / 2)
+    exact = (torch.log(t / s) + (s**2 + (q.mean - p.mean) ** 2) / (2 * t**2) - 0.5).sum().item()
+    torch.manual_seed(0)
+    many_q, many_p = q.repeat(200_000), p.repeat(200_000)
+    z = many_q.sample(lambda shape: torch.randn(shape, dtype=torch.float64))
+    terms = Step(z, many_p, many_q).kl()
+    assert abs(terms.mean().item() - exact) < 5 * terms.std().item() / np.sqrt(len(terms))
+
+
+def test_samples_have_the_mean_and_variance() -> None:
+    torch.manual_seed(0)
+    q = gaussian(1, 3)
+    z = q.repeat(100_000).sample(lambda shape: torch.randn(shape, dtype=torch.float64))
+    deviation = torch.exp(q.log_variance[0] / 2)
+    assert ((z.mean(0) - q.mean[0]).abs() < 5 * deviation / np.sqrt(len(z))).all()
+    assert ((z.std(0) / deviation - 1).abs() < 5 / np.sqrt(2 * len(z))).all()
+
+
+def test_heads_read_a_softplus_as_the_log_variance() -> None:
+    """So no standard deviation is below 1, whatever the features are."""
+    torch.manual_seed(0)
+    for kind in ("dense", "convolutional"):
+        q = GaussianHead((3, 4, 4), 2, kind)(100 * torch.randn(8, 3, 4, 4))
+        assert (q.log_variance >= 0).all()
+        assert q.log_variance.max() > 1
+        assert q.mean.shape[1:] == ((2,) if kind == "dense" else (2, 4, 4))
+
+
+def test_repeat_is_sample_major() -> None:
+    assert repeat(torch.tensor([[1], [2]]), 3).flatten().tolist() == [1, 2, 1, 2, 1, 2]

@@ -1,0 +1,104 @@
+"""Likelihoods against SciPy, brute-force sums over all levels, and their own samplers."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from scipy.special import expit, log_softmax
+
+from biva.models.likelihoods import Bernoulli, MixtureOfLogistics
+
+LEVELS = np.arange(256) * 2 / 255 - 1
+
+
+def test_bernoulli_is_scipys() -> None:
+    rng = np.random.default_rng(0)
+    logits, x = rng.normal(size=(5, 1, 4, 4)), rng.integers(0, 2, size=(5, 1, 4, 4))
+    expected = stats.bernoulli.logpmf(x, expit(logits)).sum(axis=(1, 2, 3))
+    result = Bernoulli(1).log_prob(torch.tensor(logits), torch.tensor(x).double())
+    np.testing.assert_allclose(result, expected)
+
+
+def test_bernoulli_is_finite_at_extreme_logits() -> None:
+    output, x = torch.tensor([[[[200.0, -200.0]]]]), torch.tensor([[[[0.0, 0.0]]]])
+    assert Bernoulli(1).log_prob(output, x).item() == -200.0
+
+
+def mixture_output(seed: int, scale: float = 1.0) -> torch.Tensor:
+    """Parameters of one pixel, (1, 100, 1, 1), with wide and narrow components."""
+    rng = np.random.default_rng(seed)
+    output = rng.normal(size=(1, 100, 1, 1)) * scale
+    per_channel = output[:, 10:].reshape(1, 3, 3, 10)
+    per_channel[:, :, 1] = rng.uniform(-6, 0, size=(1, 3, 10))
+    return torch.tensor(output)
+
+
+def bins(mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """P(level) of a discretised logistic, (..., 256), from SciPy's logistic distribution function."""
+    edges = np.concatenate([[-np.inf], (LEVELS[1:] + LEVELS[:-1]) / 2, [np.inf]])
+    return np.diff(stats.logistic.cdf(edges, mean[..., None], scale[..., None]), axis=-1)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_mixture_sums_to_one_over_all_levels_of_every_channel(seed: int) -> None:
+    """p(r, g, b) summed over g and b is the red marginal by SciPy; that sums to 1 over r.
+
+    Were the second or third channel not normalised given the earlier ones, the sums over them would miss the marginal.
+    """
+    output = mixture_output(seed)
+    logits, red = output[0, :10, 0, 0].numpy(), output[0, 10:40, 0, 0].numpy().reshape(3, 10)
+    marginal = np.exp(log_softmax(logits)) @ bins(red[0], np.exp(np.maximum(red[1], -7)))
+    assert marginal.sum() == pytest.approx(1, abs=1e-12)
+    green, blue = (torch.tensor(axis.ravel()) for axis in np.meshgrid(LEVELS, LEVELS))
+    for level in (0, 100, 255):
+        x = torch.stack([torch.full_like(green, LEVELS[level]), green, blue], dim=1)[..., None, None]
+        log_prob = MixtureOfLogistics(3).log_prob(output.expand(len(x), -1, 1, 1), x)
+        assert log_prob.exp().sum().item() == pytest.approx(marginal[level], rel=1e-9, abs=1e-15)
+
+
+def test_mixture_adds_up_over_pixels_and_depends_on_earlier_channels() -> None:
+    torch.manual_seed(0)
+    output = torch.randn(1, 100, 2, 1, dtype=torch.float64)
+    x = torch.tensor(LEVELS[[3, 200, 90, 255, 0, 17]]).view(1, 3, 2, 1)
+    whole = MixtureOfLogistics(3).log_prob(output, x)
+    parts = [MixtureOfLogistics(3).log_prob(output[:, :, i : i + 1], x[:, :, i : i + 1]) for i in (0, 1)]
+    torch.testing.assert_close(whole, parts[0] + parts[1])
+
+
+def test_mixture_is_finite_for_narrow_components_far_away() -> None:
+    output = torch.zeros(1, 100, 1, 1)
+    output.view(1, 100)[0, 10:].view(3, 3, 10)[:, 1] = -7
+    output.view(1, 100)[0, 10:].view(3, 3, 10)[:, 0] = 0.9
+    log_prob = MixtureOfLogistics(3).log_prob(output, torch.full((1, 3, 1, 1), -0.5))
+    assert torch.isfinite(log_prob).all()
+    assert log_prob.item() < -1000
+
+
+def test_mixture_samples_follow_the_density() -> None:
+    """Red levels of 200,000 samples, in 16 bands, against the marginal; five standard errors."""
+    output = mixture_output(3, scale=0.5)
+    n = 200_000
+    draws = MixtureOfLogistics(3).sample(output.expand(n, -1, 1, 1), torch.Generator().manual_seed(0))
+    assert draws.abs().max() <= 1
+    logits, red = output[0, :10, 0, 0].numpy(), output[0, 10:40, 0, 0].numpy().reshape(3, 10)
+    expected = (np.exp(log_softmax(logits)) @ bins(red[0], np.exp(np.maximum(red[1], -7)))).reshape(16, 16).sum(1)
+    level = np.rint((draws[:, 0, 0, 0].numpy() + 1) * 127.5).astype(int)
+    observed = np.bincount(level // 16, minlength=16) / n
+    assert (np.abs(observed - expected) < 5 * np.sqrt(expected * (1 - expected) / n) + 1e-6).all()
+
+
+def test_mixture_samples_shift_with_earlier_channels() -> None:
+    """With narrow components and coefficients tanh(50) = 1: green = red + its mean, blue = red + green + its mean."""
+    output = torch.zeros(1, 100, 1, 1)
+    channels = output[0, 10:].view(3, 3, 10)
+    channels[:, 1], channels[:, 2] = -7, 50
+    channels[0, 0], channels[1, 0], channels[2, 0] = 0.2, 0.1, -0.1
+    red, green, blue = MixtureOfLogistics(3).sample(output, torch.Generator().manual_seed(0)).flatten().tolist()
+    assert red == pytest.approx(0.2, abs=0.02)
+    assert green == pytest.approx(red + 0.1, abs=0.02)
+    assert blue == pytest.approx(red + green - 0.1, abs=0.02)
+
+
+def test_mixture_is_for_three_channels() -> None:
+    with pytest.raises(ValueError, match="3 channels, got 1"):
+        MixtureOfLogistics(1)

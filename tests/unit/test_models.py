@@ -1,0 +1,233 @@
+"""The four models: published sizes, exact marginal likelihoods of tiny ones, gradients, structure."""
+
+import itertools
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from biva.bounds import elbo, free_bits_loss, importance_weighted_bound
+from biva.config import load_architecture
+from biva.models.architectures import ModelName
+from biva.models.describe import describe
+from biva.models.generative import Latent, Priors, from_prior
+from biva.models.hierarchical_vae import HierarchicalVAE, count_parameters
+from tests.models import MODELS, double_noise, tiny_architecture, tiny_model
+
+PUBLISHED = {  # paper.md section 3
+    ("biva_28x28", "biva"): 31_550_946,
+    ("biva_32x32", "biva"): 102_948_560,
+    ("biva_28x28", "vae"): 17_804_706,
+    ("biva_32x32", "vae"): 54_402_880,
+    ("biva_32x32", "lvae"): 72_393_184,
+    ("biva_32x32", "lvae_plus"): 73_378_144,
+}
+
+
+@pytest.mark.parametrize(("size", "model"), PUBLISHED)
+def test_parameter_counts_are_the_published_ones(size: str, model: ModelName) -> None:
+    text = describe(size, load_architecture(size), model)
+    assert text.splitlines()[-1] == f"parameters: {PUBLISHED[size, model]}"
+
+
+@pytest.mark.parametrize(("model", "paper"), [("lvae", 72.36e6), ("lvae_plus", 73.35e6)])
+def test_lvae_sizes_are_near_the_papers(model: ModelName, paper: float) -> None:
+    with torch.device("meta"):
+        count = count_parameters(HierarchicalVAE(load_architecture("biva_32x32"), model))
+    assert abs(count - paper) < 0.15e6
+
+
+def test_describe_shows_stages_latents_and_shapes() -> None:
+    lines = describe("biva_28x28", load_architecture("biva_28x28"), "biva").splitlines()
+    assert lines[3].split() == ["6", "3", "3", "2", "64x7x7", "z6", "8"]
+    assert lines[8].split() == ["1", "3", "5", "2", "64x14x14", "z1_bu", "48,", "z1_td", "48"]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_latent_groups(model: ModelName) -> None:
+    expected = ["z1_bu", "z1_td", "z2"] if model == "biva" else ["z1", "z2"]
+    assert tiny_model(model).group_names == expected
+
+
+def log_joint(model: HierarchicalVAE, x: Tensor, z: Mapping[str, Tensor]) -> Tensor:
+    """log p(x, z) for given latents, one row each; x is a single image."""
+
+    def given(index: int, priors: Priors, _d: Tensor | None) -> Mapping[str, Latent]:
+        return {group: Latent(z[f"z{index + 1}_{group}" if group else f"z{index + 1}"]) for group in priors}
+
+    rows = len(next(iter(z.values())))
+    walk = model.generative.walk(given, rows)
+    prior = sum(step.prior.log_prob(step.value) for step in walk.steps.values())
+    return model.likelihood.log_prob(walk.output, x.expand(rows, *x.shape)) + prior
+
+
+@pytest.mark.parametrize("model_name", MODELS)
+def test_importance_weights_integrate_to_the_marginal_likelihood(model_name: ModelName) -> None:
+    """With scalar latents log p(x) is an integral over two or three numbers, done on a grid.
+
+    The weights p(x, z) / q(z | x) average to it only if q is the density that the samples really come from: this
+    tests every inference path, the prior and the walk against each other.
+    """
+    model = tiny_model(model_name, seed=3)
+    x = torch.randint(0, 2, (1, 4, 4), generator=torch.Generator().manual_seed(1)).double()
+    names = model.group_names
+    points = torch.linspace(-9, 9, 121 if len(names) == 2 else 61, dtype=torch.float64)
+    grid = torch.tensor(list(itertools.product(points.tolist(), repeat=len(names))), dtype=torch.float64)
+    with torch.no_grad():
+        parts = [
+            log_joint(model, x, {name: part[:, i : i + 1] for i, name in enumerate(names)})
+            for part in grid.split(40_000)
+        ]
+        exact = torch.logsumexp(torch.cat(parts), 0).item() + len(names) * math.log((points[1] - points[0]).item())
+        torch.manual_seed(0)
+        features = model.inference.encode(x[None])
+        terms = model.terms(x[None], features, 40_000, double_noise)
+    log_weights = elbo(terms.log_likelihood, terms.kl)
+    weights = (log_weights - exact).exp()
+    error = weights.std().item() / math.sqrt(len(weights))
+    assert error < 0.02
+    assert abs(weights.mean().item() - 1) < 5 * error
+    assert importance_weighted_bound(log_weights[:, None], 1).item() < exact
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "mixture_of_logistics"])
+@pytest.mark.parametrize("latents", ["dense", "convolutional"])
+@pytest.mark.parametrize("model_name", MODELS)
+def test_gradients_are_finite_differences(model_name: ModelName, latents: str, likelihood: str) -> None:
+    """Directional derivative of the training loss over all parameters, in float64, noise held fixed."""
+    model = tiny_model(model_name, latents=latents, likelihood=likelihood)
+    channels = 3 if likelihood == "mixture_of_logistics" else 1
+    x = torch.randint(0, 2, (3, channels, 4, 4), generator=torch.Generator().manual_seed(2)).double()
+
+    def loss() -> Tensor:
+        torch.manual_seed(5)
+        terms = model(x, double_noise)
+        return free_bits_loss(terms.log_likelihood, terms.kl, 0.1)
+
+    parameters = list(model.parameters())
+    gradients = torch.autograd.grad(loss(), parameters, allow_unused=True)
+    generator = torch.Generator().manual_seed(7)
+    directions = [torch.randn(p.shape, generator=generator, dtype=torch.float64) for p in parameters]
+    slope = sum((g * v).sum().item() for g, v in zip(gradients, directions, strict=True) if g is not None)
+    values, h = [], 1e-6
+    for sign in (1, -1):
+        with torch.no_grad():
+            for p, v in zip(parameters, directions, strict=True):
+                p.add_(v, alpha=sign * h)
+            values.append(loss().item())
+            for p, v in zip(parameters, directions, strict=True):
+                p.sub_(v, alpha=sign * h)
+    assert slope == pytest.approx((values[0] - values[1]) / (2 * h), rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("model_name", MODELS)
+def test_every_parameter_is_used_but_the_vaes_top_projection(model_name: ModelName) -> None:
+    model = tiny_model(model_name)
+    terms = model(torch.ones(2, 1, 4, 4, dtype=torch.float64), double_noise)
+    (terms.log_likelihood.sum() + terms.kl.sum()).backward()
+    unused = {name for name, p in model.named_parameters() if p.grad is None}
+    assert {name.rsplit(".layer", 1)[0] for name in unused} == (
+        {"inference.projections.1"} if model_name == "vae" else set()
+    )
+
+
+@pytest.mark.parametrize("model_name", MODELS)
+def test_samples_in_the_batch_equal_one_pass_each(model_name: ModelName) -> None:
+    """k samples at once give row by row what a full pass per sample gives with the same noise."""
+    model = tiny_model(model_name)
+    x = torch.randint(0, 2, (2, 1, 4, 4), generator=torch.Generator().manual_seed(0)).double()
+    drawn: list[Tensor] = []
+
+    def remember(shape: torch.Size) -> Tensor:
+        drawn.append(double_noise(shape))
+        return drawn[-1]
+
+    with torch.no_grad():
+        together = model.terms(x, model.inference.encode(x), 3, remember)
+        for k in range(3):
+            noise = iter([block[2 * k : 2 * k + 2] for block in drawn])
+            alone = model(x, lambda _shape, noise=noise: next(noise))
+            torch.testing.assert_close(alone.kl, together.kl[2 * k : 2 * k + 2])
+            torch.testing.assert_close(alone.log_likelihood, together.log_likelihood[2 * k : 2 * k + 2])
+
+
+def dependence(model: HierarchicalVAE, moved: int) -> dict[str, bool]:
+    """Latent group -> whether its posterior changes when the `moved`-th drawn latent gets other noise."""
+    x = torch.randint(0, 2, (1, 1, 4, 4), generator=torch.Generator().manual_seed(0)).double()
+
+    def posteriors(shift: float) -> dict[str, Tensor]:
+        generator, calls = torch.Generator().manual_seed(1), itertools.count()
+
+        def noise(shape: torch.Size) -> Tensor:
+            return torch.randn(shape, generator=generator, dtype=torch.float64) + shift * (next(calls) == moved)
+
+        with torch.no_grad():
+            steps = model(x, noise).walk.steps
+        return {name: step.posterior.mean for name, step in steps.items() if step.posterior is not None}
+
+    before, after = posteriors(0.0), posteriors(1.0)
+    return {name: not torch.equal(before[name], after[name]) for name in before}
+
+
+@pytest.mark.parametrize(
+    ("model_name", "moved", "expected"),
+    [
+        ("vae", 0, {"z1": False, "z2": True}),  # z1 is drawn first: q(z2 | z1, x)
+        ("vae", 1, {"z1": False, "z2": False}),
+        ("lvae_plus", 0, {"z1": True, "z2": False}),  # z2 is drawn first: q(z1 | x, z2)
+        ("lvae_plus", 1, {"z1": False, "z2": False}),
+        ("biva", 0, {"z1_bu": False, "z1_td": True, "z2": True}),  # z1_bu first: q(z2 | x, z1_bu), q(z1_td | x, ., z2)
+        ("biva", 1, {"z1_bu": False, "z1_td": True, "z2": False}),  # then z2
+        ("biva", 2, {"z1_bu": False, "z1_td": False, "z2": False}),  # z1_td last
+    ],
+)
+def test_posteriors_depend_on_what_the_paper_says(model_name: ModelName, moved: int, expected: dict[str, bool]) -> None:
+    assert dependence(tiny_model(model_name), moved) == expected
+
+
+def test_lvae_has_no_generative_skips() -> None:
+    """With skips, p(x | z) depends on the top latent beyond z1; without, z1 alone decides."""
+    for model_name, expected in (("lvae", False), ("lvae_plus", True)):
+        model = tiny_model(model_name)  # type: ignore[arg-type]
+
+        def outputs(top: float, model: HierarchicalVAE = model) -> Tensor:
+            z = {0: torch.zeros(1, 1, dtype=torch.float64), 1: torch.full((1, 1), top, dtype=torch.float64)}
+            with torch.no_grad():
+                return model.generative.walk(lambda index, _p, _d: {"": Latent(z[index])}, 1).output
+
+        assert (not torch.equal(outputs(0.0), outputs(3.0))) is expected
+
+
+def test_temperature_scales_the_prior() -> None:
+    """At temperature 0 every latent is its prior's mean; at the top, where the prior is N(0, I), t scales the noise."""
+    model = tiny_model("biva")
+    with torch.no_grad():
+        cold = model.generative.walk(from_prior(double_noise, 0.0), 3)
+        torch.manual_seed(0)
+        full = model.generative.walk(from_prior(double_noise), 3)
+        torch.manual_seed(0)
+        half = model.generative.walk(from_prior(double_noise, 0.5), 3)
+    for step in cold.steps.values():
+        torch.testing.assert_close(step.value, step.prior.mean)
+    torch.testing.assert_close(half.steps["z2"].value, full.steps["z2"].value / 2)
+
+
+def test_unconditional_samples_follow_the_prior() -> None:
+    model = tiny_model("vae")
+    torch.manual_seed(0)
+    with torch.no_grad():
+        top = model.generative.walk(from_prior(double_noise), 20_000).steps["z2"].value
+    assert abs(top.mean().item()) < 5 / np.sqrt(20_000)
+    assert abs(top.std().item() - 1) < 5 / np.sqrt(40_000)
+
+
+def test_mixture_model_has_convolutional_latents() -> None:
+    architecture = tiny_architecture(latents="convolutional", likelihood="mixture_of_logistics", latent=2)
+    assert architecture.latent_shapes == ((2, 2, 2), (2, 2, 2))
+    model = HierarchicalVAE(architecture, "biva")
+    output = model.sample(5, torch.randn)
+    assert output.shape == (5, 100, 4, 4)
+    assert model.likelihood.sample(output).shape == (5, 3, 4, 4)

@@ -1,0 +1,382 @@
+"""Fetching: every way in which a source can fail, from folders and from a server of the test's own."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import hashlib
+import io
+import os
+import socket
+import sys
+import threading
+import tracemalloc
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from biva.config import DatasetConfig
+from biva.data import sources
+from biva.data.sources import fetch
+from biva.errors import UserError
+
+CONTENT = {"images": bytes(range(256)) * 40, "labels": b"0123456789" * 7}
+PACKED = gzip.compress(CONTENT["images"])
+
+Answer = Callable[[BaseHTTPRequestHandler], None]
+
+
+def config(*addresses: str, names: tuple[str, ...] = ("images",)) -> DatasetConfig:
+    files = [
+        {"name": name, "sha256": hashlib.sha256(CONTENT[name]).hexdigest(), "bytes": len(CONTENT[name])}
+        for name in names
+    ]
+    return DatasetConfig.model_validate(
+        {
+            "title": "tiny",
+            "reader": "idx",
+            "shape": (1, 1, 1),
+            "levels": 256,
+            "binarisation": "dynamic",
+            "splits": {"train": 1, "valid": 1, "test": 1},
+            "files": files,
+            "folder": "tiny",
+            "sources": addresses,
+            "licence": "none",
+            "citation": "none",
+        }
+    )
+
+
+def body(content: bytes, **headers: str) -> Answer:
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        for name, value in ({"Content-Length": str(len(content))} | headers).items():
+            request.send_header(name.replace("_", "-"), value)
+        request.end_headers()
+        request.wfile.write(content)
+
+    return answer
+
+
+def status(code: int) -> Answer:
+    return lambda request: request.send_error(code)
+
+
+def hang_up(request: BaseHTTPRequestHandler) -> None:
+    """Close the connection without a word."""
+
+
+class Server:
+    """Answers on the loopback: `answers[path]` one after the other, the last one for ever; anything else is 404."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, list[Answer]] = {}
+        self.requests: list[str] = []
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                server.requests.append(self.path)
+                answers = server.answers.get(self.path, [status(404)])
+                (answers.pop(0) if len(answers) > 1 else answers[0])(self)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                """Keep the test's output clean."""
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"http://127.0.0.1:{self._http.server_port}"
+        threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
+
+    def close(self) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr(sources, "PAUSES", (0.0, 0.0))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    server = Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def closed_address(monkeypatch: pytest.MonkeyPatch) -> str:
+    """An address at which nobody listens."""
+    monkeypatch.setattr(sources, "PAUSES", (0.0, 0.0))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{unused.getsockname()[1]}"
+
+
+@pytest.fixture
+def good_mirror(tmp_path: Path) -> Path:
+    mirror = tmp_path / "good_mirror"
+    mirror.mkdir()
+    for name, content in CONTENT.items():
+        (mirror / name).write_bytes(content)
+    return mirror
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files below a folder, hidden ones too."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def assert_fetched(config: DatasetConfig, folder: Path, mirror: str | Path | None = None) -> None:
+    paths = fetch("tiny", config, folder, str(mirror) if mirror else None)
+    assert paths == [folder / file.name for file in config.files]
+    assert contents(folder) == {file.name: CONTENT[file.name] for file in config.files}
+
+
+def refusal(config: DatasetConfig, folder: Path, mirror: str | Path | None = None) -> str:
+    """The message of a fetch that must fail without leaving anything."""
+    before = contents(folder)
+    with pytest.raises(UserError) as error:
+        fetch("tiny", config, folder, str(mirror) if mirror else None)
+    assert contents(folder) == before
+    return str(error.value)
+
+
+# ----------------------------------------------------------------------------------------------------- folders
+
+
+@pytest.mark.parametrize("subfolder", ["", "tiny"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_mirror_folder(tmp_path: Path, subfolder: str, packed: bool) -> None:
+    mirror = tmp_path / "mirror" / subfolder
+    mirror.mkdir(parents=True)
+    for name, content in CONTENT.items():
+        (mirror / (f"{name}.gz" if packed else name)).write_bytes(gzip.compress(content) if packed else content)
+    assert_fetched(config(names=("images", "labels")), tmp_path / "raw", tmp_path / "mirror")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("images", CONTENT["images"][:-1], "images: gives 10,239 bytes instead of 10,240"),
+        ("images", CONTENT["images"] + b"\0", "images: gives more than the declared 10,240 bytes"),
+        ("images", b"\1" + CONTENT["images"][1:], "images: wrong content: SHA-256"),
+        ("images", b"", "images: gives 0 bytes instead of 10,240"),
+        ("images", b"\x1f", "images: gives 1 bytes instead of 10,240"),
+        ("images.gz", PACKED[:-9], "images: the gzip data breaks off"),
+        ("images.gz", PACKED[: len(PACKED) // 2], "images: the gzip data breaks off"),
+        ("images.gz", PACKED[:-8] + bytes(8), "images: the gzip data is damaged"),
+        ("images.gz", PACKED + b"garbage", "images: the gzip data is damaged"),
+        ("images.gz", gzip.compress(bytes(50_000_000)), "images: gives more than the declared 10,240 bytes"),
+        ("images.gz", gzip.compress(b"") * 2000, "images: gives more than the declared 10,240 bytes"),
+        ("elsewhere", CONTENT["images"], "images: neither it nor images.gz is there"),
+    ],
+)
+def test_bad_mirror_folder(tmp_path: Path, good_mirror: Path, name: str, content: bytes, message: str) -> None:
+    mirror = tmp_path / "mirror"
+    mirror.mkdir()
+    (mirror / name).write_bytes(content)
+    assert f"  - {mirror}: {message}" in refusal(config(), tmp_path / "raw", mirror)
+    assert_fetched(config(str(good_mirror)), tmp_path / "raw", mirror)
+
+
+def test_gzip_bomb_never_unfolds_in_memory(tmp_path: Path) -> None:
+    bomb = gzip.compress(bytes(20_000_000))
+    assert len(bomb) < 2 * len(CONTENT["images"])  # it looks harmless
+    (tmp_path / "images.gz").write_bytes(bomb)
+    tracemalloc.start()
+    refusal(config(), tmp_path / "raw", tmp_path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 5_000_000
+
+
+def test_gzip_of_several_members(tmp_path: Path) -> None:
+    half = len(CONTENT["images"]) // 2
+    packed = gzip.compress(CONTENT["images"][:half]) + gzip.compress(CONTENT["images"][half:])
+    (tmp_path / "images.gz").write_bytes(packed)
+    assert_fetched(config(), tmp_path / "raw", tmp_path)
+
+
+def test_mirror_that_does_not_exist(tmp_path: Path) -> None:
+    message = refusal(config(), tmp_path / "raw", tmp_path / "nowhere")
+    assert f"  - {tmp_path / 'nowhere'}: there is no such folder" in message
+    assert "BIVA_DATA_MIRROR" in message and "data_mirror" in message and "`biva fetch tiny`" in message
+
+
+def test_no_source_at_all(tmp_path: Path) -> None:
+    assert "`sources` is empty and no mirror is set" in refusal(config(), tmp_path / "raw")
+
+
+def test_package(tmp_path: Path, good_mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "path" / "package_with_images"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "images.gz").write_bytes(PACKED)
+    monkeypatch.syspath_prepend(tmp_path / "path")
+    assert_fetched(config("package:package_with_images"), tmp_path / "raw")
+    sys.modules.pop("package_with_images")
+
+
+def test_missing_package(tmp_path: Path) -> None:
+    message = refusal(config("package:no_such_package_here"), tmp_path / "raw")
+    assert "  - package:no_such_package_here: the package cannot be imported" in message
+
+
+# ----------------------------------------------------------------------------------------------------- network
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        {"/data/images": [body(CONTENT["images"])]},
+        {"/data/images.gz": [body(PACKED)]},
+        {"/data/images": [body(PACKED)]},
+        {"/data/images.gz": [body(PACKED, Content_Encoding="gzip")]},
+        {"/data/images": [status(403)], "/data/images.gz": [body(PACKED)]},
+        {"/data/images": [body(b"<html>moved</html>")], "/data/images.gz": [body(PACKED)]},
+        {"/data/images": [status(500), body(CONTENT["images"])]},
+        {"/data/images": [status(503), status(429), body(CONTENT["images"])]},
+        {"/data/images": [hang_up, body(CONTENT["images"])]},
+        {"/data/images": [body(CONTENT["images"][:5000], Content_Length="10240"), body(CONTENT["images"])]},
+    ],
+    ids=[
+        "plain",
+        "gzipped",
+        "gzipped under the plain name",
+        "gzip undone on the way",
+        "403 then gzipped",
+        "page then gzipped",
+        "500 then 200",
+        "503, 429, 200",
+        "hang up then 200",
+        "broken off then 200",
+    ],
+)
+def test_address_that_gives_the_file(server: Server, tmp_path: Path, answers: dict[str, list[Answer]]) -> None:
+    server.answers = answers
+    assert_fetched(config(f"{server.address}/data/"), tmp_path / "raw")
+
+
+@pytest.mark.parametrize(
+    ("answers", "message", "requests"),
+    [
+        ({}, "images: HTTP 404 Not Found", 2),
+        ({"/images": [status(500)]}, "images: HTTP 500 Internal Server Error; HTTP 404 Not Found", 4),
+        ({"/images": [body(b"\1" + CONTENT["images"][1:])]}, "images: wrong content: SHA-256", 2),
+        ({"/images.gz": [body(PACKED[:-100])]}, "images: HTTP 404 Not Found; the gzip data breaks off", 4),
+        ({"/images.gz": [body(gzip.compress(bytes(50_000_000)))]}, "gives more than the declared 10,240 bytes", 2),
+        ({"/images": [body(bytes(50_000_000))]}, "gives more than the declared 10,240 bytes", 2),
+        ({"/images": [body(CONTENT["images"][:99], Content_Length="10240")]}, "images: the download broke off", 4),
+        ({"/images": [hang_up]}, "no connection (Remote end closed connection without response)", 3),
+    ],
+    ids=["404", "500", "wrong bytes", "truncated gzip", "gzip bomb", "too much", "broken off", "hang up"],
+)
+def test_bad_address(
+    server: Server, tmp_path: Path, good_mirror: Path, answers: dict[str, list[Answer]], message: str, requests: int
+) -> None:
+    server.answers = answers
+    refused = refusal(config(server.address), tmp_path / "raw")
+    assert f"  - {server.address}: " in refused and message in refused
+    assert len(server.requests) == requests
+    assert_fetched(config(server.address, str(good_mirror)), tmp_path / "raw")
+
+
+def test_no_network(closed_address: str, tmp_path: Path, good_mirror: Path) -> None:
+    message = refusal(config(closed_address, names=("images", "labels")), tmp_path / "raw")
+    assert message.count(f"  - {closed_address}: no connection (Connection refused)") == 1
+    assert_fetched(config(closed_address, str(good_mirror)), tmp_path / "raw")
+
+
+def test_mirror_may_be_an_address(server: Server, closed_address: str, tmp_path: Path) -> None:
+    server.answers = {"/mirror/tiny/images.gz": [body(PACKED)]}
+    assert_fetched(config(closed_address), tmp_path / "raw", f"{server.address}/mirror")
+
+
+def test_every_source_is_listed_in_order(server: Server, closed_address: str, tmp_path: Path) -> None:
+    message = refusal(config(server.address, closed_address), tmp_path / "raw", tmp_path / "nowhere")
+    places = [message.index(f"  - {source}: ") for source in (tmp_path / "nowhere", server.address, closed_address)]
+    assert places == sorted(places)
+    assert message.startswith("Dataset 'tiny': no source gives images.")
+
+
+# ---------------------------------------------------------------------------------------- several files, the disk
+
+
+def test_files_may_come_from_different_sources(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "labels").write_bytes(CONTENT["labels"])
+    server.answers = {"/images.gz": [body(PACKED)], "/labels": [body(b"wrong" * 14)]}
+    assert_fetched(config(server.address, str(tmp_path), names=("images", "labels")), tmp_path / "raw")
+
+
+def test_what_is_verified_is_kept_when_another_file_fails(tmp_path: Path) -> None:
+    (tmp_path / "images").write_bytes(CONTENT["images"])
+    with pytest.raises(UserError, match="no source gives labels"):
+        fetch("tiny", config(names=("images", "labels")), tmp_path / "raw", str(tmp_path))
+    assert contents(tmp_path / "raw") == {"images": CONTENT["images"]}
+
+
+def test_right_files_are_kept_without_asking_anyone(server: Server, tmp_path: Path) -> None:
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    (folder / "images").write_bytes(CONTENT["images"])
+    assert_fetched(config(server.address), folder, tmp_path / "nowhere")
+    assert server.requests == []
+
+
+def test_wrong_file_is_replaced(good_mirror: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    (folder / "images").write_bytes(bytes(len(CONTENT["images"])))
+    assert_fetched(config(), folder, good_mirror)
+
+
+class FullDisk(io.FileIO):
+    """A file on a disk without space."""
+
+    def write(self, content: Any) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_full_disk_stops_at_once(
+    server: Server, good_mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.answers = {"/images": [body(CONTENT["images"])]}
+    original = Path.open
+
+    def open_on_a_full_disk(path: Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+        return FullDisk(path, mode) if "w" in mode else original(path, mode, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", open_on_a_full_disk)
+    for mirror in (None, good_mirror):
+        message = refusal(config(server.address, str(good_mirror)), tmp_path / "raw", mirror)
+        assert message.startswith(f"Cannot write {tmp_path / 'raw' / 'images'}: No space left on device.")
+    assert server.requests == ["/images"]
+
+
+def test_disk_that_is_full_at_the_end(good_mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert "No space left on device" in refusal(config(), tmp_path / "raw", good_mirror)
+
+
+def test_folder_that_cannot_be_made(good_mirror: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"Cannot write .*Mend the folder"):
+        fetch("tiny", config(), tmp_path / "file" / "raw", str(good_mirror))
+
+
+def test_interrupt_leaves_nothing(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.answers = {"/images": [body(CONTENT["images"])]}
+
+    def interrupt(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sources._Receiver, "finish", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        fetch("tiny", config(server.address), tmp_path / "raw", None)
+    assert contents(tmp_path / "raw") == {}
