@@ -191,8 +191,14 @@ class RunConfig(Strict):
 
     @property
     def digest(self) -> str:
-        """Hash of everything that changes the trained weights: not the set's name, nor how often we save."""
-        content = self.model_dump(mode="json", exclude={"experiments": True, "training": {"checkpoint_seconds"}})
+        """Hash of everything that changes the trained weights: no names, no texts, not how often we save."""
+        irrelevant = {
+            "experiments": True,
+            "architecture_name": True,
+            "architecture": {"description"},
+            "training": {"checkpoint_seconds"},
+        }
+        content = self.model_dump(mode="json", exclude=irrelevant)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

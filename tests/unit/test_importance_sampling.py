@@ -1,0 +1,137 @@
+"""Importance sampling over images: invariances, coverage, and active units with known variances."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from biva.bounds import elbo
+from biva.data.datasets import Dataset
+from biva.evaluation.likelihood import (
+    ImageNoise,
+    ImportanceSamples,
+    _Activity,
+    fixed_input,
+    importance_sample,
+    rows_within,
+)
+from biva.models.architectures import ModelName
+from biva.models.hierarchical_vae import HierarchicalVAE
+from tests.models import MODELS, tiny_architecture, tiny_model
+
+CPU = torch.device("cpu")
+IMAGES = torch.randint(0, 2, (5, 1, 4, 4), generator=torch.Generator().manual_seed(0)).double()
+
+
+class Double(ImageNoise):
+    """Noise in the tiny models' precision."""
+
+    def __call__(self, shape: torch.Size) -> Tensor:
+        return super().__call__(shape).double()
+
+
+@pytest.fixture(autouse=True)
+def _double_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("biva.evaluation.likelihood.ImageNoise", Double)
+
+
+def sample(model: HierarchicalVAE, x: Tensor = IMAGES, k: int = 7, *, rows: int = 1000, seed: int = 3) -> ImportanceSamples:
+    return importance_sample(model, x, k, seed=seed, rows=rows, device=CPU)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 8, 13])
+@pytest.mark.parametrize("model_name", MODELS)
+def test_chunk_size_changes_nothing(model_name: ModelName, rows: int) -> None:
+    """From one row at a time (batches of one image, chunks of one sample) to everything at once."""
+    model = tiny_model(model_name, latent=3)
+    whole, parts = sample(model), sample(model, rows=rows)
+    torch.testing.assert_close(parts.log_weights, whole.log_weights)
+    torch.testing.assert_close(parts.log_likelihood, whole.log_likelihood)
+    for name in model.group_names:
+        torch.testing.assert_close(parts.kl[name], whole.kl[name])
+        assert torch.equal(parts.active[name], whole.active[name])
+
+
+def test_same_seed_same_bits_and_another_seed_other_samples() -> None:
+    model = tiny_model("biva")
+    assert torch.equal(sample(model).log_weights, sample(model).log_weights)
+    assert not torch.equal(sample(model).log_weights, sample(model, seed=4).log_weights)
+
+
+def test_more_samples_begin_with_the_fewer() -> None:
+    model = tiny_model("biva")
+    torch.testing.assert_close(sample(model, k=7).log_weights[:3], sample(model, k=3).log_weights)
+
+
+def test_every_image_counts_exactly_once_with_samples_of_its_own() -> None:
+    """The first images give the same without the rest, whether or not the last batch is full."""
+    model = tiny_model("lvae")
+    whole = sample(model, rows=2)
+    assert whole.log_weights.shape == (7, 5)
+    for n in (1, 2, 4):
+        torch.testing.assert_close(sample(model, IMAGES[:n], rows=2).log_weights, whole.log_weights[:, :n])
+    twice = sample(model, IMAGES[[0, 0]])
+    assert not torch.equal(twice.log_weights[:, 0], twice.log_weights[:, 1])
+
+
+def test_log_weights_are_those_of_the_model_and_their_parts_add_up() -> None:
+    """One image with the stream's own numbers fed to a plain forward pass per sample."""
+    model = tiny_model("biva", latent=2)
+    result = sample(model, IMAGES[:1], k=4)
+    stream = np.random.Generator(np.random.Philox(key=[3, 0]))
+    for k in range(4):
+        numbers = iter(torch.from_numpy(stream.standard_normal(6, dtype=np.float32)).double().split(2))
+        with torch.no_grad():
+            terms = model(IMAGES[:1], lambda shape, numbers=numbers: next(numbers).view(shape))
+        torch.testing.assert_close(elbo(terms.log_likelihood, terms.kl)[0], result.log_weights[k, 0])
+    kl = torch.stack(list(result.kl.values())).sum(0)
+    torch.testing.assert_close(result.log_likelihood - kl, result.log_weights.mean(0))
+
+
+def test_noise_of_an_image_is_an_independent_standard_normal_stream() -> None:
+    noise = ImageNoise(seed=1, images=range(2), width=50_000, device=CPU)
+    noise.draw(1)
+    block = noise(torch.Size([2, 50_000]))
+    assert (block.mean(1).abs() < 5 / math.sqrt(50_000)).all()
+    assert ((block.std(1) - 1).abs() < 5 / math.sqrt(100_000)).all()
+    assert abs((block[0] * block[1]).mean().item()) < 5 / math.sqrt(50_000)
+
+
+def test_active_units_ignore_the_noise_of_the_estimate() -> None:
+    """Posterior means of variance 0, 0.005 and 0.02 over the data, each estimated with noise of variance 0.05.
+
+    The threshold is 0.01. Variances of the noisy estimates themselves would all lie above it.
+    """
+    generator = torch.Generator().manual_seed(0)
+    n, activity = 20_000, _Activity()
+    truth = torch.randn(n, 3, generator=generator, dtype=torch.float64) * torch.tensor([0.0, 0.005, 0.02]).sqrt()
+    estimates = truth + math.sqrt(0.05) * torch.randn(2, n, 3, generator=generator, dtype=torch.float64)
+    for part in estimates.split(5000, dim=1):
+        activity.add({"z1": part}, part.shape[1])
+    assert activity.active()["z1"].tolist() == [False, False, True]
+
+
+def test_active_units_are_shown_only_where_two_samples_allow_an_estimate() -> None:
+    model = tiny_model("vae", latent=3)
+    assert sample(model, k=1).active == {}
+    assert {name: units.shape for name, units in sample(model, k=2).active.items()} == {"z1": (3,), "z2": (3,)}
+
+
+def test_rows_within_a_budget_by_hand() -> None:
+    """Tiny: two stages of 4x2x2 maps, 4 each, and eight 4x4x4 maps: 4 * 2 * 16 + 8 * 64 floats a row."""
+    assert rows_within(1, tiny_architecture()) == 2**20 // (4 * (128 + 512))
+    assert rows_within(2, tiny_architecture()) == 2 * 2**20 // (4 * (128 + 512))
+
+
+def dataset(binarisation: str) -> Dataset:
+    images = torch.arange(17, dtype=torch.uint8).repeat(200, 1).view(-1, 1, 1, 17)
+    return Dataset("toy", "f" * 64, (1, 1, 17), 17, binarisation, {"test": images, "valid": images}, {})  # type: ignore[arg-type]
+
+
+def test_fixed_input_is_drawn_once_per_split() -> None:
+    drawn = fixed_input(dataset("dynamic"), "test")
+    assert torch.equal(drawn, fixed_input(dataset("dynamic"), "test"))
+    assert not torch.equal(drawn, fixed_input(dataset("dynamic"), "valid"))
+    assert set(drawn.unique().tolist()) == {0.0, 1.0}

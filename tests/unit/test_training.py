@@ -1,0 +1,302 @@
+"""Training: hand-computed updates, selection, early stopping, and resuming to the same bits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from biva import records
+from biva.config import RunConfig, Training
+from biva.data.datasets import Dataset
+from biva.errors import UserError
+from biva.models.architectures import ModelName
+from biva.records import RunFolder
+from biva.training import checkpoint, loop
+from biva.training.batches import Batches
+from biva.training.loop import initial_state, step, train
+from tests.models import MODELS, tiny_architecture
+
+CPU = torch.device("cpu")
+
+
+def toy_dataset(fingerprint: str = "f" * 64) -> Dataset:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 17, (60, 1, 4, 4), generator=generator, dtype=torch.uint8)
+    return Dataset(
+        name="toy",
+        fingerprint=fingerprint,
+        shape=(1, 4, 4),
+        levels=17,
+        binarisation="dynamic",
+        images={"train": images[:40], "valid": images[40:50], "test": images[50:]},
+        labels={},
+    )
+
+
+def toy_run(model: ModelName = "biva", **training: Any) -> RunConfig:
+    settings = {"protocol": "clean", "batch_size": 12, "max_updates": 12, "evaluate_every": 4, "checkpoint_seconds": 1e9}
+    architecture = tiny_architecture(latent=2)
+    dropout = architecture.dropout.model_copy(update={"inference": 0.5, "generative": 0.5})
+    return RunConfig(
+        experiments="toys",
+        dataset="toy",
+        model=model,
+        architecture_name="tiny",
+        seed=1,
+        device="cpu",
+        threads=1,
+        architecture=architecture.model_copy(update={"dropout": dropout}),
+        training=Training(**(settings | training)),
+    )
+
+
+def run_to_end(folder: Path, run: RunConfig | None = None, on_evaluation: Callable[[], None] = lambda: None) -> RunFolder:
+    train(run or toy_run(), toy_dataset(), RunFolder(folder), on_evaluation)
+    return RunFolder(folder)
+
+
+def numbers(folder: RunFolder) -> list[dict[str, Any]]:
+    """The run record without what depends on the clock."""
+    timed = ("seconds", "images_per_second")
+    return [{k: v for k, v in line.items() if k not in timed} for line in records.read_lines(folder.record)]
+
+
+def assert_same_result(one: RunFolder, other: RunFolder) -> None:
+    assert numbers(one) == numbers(other)
+    assert one.weights.read_bytes() == other.weights.read_bytes()
+
+
+def test_ema_and_schedule_by_hand() -> None:
+    """EMA_t = d EMA_(t-1) + (1 - d) w_t from the initialised weights; rate_t = max(r f^t, minimum)."""
+    run = toy_run(ema_decay=0.9, learning_rate=0.01, learning_rate_decay=0.5, learning_rate_minimum=0.002)
+    state = initial_state(run, toy_dataset(), CPU)
+    weight = next(p for p in state.model.parameters() if p.requires_grad and p.numel() > 10)
+    averaged = next(p for p in state.ema.module.parameters() if p.shape == weight.shape)
+    expected, rates = weight.detach().clone(), []
+    assert torch.equal(averaged, expected)
+    for _ in range(4):
+        rates.append(state.optimiser.param_groups[0]["lr"])
+        step(state, run.training)
+        expected = 0.9 * expected + 0.1 * weight.detach()
+        torch.testing.assert_close(averaged, expected)
+    assert rates == pytest.approx([0.01, 0.005, 0.0025, 0.002])
+
+
+def test_an_update_is_adamax() -> None:
+    """First step of Adamax: w - r / (1 - b1) * (1 - b1) g / |g| = w - r sign(g), wherever g is not tiny."""
+    run = toy_run(learning_rate=0.01)
+    state = initial_state(run, toy_dataset(), CPU)
+    weight = next(p for p in state.model.parameters() if p.numel() > 10)
+    before = weight.detach().clone()
+    step(state, run.training)
+    assert weight.grad is not None
+    large = weight.grad.abs() > 1e-4
+    assert large.any()
+    torch.testing.assert_close(weight[large], (before - 0.01 * weight.grad.sign())[large], atol=1e-5, rtol=0)
+
+
+def test_an_epoch_uses_every_image_at_most_once_and_all_batches_are_full() -> None:
+    images = torch.arange(10, dtype=torch.uint8).view(10, 1, 1, 1)
+    batches = Batches(images, levels=11, binarisation="none", batch_size=3, seed=0, device=CPU)
+    assert batches.per_epoch == 3
+    epochs = [torch.cat([batches.next() for _ in range(3)]).flatten() for _ in range(2)]
+    for epoch in epochs:
+        assert len(epoch.unique()) == 9
+    assert not torch.equal(*epochs)
+
+
+def test_purposes_have_their_own_seeds() -> None:
+    """Another model, with other initialisation and dropout, sees the same batches in the same order."""
+    first, second = (initial_state(toy_run(model), toy_dataset(), CPU).batches for model in ("vae", "biva"))  # type: ignore[arg-type]
+    for _ in range(5):
+        assert torch.equal(first.next(), second.next())
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_training_improves_the_bound(tmp_path: Path, model: ModelName) -> None:
+    run = toy_run(model, max_updates=120, evaluate_every=40, learning_rate=0.01, ema_decay=0.5)
+    lines = numbers(run_to_end(tmp_path, run))
+    assert [line["update"] for line in lines] == [40, 80, 120]
+    assert lines[-1]["train"]["elbo"] > lines[0]["train"]["elbo"]
+
+
+def test_record_is_complete_and_consistent(tmp_path: Path) -> None:
+    folder = run_to_end(tmp_path)
+    lines = records.read_lines(folder.record)
+    for line in lines:
+        for part in ("train", "selection"):
+            assert line[part]["elbo"] == pytest.approx(line[part]["log_likelihood"] - line[part]["kl"])
+        assert sum(line["kl_per_group"].values()) == pytest.approx(line["selection"]["kl"])
+        assert line["train"]["loss"] >= -line["train"]["elbo"]  # free bits only add
+        assert line["epoch"] == line["update"] / 3
+    result, identity = records.read_json(folder.training), records.read_json(folder.identity)
+    best = max(lines, key=lambda line: line["selection"]["elbo"])
+    assert result["selected"] == {"update": best["update"], "elbo": best["selection"]["elbo"]}
+    assert (result["updates"], result["images_seen"], result["stopped"]) == (12, 144, "max_updates")
+    assert result["selection_split"] == "valid"
+    assert identity["parameters"] == sum(value.numel() for value in load_file(folder.weights).values())
+    assert RunConfig.model_validate(identity["config"]) == toy_run()
+
+
+def test_same_seed_same_bits(tmp_path: Path) -> None:
+    assert_same_result(run_to_end(tmp_path / "one"), run_to_end(tmp_path / "two"))
+
+
+def test_another_seed_is_another_run(tmp_path: Path) -> None:
+    other = toy_run().model_copy(update={"seed": 2})
+    assert numbers(run_to_end(tmp_path / "one")) != numbers(run_to_end(tmp_path / "two", other))
+
+
+def test_early_stopping_and_selection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ELBO 1, 3, 2, 2: the second is selected, and after two evaluations without a new best training stops."""
+    scores = iter([1.0, 3.0, 2.0, 2.0, 9.0])
+    weights = []
+
+    def scripted(state: loop.State, _run: RunConfig, _x: torch.Tensor) -> tuple[dict[str, float], dict[str, float]]:
+        weights.append({name: value.clone() for name, value in state.ema.module.state_dict().items()})
+        return {"elbo": next(scores), "log_likelihood": 0.0, "kl": 0.0}, {}
+
+    monkeypatch.setattr(loop, "evaluate_selection", scripted)
+    folder = run_to_end(tmp_path, toy_run(max_updates=100, patience=2))
+    result = records.read_json(folder.training)
+    assert (result["stopped"], result["updates"], result["selected"]) == ("early stopping", 16, {"update": 8, "elbo": 3.0})
+    for name, value in load_file(folder.weights).items():
+        assert torch.equal(value, weights[1][name])
+
+
+@pytest.mark.parametrize(("protocol", "train_split", "selection_split"), [("paper", 50, "test"), ("clean", 40, "valid")])
+def test_protocols(tmp_path: Path, protocol: str, train_split: int, selection_split: str) -> None:
+    run = toy_run(protocol=protocol, max_updates=4)
+    assert len(initial_state(run, toy_dataset(), CPU).batches.images) == train_split
+    assert records.read_json(run_to_end(tmp_path, run).training)["selection_split"] == selection_split
+
+
+class Killed(BaseException):
+    """Stands for a SIGKILL in this process: nothing of the run may handle it."""
+
+
+@pytest.mark.parametrize("updates", [1, 3, 4, 5, 8, 11, 12])
+def test_resumed_training_ends_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, updates: int) -> None:
+    """Killed after any update, with a checkpoint at every one before, and restarted."""
+    whole = run_to_end(tmp_path / "whole")
+    run = toy_run(checkpoint_seconds=0)
+    calls = iter(range(1, 100))
+
+    def dying(state: loop.State, training: Training) -> None:
+        step(state, training)
+        if next(calls) == updates:
+            raise Killed
+
+    monkeypatch.setattr(loop, "step", dying)
+    with pytest.raises(Killed):
+        run_to_end(tmp_path / "parts", run)
+    monkeypatch.setattr(loop, "step", step)
+    parts = run_to_end(tmp_path / "parts", run)
+    assert_same_result(parts, whole)
+    if updates > 1:
+        assert records.read_json(parts.identity)["resumed"][0]["update"] == updates - 1
+
+
+def test_killed_between_record_and_checkpoint(tmp_path: Path) -> None:
+    """The line after the last checkpoint is made again, not doubled; a half-written line is dropped."""
+    whole = run_to_end(tmp_path / "whole")
+    lines = iter(range(1, 100))
+
+    def dying() -> None:  # called at the start, then after every line, before its checkpoint
+        if next(lines) == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run_to_end(tmp_path / "parts", on_evaluation=dying)
+    assert len(numbers(RunFolder(tmp_path / "parts"))) == 2
+    with (tmp_path / "parts" / "record.jsonl").open("a") as file:
+        file.write('{"update": 9, "sel')
+    assert_same_result(run_to_end(tmp_path / "parts"), whole)
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = run_to_end(tmp_path / "whole")
+    parts = run_to_end(tmp_path / "parts")
+    newest = parts.checkpoint / checkpoint.NEWEST
+    newest.write_bytes(newest.read_bytes()[:1000])
+    parts.training.unlink()
+    assert_same_result(run_to_end(tmp_path / "parts"), whole)
+    assert "cannot be read" in capsys.readouterr().err
+
+
+def test_no_readable_checkpoint_is_a_clear_error(tmp_path: Path) -> None:
+    folder = run_to_end(tmp_path)
+    for path in folder.checkpoint.iterdir():
+        path.write_bytes(b"not a checkpoint")
+    with pytest.raises(UserError, match="No checkpoint in .* can be read"):
+        run_to_end(tmp_path)
+
+
+def test_results_deleted_by_the_workflow_come_back_without_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = run_to_end(tmp_path)
+    weights = folder.weights.read_bytes()
+    folder.weights.unlink()
+    folder.training.unlink()
+    monkeypatch.setattr(loop, "step", lambda *_: pytest.fail("trained again"))
+    assert run_to_end(tmp_path).weights.read_bytes() == weights
+
+
+def test_other_settings_set_the_earlier_run_aside(tmp_path: Path) -> None:
+    first = run_to_end(tmp_path)
+    identity, weights = records.read_json(first.identity), first.weights.read_bytes()
+    second = run_to_end(tmp_path, toy_run(free_bits=0.5))
+    kept = RunFolder(tmp_path / "superseded" / identity["run_id"])
+    assert kept.weights.read_bytes() == weights
+    assert records.read_json(kept.identity) == identity
+    assert (kept.checkpoint / checkpoint.NEWEST).exists()
+    assert records.read_json(second.identity)["run_id"] != identity["run_id"]
+    assert "resumed" not in records.read_json(second.identity)
+
+
+def test_what_changes_no_result_keeps_the_run(tmp_path: Path) -> None:
+    run_id = records.read_json(run_to_end(tmp_path).identity)["run_id"]
+    again = run_to_end(tmp_path, toy_run(checkpoint_seconds=5))
+    assert records.read_json(again.identity)["run_id"] == run_id
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint.save(tmp_path, {"update": 1})
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(UserError, match="No space left on device.*last good checkpoint is kept"):
+        checkpoint.save(tmp_path, {"update": 2})
+    assert checkpoint.load(tmp_path) == {"update": 1}
+    assert [path.name for path in tmp_path.iterdir()] == [checkpoint.NEWEST]
+
+
+def test_a_diverged_run_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="training loss became .* between update 0 and 4.*Lower training.learning_rate"):
+        run_to_end(tmp_path, toy_run(learning_rate=1e30, learning_rate_minimum=1e30))
+
+
+def test_batch_larger_than_the_data(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="batch_size is 41, but dataset 'toy' has only 40"):
+        run_to_end(tmp_path, toy_run(batch_size=41))
+
+
+def test_write_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.json"
+    records.write_json(path, {"a": 1})
+
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(records.os, "fsync", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        records.write_json(path, {"a": 2})
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert list(tmp_path.iterdir()) == [path]
