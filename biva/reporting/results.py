@@ -1,0 +1,150 @@
+"""The tidy results frame: one row per run and metric, from run records to `results.csv` and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from biva.errors import UserError
+from biva.records import RunFolder, read_json, write_atomically
+from biva.reporting.style import MODELS
+
+COLUMNS: dict[str, str] = {
+    "experiments": "str",
+    "dataset": "str",
+    "architecture": "str",
+    "model": "str",
+    "seed": "int64",
+    "metric": "str",
+    "k": "Int64",
+    "value": "float64",
+    "standard_error": "float64",
+    "unit": "str",
+    "protocol": "str",
+    "run_id": "str",
+    "commit": "str",
+    "config_digest": "str",
+    "data_fingerprint": "str",
+    "device": "str",
+    "parameters": "int64",
+    "updates": "int64",
+    "images_seen": "int64",
+    "images_evaluated": "int64",
+    "wall_seconds": "float64",
+}
+"""Column -> type of the results frame. `k` and `standard_error` are missing where a metric has none; `standard_error`
+is over test images; `wall_seconds` is the training's."""
+
+PAPER_COLUMNS: dict[str, str] = {
+    "table": "str",
+    "dataset": "str",
+    "model": "str",
+    "metric": "str",
+    "k": "Int64",
+    "value": "float64",
+    "unit": "str",
+    "higher_is_better": "str",
+    "source": "str",
+    "confirmed": "str",
+}
+"""Column -> type of `config/paper_results.csv`. `k` is missing where the source states none."""
+
+CONFIRMED = ("yes", "no", "value only")
+"""Allowed values of the column `confirmed` of `config/paper_results.csv`."""
+
+
+def collect(folders: Iterable[RunFolder]) -> pd.DataFrame:
+    """Every metric of every evaluated run, one row each, in an order that does not depend on that of `folders`.
+
+    A folder without `evaluation.json` has no result yet and gives no row.
+
+    Raises:
+        UserError: a record is missing beside `evaluation.json`, is not JSON, or lacks a field.
+    """
+    rows = [row for folder in folders if folder.evaluation.is_file() for row in _rows(folder)]
+    frame = pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+    order = frame["model"].map({model: place for place, model in enumerate(MODELS)})
+    return (
+        frame.assign(_model=order)
+        .sort_values(
+            ["dataset", "architecture", "_model", "seed", "metric", "k", "experiments", "run_id"], ignore_index=True
+        )
+        .drop(columns="_model")
+    )
+
+
+def _rows(folder: RunFolder) -> list[dict[str, Any]]:
+    run, training, evaluation = (read_json(p) for p in (folder.identity, folder.training, folder.evaluation))
+    try:
+        config = run["config"]
+        same_for_all = {
+            "experiments": run["experiments"],
+            "dataset": config["dataset"],
+            "architecture": config["architecture_name"],
+            "model": config["model"],
+            "seed": config["seed"],
+            "protocol": config["training"]["protocol"],
+            "run_id": run["run_id"],
+            "commit": run["commit"],
+            "config_digest": run["config_digest"],
+            "data_fingerprint": run["data_fingerprint"],
+            "device": run["device"],
+            "parameters": run["parameters"],
+            "updates": training["updates"],
+            "images_seen": training["images_seen"],
+            "images_evaluated": evaluation["images"],
+            "wall_seconds": training["wall_seconds"],
+        }
+        return [
+            same_for_all | {field: metric[field] for field in ("metric", "k", "value", "standard_error", "unit")}
+            for metric in evaluation["metrics"]
+        ]
+    except KeyError as error:
+        raise UserError(
+            f"The records in {folder.path} lack the field {error}. They were written by another version of biva: "
+            "delete the folder and run `biva train` and `biva evaluate` again."
+        ) from None
+
+
+def write_results(frame: pd.DataFrame, path: Path) -> None:
+    """Write the frame as CSV, atomically. Floats are written so that reading gives back the same 64 bits."""
+    write_atomically(path, frame.to_csv(index=False, lineterminator="\n").encode())
+
+
+def read_results(path: Path) -> pd.DataFrame:
+    """Read what `write_results` wrote.
+
+    Raises:
+        UserError: the file is missing or does not have the columns of `COLUMNS`.
+    """
+    return _read(path, COLUMNS, "Run `biva collect EXPERIMENTS` to write it.")
+
+
+def load_paper_results(path: Path) -> pd.DataFrame:
+    """What the paper and the literature report (`config/paper_results.csv`), each number with its source.
+
+    Raises:
+        UserError: the file is missing, has other columns, or a row's `confirmed` is none of `CONFIRMED`.
+    """
+    frame = _read(path, PAPER_COLUMNS, "Take it from the repository: `git checkout config/paper_results.csv`.")
+    for line, value in enumerate(frame["confirmed"], start=2):
+        if value not in CONFIRMED:
+            raise UserError(f"{path}, line {line}: confirmed is {value!r}; allowed: {', '.join(CONFIRMED)}.")
+    return frame
+
+
+def _read(path: Path, columns: dict[str, str], remedy: str) -> pd.DataFrame:
+    """A CSV file with exactly these columns and types. Only an empty cell of a number counts as missing."""
+    if not path.is_file():
+        raise UserError(f"{path} does not exist. {remedy}")
+    numbers = {name: [""] for name, kind in columns.items() if kind != "str"}
+    try:
+        frame = pd.read_csv(path, dtype=columns, na_values=numbers, keep_default_na=False)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not a valid table: {error}. {remedy}") from None
+    if list(frame.columns) != list(columns):
+        raise UserError(f"{path} has the columns {', '.join(frame.columns)}; expected {', '.join(columns)}. {remedy}")
+    return frame

@@ -1,0 +1,51 @@
+"""One look for all plots, and one name for each model in tables and figures."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+from biva.models.architectures import ModelName
+
+MODELS: tuple[ModelName, ...] = get_args(ModelName)
+"""Every model, in the order of all tables and figures: from the simplest inference to the paper's."""
+
+LABELS: dict[str, str] = {"vae": "VAE", "lvae": "LVAE", "lvae_plus": "LVAE+", "biva": "BIVA"}
+
+COLOURS: dict[str, str] = {"vae": "#E69F00", "lvae": "#56B4E9", "lvae_plus": "#009E73", "biva": "#0072B2"}
+"""Four of Okabe and Ito's colours, which people with any kind of colour blindness tell apart."""
+
+MARKERS: dict[str, str] = {"vae": "s", "lvae": "v", "lvae_plus": "^", "biva": "o"}
+
+MUTED = "#555555"
+"""Text and lines that explain rather than show data."""
+
+COLUMN_WIDTH = 3.4
+"""Width of one column of a two-column paper, in inches; every figure is drawn at this width."""
+
+LOOK: Any = {
+    "font.size": 7,
+    "axes.titlesize": 7,
+    "axes.labelsize": 7,
+    "xtick.labelsize": 6,
+    "ytick.labelsize": 6,
+    "legend.fontsize": 6,
+    "legend.frameon": False,
+    "legend.handlelength": 1.6,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#DDDDDD",
+    "grid.linewidth": 0.4,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "lines.linewidth": 1.0,
+    "lines.markersize": 3,
+    "image.interpolation": "nearest",
+    "savefig.dpi": 300,
+    "pdf.fonttype": 42,
+}
+"""matplotlib settings of every figure."""

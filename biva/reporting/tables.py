@@ -1,0 +1,353 @@
+"""LaTeX tables: our likelihood bounds beside the reported ones, so that every cell says where it comes from.
+
+The tables need the package booktabs only. Every string from a config or CSV file is escaped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from biva.config import LikelihoodTable, RunConfig
+from biva.errors import UserError
+from biva.reporting.style import LABELS, MODELS
+
+NOT_RUN = "not run"
+NOT_REPORTED = "--"
+
+MARKS = {"yes": "", "no": r"\dagger", "value only": r"\ddagger"}
+EXACT = r"\ast"
+
+PROTOCOLS = {
+    "paper": "trained on the training and validation images; the evaluation with the best ELBO on the "
+    "\\emph{test} images was selected, as the authors did",
+    "clean": "trained on the training images; the evaluation with the best ELBO on the validation images was "
+    "selected; the test images were used once",
+}
+
+
+@dataclass(frozen=True)
+class _Quantity:
+    """What a likelihood table of one kind of image shows."""
+
+    metric: str
+    unit: str
+    title: str
+    direction: str
+
+
+NATS = _Quantity("log_likelihood_bound", "nats", r"Importance-weighted lower bounds $L_K$ on $\log p(x)$", "higher")
+BITS = _Quantity("bits_per_dim", "bits/dim", r"Importance-weighted upper bounds on $-\log_2 p(x)$", "lower")
+
+
+def likelihood_table(
+    results: pd.DataFrame, paper: pd.DataFrame, table: LikelihoodTable, planned: list[RunConfig]
+) -> str:
+    """One `table` environment: a row per model, and per K our value and, where the table has one, the reported value.
+
+    Ours is `mean ± s.d. (n)` over n seeds, or with one seed the standard error over test images, marked `se`.
+    Bounds are in nats, higher is better, or for colour images in bits/dim, lower is better. Reported values
+    carry a mark unless they are confirmed, and the number of their source. What has no result is `not run`.
+
+    Args:
+        results: the frame of `biva.reporting.results.collect`.
+        paper: the frame of `biva.reporting.results.load_paper_results`.
+        table: which dataset, which K, and which reported values.
+        planned: the runs of the experiment set; those on the table's dataset get a row and decide which results count.
+
+    Raises:
+        UserError: no run is planned on the dataset, or `paper` has no table of that name for it.
+    """
+    planned = sorted((run for run in planned if run.dataset == table.dataset), key=lambda run: MODELS.index(run.model))
+    if not planned:
+        raise UserError(f"Table {table.name!r} is of dataset {table.dataset!r}, on which no run is planned.")
+    quantity = BITS if planned[0].architecture.likelihood == "mixture_of_logistics" else NATS
+    ours = _results_of(planned, results, quantity)
+    reported = _Reported(_paper_rows(paper, table), quantity) if table.paper_table else None
+
+    by_architecture = sorted(planned, key=lambda run: run.architecture_name)
+    groups = {(run.architecture_name, run.model): run for run in by_architecture}
+    several = len({architecture for architecture, _ in groups}) > 1
+    rows = []
+    for (architecture, model), run in groups.items():
+        seeds = [r.seed for r in planned if (r.architecture_name, r.model) == (architecture, model)]
+        mine = ours[(ours["architecture"] == architecture) & (ours["model"] == model)]
+        name = escape(LABELS[model]) + (f" ({_code(architecture)})" if several else "")
+        cells = [name]
+        for k in table.k:
+            cells.append(our_cell(mine[mine["k"] == k], seeds))
+            if reported:
+                cells.append(reported.cell_of_ours(run, k, last=k == table.k[-1]))
+        rows.append(cells)
+    frame = pd.DataFrame(
+        rows + (reported.remaining_rows(table.k) if reported else []),
+        columns=_columns(table.k, with_reported=reported is not None),
+    )
+    body = frame.to_latex(index=False, escape=False, column_format=_column_format(frame), multicolumn_format="c")
+    if reported:
+        body = _with_rules(body, ours=len(rows), ks=len(table.k))
+    return _environment(
+        caption=f"{quantity.title} of {_code(table.dataset)} test images, in {quantity.unit}; "
+        f"{quantity.direction} is better.",
+        label=f"tab:{table.name}",
+        body=body,
+        notes=[
+            *_notes_on_ours(ours, planned),
+            *(reported.notes() if reported else [_why_nothing_reported(paper, table)]),
+        ],
+    )
+
+
+# ------------------------------------------------------------------------------------------------------ our values
+
+
+def _results_of(planned: list[RunConfig], results: pd.DataFrame, quantity: _Quantity) -> pd.DataFrame:
+    """Rows of the quantity that belong to planned runs."""
+    names = {(run.dataset, run.architecture_name, run.model, run.seed) for run in planned}
+    keys = zip(results["dataset"], results["architecture"], results["model"], results["seed"], strict=True)
+    is_planned = np.array([key in names for key in keys], dtype=bool)
+    return results[is_planned & (results["metric"] == quantity.metric).to_numpy()]
+
+
+def our_cell(runs: pd.DataFrame, seeds: list[int]) -> str:
+    """Our value of one model at one K: `mean ± s.d. (n)` over the seeds that ran, out of those planned.
+
+    The s.d. is of the sample (n - 1). One seed has none: the standard error over test images stands there, marked.
+    """
+    values = runs["value"].to_numpy(dtype=float)
+    if len(values) == 0:
+        return NOT_RUN
+    if len(values) > 1:
+        spread = rf"{{\pm}}{np.std(values, ddof=1):.2f}$"
+    else:
+        error = float(runs["standard_error"].iloc[0])
+        spread = "$" if np.isnan(error) else rf"{{\pm}}{error:.2f}^{{\mathrm{{se}}}}$"
+    count = f"{len(values)}" if len(values) == len(seeds) else f"{len(values)}/{len(seeds)}"
+    return f"${_number(float(np.mean(values)))}{spread} ({count})"
+
+
+def _number(value: float) -> str:
+    """Two decimals, in math mode."""
+    return f"{value:.2f}" if np.isfinite(value) else r"\mathrm{not\ finite}"
+
+
+def _notes_on_ours(ours: pd.DataFrame, planned: list[RunConfig]) -> list[str]:
+    """How our numbers came to be: spread, protocol, budget, images; from the results, not from the plan."""
+    architectures = ", ".join(_code(name) for name in sorted({run.architecture_name for run in planned}))
+    if ours.empty:
+        return [f"Ours: architecture {architectures}; {NOT_RUN}."]
+    run_rows = ours.drop_duplicates("run_id")
+    notes = [
+        "Ours: mean $\\pm$ standard deviation over seeds (number of seeds; $1/2$: one of two planned). With one seed "
+        "there is none: $\\pm$ is then the standard error over test images, marked $^{\\mathrm{se}}$. "
+        f"Seeds {_list(run_rows['seed'])}; architecture {architectures}; "
+        f"{_range(run_rows['updates'])} updates; {_range(run_rows['images_evaluated'])} test images; device "
+        + ", ".join(escape(device) for device in sorted(set(run_rows["device"])))
+        + "."
+    ]
+    for protocol in sorted(set(run_rows["protocol"])):
+        notes.append(f"Protocol {_code(protocol)}: {PROTOCOLS.get(protocol, 'unknown to this version of biva')}.")
+    present = {run.digest for run in planned}
+    if earlier := sorted(set(run_rows["config_digest"]) - present):
+        notes.append(
+            f"Some of our values come from a configuration other than the present one (digest "
+            f"{', '.join(_code(digest) for digest in earlier)})."
+        )
+    return notes
+
+
+# ------------------------------------------------------------------------------------------------- reported values
+
+
+def _paper_rows(paper: pd.DataFrame, table: LikelihoodTable) -> pd.DataFrame:
+    rows = paper[(paper["table"] == table.paper_table) & (paper["dataset"] == table.dataset)]
+    if rows.empty:
+        known = sorted(set(paper.loc[paper["dataset"] == table.dataset, "table"]))
+        raise UserError(
+            f"Table {table.name!r} asks for paper_table {table.paper_table!r}, of which config/paper_results.csv has "
+            f"no row on dataset {table.dataset!r}; it has: {', '.join(known) or 'none (use paper_table: null)'}."
+        )
+    return rows
+
+
+def _why_nothing_reported(paper: pd.DataFrame, table: LikelihoodTable) -> str:
+    if (paper["dataset"] == table.dataset).any():
+        return "Reported values are left out of this table: its configuration names no paper\\_table."
+    return "The paper reports no value on this dataset."
+
+
+class _Reported:
+    """The reported values of one table. Remembers which it has shown, so that the notes explain these and no more."""
+
+    def __init__(self, rows: pd.DataFrame, quantity: _Quantity) -> None:
+        self._rows = rows[rows["metric"].isin([quantity.metric, "log_likelihood"])]
+        self._taken: set[str] = set()
+        self._sources: list[str] = []
+        self._marks: set[str] = set()
+        self._without_k = False
+        self._missing = False
+
+    def cell_of_ours(self, run: RunConfig, k: int, last: bool) -> str:
+        """The reported value of the model that `run` reproduces: `BIVA`, or with the number of stages `BIVA L=15`."""
+        label = LABELS[run.model]
+        names = [label, f"{label} L={len(run.architecture.stages)}"]
+        self._taken.update(names)
+        return self._cell(self._rows[self._rows["model"].isin(names)], k, last)
+
+    def remaining_rows(self, ks: tuple[int, ...]) -> list[list[str]]:
+        """A row for every reported model without a run of ours: first those with a K of the table, then the others."""
+        rest = self._rows[~self._rows["model"].isin(self._taken)]
+        with_k = set(rest.loc[rest["k"].isin(ks), "model"])
+        models = sorted(dict.fromkeys(rest["model"]), key=lambda model: model not in with_k)
+        rows = []
+        for model in models:
+            cells = [escape(model)]
+            for k in ks:
+                cells += [NOT_RUN, self._cell(rest[rest["model"] == model], k, last=k == ks[-1])]
+            if set(cells[2::2]) != {NOT_REPORTED}:
+                rows.append(cells)
+        return rows
+
+    def _cell(self, rows: pd.DataFrame, k: int, last: bool) -> str:
+        """The value at this K. A value whose K is not stated stands in the last column, in brackets."""
+        at_k = rows[rows["k"] == k]
+        without_k = rows[rows["k"].isna()] if last and at_k.empty else rows.iloc[:0]
+        for row in (at_k if not at_k.empty else without_k).to_dict("records"):
+            value = f"({_number(row['value'])})" if not without_k.empty else _number(row["value"])
+            self._without_k |= not without_k.empty
+            if row["source"] not in self._sources:
+                self._sources.append(row["source"])
+            marks = [MARKS[row["confirmed"]], EXACT if row["metric"] == "log_likelihood" else ""]
+            self._marks.update(marks)
+            superscript = [str(self._sources.index(row["source"]) + 1), *filter(None, marks)]
+            return f"${value}^{{{','.join(superscript)}}}$"
+        self._missing = True
+        return NOT_REPORTED
+
+    def notes(self) -> list[str]:
+        """What brackets, marks and numbers at the reported values mean."""
+        explanations = {
+            MARKS["no"]: f"$^{{{MARKS['no']}}}$\\,unconfirmed: from memory, not checked against the source.",
+            MARKS["value only"]: f"$^{{{MARKS['value only']}}}$\\,the value is confirmed, its setting is not.",
+            EXACT: f"$^{{{EXACT}}}$\\,exact log-likelihood, not a bound.",
+        }
+        sentences = ["Reported: values of the paper and the literature, from the numbered sources."]
+        if self._missing:
+            sentences.append(f"{NOT_REPORTED}\\,: no reported value known.")
+        if self._without_k:
+            sentences.append("In brackets: $K$ is not stated, or does not apply.")
+        sentences += [text for mark, text in explanations.items() if mark in self._marks]
+        sources = "; ".join(f"$^{{{n}}}$\\,{escape(source)}" for n, source in enumerate(self._sources, start=1))
+        return [" ".join(sentences), f"Sources: {sources}."]
+
+
+# ----------------------------------------------------------------------------------------------------------- LaTeX
+
+
+def _columns(ks: tuple[int, ...], with_reported: bool) -> pd.Index:
+    heads = [f"$K = {k}$" for k in ks]
+    if not with_reported:
+        return pd.Index(["Model", *heads])
+    return pd.MultiIndex.from_tuples([("", "Model")] + [(head, sub) for head in heads for sub in ("ours", "reported")])
+
+
+def _column_format(frame: pd.DataFrame) -> str:
+    return "@{}l" + "r" * (frame.shape[1] - 1) + "@{}"
+
+
+def _with_rules(body: str, ours: int, ks: int) -> str:
+    """Thin rules under every K of the two-line header, and between our models and those that only others report."""
+    begin, toprule, heads, subheads, midrule, *rows = body.splitlines()
+    under_k = "".join(rf"\cmidrule(lr){{{2 * n}-{2 * n + 1}}}" for n in range(1, ks + 1))
+    mine, others = rows[:ours], rows[ours:]
+    between = [] if others[0] == r"\bottomrule" else [r"\midrule"]
+    return "\n".join([begin, toprule, heads, under_k, subheads, midrule, *mine, *between, *others])
+
+
+def _environment(caption: str, label: str, body: str, notes: Iterable[str]) -> str:
+    return "\n".join(
+        [
+            r"\begin{table}[tbp]",
+            r"\centering",
+            rf"\caption{{{caption}}}",
+            rf"\label{{{label}}}",
+            r"\smallskip",
+            r"\footnotesize",
+            r"\setlength{\tabcolsep}{3pt}",
+            body.rstrip("\n"),
+            r"\par",
+            r"\medskip",
+            r"\begin{minipage}{\linewidth}",
+            r"\scriptsize\raggedright",
+            "\n\n".join(notes),
+            r"\end{minipage}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def standalone(tex: str) -> str:
+    """A document that holds the table alone and compiles with booktabs, to look at the table or to check it."""
+    return "\n".join(
+        [
+            r"\documentclass{article}",
+            r"\usepackage[utf8]{inputenc}",
+            r"\usepackage{booktabs}",
+            r"\pagestyle{empty}",
+            r"\begin{document}",
+            tex.rstrip("\n"),
+            r"\end{document}",
+            "",
+        ]
+    )
+
+
+_ESCAPES = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': "''",
+}
+
+
+def escape(text: str) -> str:
+    """`text` as LaTeX prints it literally. White space becomes single spaces.
+
+    A character that plain pdflatex fonts may lack is printed by its code point, such as U+4E2D.
+    """
+    return "".join(_ESCAPES.get(character, _printable(character)) for character in " ".join(text.split()))
+
+
+def _printable(character: str) -> str:
+    western_letter = "\u00c0" <= character <= "\u00ff" and character not in "\u00d0\u00d7\u00de\u00f0\u00f7\u00fe"
+    if western_letter or (character.isascii() and character.isprintable()):
+        return character
+    return f"U+{ord(character):04X}"
+
+
+def _code(text: str) -> str:
+    return rf"\texttt{{{escape(text)}}}"
+
+
+def _list(values: pd.Series) -> str:
+    return ", ".join(str(value) for value in sorted(set(values)))
+
+
+def _range(values: pd.Series) -> str:
+    """Smallest to largest, with thousands separated."""
+    low, high = (f"{int(value):,}".replace(",", "{,}") for value in (values.min(), values.max()))
+    return f"${low}$" if low == high else f"${low}$--${high}$"

@@ -1,0 +1,446 @@
+"""The MLflow mirror of run folders.
+
+The record on disk is the truth (`biva.records`); MLflow shows it and can give it back. Mirroring is idempotent: what
+the store already has is not logged again, so it may be called after every evaluation, after a kill, or years later.
+
+The store is `MLFLOW_TRACKING_URI`, or else `results/mlflow/mlflow.db` below the current folder. An experiment set is
+an MLflow experiment; a run folder is a run in it, found by the tag `biva.run_id`; the set's tables and figures are
+one more run, found by the tag `biva.summary`.
+
+MLflow is imported inside the functions: training must work where it is not installed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from biva.errors import UserError
+from biva.records import RunFolder, read_json, read_lines
+
+STORE = Path("results/mlflow")
+"""Folder of the database and the artifacts, unless MLFLOW_TRACKING_URI names another store."""
+
+SUMMARY_NAME = "tables and figures"
+"""Second half of the name of an experiment set's summary run."""
+
+RECORDS = "record"
+"""Artifact folder of a run's record files."""
+
+LOCK_SECONDS = 60
+RETRY_SECONDS = 300
+BATCH = 1000
+"""Metric points per request; MLflow's limit."""
+
+MARKER = "selection/elbo"
+"""Metric that tells which updates the store has. MLflow writes a batch in one transaction, and an update is never
+split over two batches, so an update with this metric is complete."""
+
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+}
+"""Defaults for MLflow: nothing is reported to anyone, nothing but ours is printed, a dead server costs seconds."""
+
+_log = logging.getLogger(__name__)
+_not_before: dict[str, float] = {}
+"""Store address -> monotonic time before which `mirror_or_warn` leaves it alone, since it just failed."""
+
+
+class TrackingError(UserError):
+    """The MLflow store cannot be used. The records on disk are not affected."""
+
+
+# ------------------------------------------------------------------------------------------------------- mirroring
+
+
+def mirror(folder: RunFolder) -> None:
+    """Bring the MLflow run of a run folder up to date with its records.
+
+    Raises:
+        TrackingError: MLflow is not installed, or its store is unreachable, locked or refuses.
+        UserError: the folder has no `run.json`.
+    """
+    run = read_json(folder.identity)
+    with _usable_store(), FileLock(folder.path / ".mirror.lock", timeout=LOCK_SECONDS):
+        client, experiment = _open_experiment(run["experiments"])
+        stored = _find_run(client, experiment, "biva.run_id", run["run_id"]) or _create_run(client, experiment, run)
+        _log_parameters(client, stored, run)
+        _log_input(client, stored, run)
+        _log_history(client, stored, run, read_lines(folder.record))
+        if folder.training.is_file():
+            _log_finals(client, stored, *_training_finals(read_json(folder.training)))
+        if folder.evaluation.is_file():
+            update = read_json(folder.training)["selected"]["update"]
+            _log_finals(client, stored, *_evaluation_finals(read_json(folder.evaluation), update))
+        if folder.training.is_file():
+            _log_artifacts(client, stored, folder)
+        _set_status(client, stored, folder)
+
+
+def mirror_or_warn(folder: RunFolder) -> None:
+    """`mirror`, but whatever goes wrong is one warning and never the end of a training.
+
+    After a failure the store is left alone for `RETRY_SECONDS`, so that a dead one does not slow training down.
+    """
+    address = _address()
+    if time.monotonic() < _not_before.get(address, 0.0):
+        return
+    try:
+        mirror(folder)
+    except Exception as error:  # a library's bug must not stop days of training either
+        _not_before[address] = time.monotonic() + RETRY_SECONDS
+        _warn_once(f"{_without_password(str(error))} The run goes on; `biva track {folder.path}` completes the mirror.")
+
+
+@cache
+def _warn_once(message: str) -> None:
+    _log.warning("%s", message)
+
+
+def mirror_reports(experiments: str, results_folder: Path) -> None:
+    """Log an experiment set's `results.csv`, tables and figures as artifacts of its one summary run.
+
+    Args:
+        experiments: name of the experiment set.
+        results_folder: `results/EXPERIMENTS`.
+
+    Raises:
+        TrackingError: as for `mirror`.
+    """
+    with _usable_store():
+        client, experiment = _open_experiment(experiments)
+        with _setup_lock():
+            stored = _find_run(client, experiment, "biva.summary", experiments) or client.create_run(
+                experiment, run_name=f"{experiments} / {SUMMARY_NAME}", tags={"biva.summary": experiments}
+            )
+        run_id = stored.info.run_id
+        if (results_folder / "results.csv").is_file():
+            client.log_artifact(run_id, str(results_folder / "results.csv"))
+        for kind in ("tables", "figures"):
+            if (results_folder / kind).is_dir():
+                client.log_artifacts(run_id, str(results_folder / kind), kind)
+        client.set_terminated(run_id)
+
+
+def records_from_mlflow(experiments: str, into: Path) -> list[RunFolder]:
+    """Download the records of every finished run of an experiment set; of runs with one name, the newest.
+
+    Args:
+        experiments: name of the experiment set.
+        into: gets `DATASET/ARCHITECTURE/MODEL/seedN/` for every run, as `results/EXPERIMENTS/runs/` has.
+
+    Raises:
+        TrackingError: as for `mirror`, or the store has no such experiment.
+    """
+    with _usable_store():
+        client = _client() if _store_exists() else None
+        experiment = client.get_experiment_by_name(experiments) if client else None
+        if experiment is None:
+            raise TrackingError(
+                f"MLflow at {_address()} has no experiment {experiments!r}. "
+                "`biva track RUN_DIR ...` mirrors the runs that exist on disk."
+            )
+        newest: dict[str, Any] = {}
+        for stored in sorted(_finished_runs(client, experiment.experiment_id), key=_started):
+            newest[stored.data.tags["name"]] = stored
+        return [_download(client, newest[name].info.run_id, RunFolder(into / name)) for name in sorted(newest)]
+
+
+def _finished_runs(client: Any, experiment: str) -> Iterator[Any]:
+    token = None
+    while True:
+        page = client.search_runs([experiment], "attributes.status = 'FINISHED'", max_results=1000, page_token=token)
+        yield from (stored for stored in page if "biva.run_id" in stored.data.tags)
+        token = page.token
+        if not token:
+            return
+
+
+def _started(stored: Any) -> datetime:
+    return datetime.fromisoformat(stored.data.tags["started"])
+
+
+def _download(client: Any, run_id: str, folder: RunFolder) -> RunFolder:
+    folder.path.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        for file in Path(client.download_artifacts(run_id, RECORDS, temporary)).iterdir():
+            shutil.copyfile(file, folder.path / file.name)
+    return folder
+
+
+# ------------------------------------------------------------------------------------------------------- the store
+
+
+def _address() -> str:
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{STORE.resolve() / 'mlflow.db'}"
+
+
+def _database() -> Path | None:
+    """The file of a sqlite store; None for a server."""
+    address = _address()
+    return Path(address.removeprefix("sqlite:///")) if address.startswith("sqlite:///") else None
+
+
+def _store_exists() -> bool:
+    database = _database()
+    return database is None or database.is_file()
+
+
+def _setup_lock() -> AbstractContextManager[Any]:
+    """Held while something is looked up and created where it is missing, if processes share a sqlite file.
+
+    MLflow's own creation of a sqlite database fails in all processes that meet a fresh file at once.
+    """
+    database = _database()
+    if database is None:
+        return nullcontext()
+    database.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(database.parent / ".lock", timeout=LOCK_SECONDS)
+
+
+def _client() -> Any:
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    try:
+        from mlflow import MlflowClient
+    except ImportError as error:
+        raise TrackingError(f"MLflow cannot be imported ({error}).") from None
+    for library in ("mlflow", "alembic"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)  # an error is raised too, and told in one line
+    return MlflowClient(tracking_uri=_address())
+
+
+def _open_experiment(name: str) -> tuple[Any, str]:
+    """The client, and the id of the experiment, created where it is missing; another process may be creating it too."""
+    with _setup_lock():
+        client = _client()
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            database = _database()
+            artifacts = (database.parent / "artifacts" / name).resolve().as_uri() if database else None
+            try:
+                return client, client.create_experiment(name, artifact_location=artifacts)
+            except Exception:
+                experiment = client.get_experiment_by_name(name)
+                if experiment is None:
+                    raise
+        if experiment.lifecycle_stage != "active":
+            raise TrackingError(
+                f"The MLflow experiment {name!r} at {_address()} was deleted. Restore it: "
+                f"`mlflow experiments restore --experiment-id {experiment.experiment_id}`."
+            )
+        return client, experiment.experiment_id
+
+
+@contextmanager
+def _usable_store() -> Iterator[None]:
+    """Turns every way in which a store can fail into a TrackingError of one line, without passwords."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if not _is_of_the_store(error):
+            raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        message = f"MLflow at {_address()} cannot be used: {reason}"
+        raise TrackingError(_without_password(message.rstrip(".") + ".")) from error
+
+
+def _is_of_the_store(error: Exception) -> bool:
+    """MLflow's and its database's own errors, and those of files, locks and connections."""
+    return isinstance(error, OSError) or type(error).__module__.split(".")[0] in ("mlflow", "sqlalchemy", "alembic")
+
+
+def _without_password(text: str) -> str:
+    return re.sub(r"//[^/@\s]+@", "//", text)
+
+
+# --------------------------------------------------------------------------------------------------- parts of a run
+
+
+def _find_run(client: Any, experiment: str, tag: str, value: str) -> Any:
+    found = client.search_runs([experiment], f"tags.`{tag}` = '{value}'", max_results=1)
+    return found[0] if found else None
+
+
+def _create_run(client: Any, experiment: str, run: dict[str, Any]) -> Any:
+    config = run["config"]
+    return client.create_run(
+        experiment,
+        start_time=_milliseconds(run["started"]),
+        run_name=f"{config['dataset']} / {config['model']} / seed {config['seed']}",
+        tags={
+            "biva.run_id": run["run_id"],
+            "name": run["name"],
+            "experiments": run["experiments"],
+            "started": run["started"],
+            "commit": run["commit"],
+            "protocol": config["training"]["protocol"],
+            "dataset": config["dataset"],
+            "model": config["model"],
+            "architecture": config["architecture_name"],
+            "seed": str(config["seed"]),
+            "data_fingerprint": run["data_fingerprint"],
+            "config_digest": run["config_digest"],
+            "device": run["device"],
+        },
+    )
+
+
+def _log_parameters(client: Any, stored: Any, run: dict[str, Any]) -> None:
+    from mlflow.entities import Param
+
+    parameters = flatten(run["config"]) | {"parameters": str(run["parameters"])}
+    parameters |= flatten({"versions": run["versions"]})
+    missing = [Param(key, value) for key, value in parameters.items() if key not in stored.data.params]
+    if missing:
+        client.log_batch(stored.info.run_id, params=missing)
+
+
+def flatten(content: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested settings as `a.b` -> text; a list of settings, such as the stages, becomes one list per key."""
+    flat: dict[str, str] = {}
+    for key, value in content.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+            columns = {field: [item.get(field) for item in value] for field in value[0]}
+            flat |= flatten(columns, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return flat
+
+
+def _log_input(client: Any, stored: Any, run: dict[str, Any]) -> None:
+    """Lineage: the prepared data. MLflow keeps 36 characters of a digest; the tag has the whole fingerprint."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+    from mlflow.exceptions import MlflowException
+
+    if stored.inputs.dataset_inputs:
+        return
+    dataset = run["config"]["dataset"]
+    source = {"tags": {"mlflow.source.name": f"biva prepare {dataset}", "mlflow.source.git.commit": run["commit"]}}
+    entry = Dataset(
+        name=dataset, digest=run["data_fingerprint"][:36], source_type="code", source=json.dumps(source, sort_keys=True)
+    )
+    inputs = [DatasetInput(entry, [InputTag("mlflow.data.context", "training")])]
+    try:
+        client.log_inputs(stored.info.run_id, inputs)
+    except MlflowException:  # another run was entering the same dataset at this moment; now it is there to be found
+        client.log_inputs(stored.info.run_id, inputs)
+
+
+def _log_history(client: Any, stored: Any, run: dict[str, Any], lines: list[dict[str, Any]]) -> None:
+    """The lines of `record.jsonl` that the store lacks; step: update, time: start of the run plus training seconds."""
+    from mlflow.entities import Metric
+
+    run_id = stored.info.run_id
+    known = {point.step for point in client.get_metric_history(run_id, MARKER)}
+    started = _milliseconds(run["started"])
+    batch: list[Metric] = []
+    for line in lines:
+        if line["update"] in known:
+            continue
+        known.add(line["update"])
+        timestamp = started + round(1000 * line["seconds"])
+        points = [Metric(name, value, timestamp, line["update"]) for name, value in _metrics_of(line).items()]
+        if len(batch) + len(points) > BATCH:
+            client.log_batch(run_id, metrics=batch)
+            batch = []
+        batch += points
+    if batch:
+        client.log_batch(run_id, metrics=batch)
+
+
+def _metrics_of(line: dict[str, Any]) -> dict[str, float]:
+    """MLflow names of the numbers of one line."""
+    metrics = {name: line[name] for name in ("epoch", "learning_rate", "images_per_second")}
+    for section in ("train", "selection"):
+        metrics |= {f"{section}/{name}": value for name, value in line[section].items()}
+    return metrics | {f"kl/{group}": value for group, value in line["kl_per_group"].items()}
+
+
+def _training_finals(training: dict[str, Any]) -> tuple[dict[str, float], int, str]:
+    """Final metrics, their step and their time."""
+    metrics = {f"training/{name}": training[name] for name in ("updates", "epochs", "images_seen", "wall_seconds")}
+    selected = training["selected"]
+    metrics |= {"selected/update": selected["update"], "selected/elbo": selected["elbo"]}
+    return metrics, training["updates"], training["finished"]
+
+
+def _evaluation_finals(evaluation: dict[str, Any], selected_update: int) -> tuple[dict[str, float], int, str]:
+    """Final metrics such as `test/log_likelihood_bound_k1000`, their step and their time."""
+    split = evaluation["split"]
+    metrics: dict[str, float] = {}
+    for entry in evaluation["metrics"]:
+        name = f"{split}/{entry['metric']}" + (f"_k{entry['k']}" if entry["k"] is not None else "")
+        metrics[name] = entry["value"]
+        if entry["standard_error"] is not None:
+            metrics[f"{name}_standard_error"] = entry["standard_error"]
+    metrics |= {f"{split}/kl/{group}": kl["value"] for group, kl in evaluation["kl_per_group"].items()}
+    metrics |= {f"{split}/active_units/{group}": units["active"] for group, units in evaluation["active_units"].items()}
+    return metrics, selected_update, evaluation["finished"]
+
+
+def _log_finals(client: Any, stored: Any, metrics: dict[str, float], step: int, finished: str) -> None:
+    """Metrics that are one number each; a repeated evaluation that gives another number is added as the latest."""
+    from mlflow.entities import Metric
+
+    logged = stored.data.metrics
+    points = [
+        Metric(name, value, _milliseconds(finished), step)
+        for name, value in metrics.items()
+        if name not in logged or not (logged[name] == value or (math.isnan(logged[name]) and math.isnan(value)))
+    ]
+    if points:
+        client.log_batch(stored.info.run_id, metrics=points)
+
+
+def _log_artifacts(client: Any, stored: Any, folder: RunFolder) -> None:
+    """The record files, from which everything can be rebuilt, and pictures for people."""
+    run_id = stored.info.run_id
+    for file in (folder.identity, folder.record, folder.training, folder.evaluation):
+        if file.is_file():
+            client.log_artifact(run_id, str(file), RECORDS)
+    if folder.arrays.is_file():
+        from biva.reporting.figures import draw, save
+
+        with tempfile.TemporaryDirectory() as temporary:
+            for figure in ("samples", "reconstructions"):
+                stem = Path(temporary) / figure
+                save(draw(figure, [folder]), stem)
+                client.log_artifact(run_id, f"{stem}.png", "figures")
+
+
+def _set_status(client: Any, stored: Any, folder: RunFolder) -> None:
+    """FINISHED once evaluated, RUNNING until then; a killed run stays RUNNING and goes on when it is resumed."""
+    run_id = stored.info.run_id
+    if not folder.evaluation.is_file():
+        if stored.info.status != "RUNNING":
+            client.update_run(run_id, status="RUNNING")
+    elif stored.info.status != "FINISHED":
+        client.set_terminated(run_id, "FINISHED", _milliseconds(read_json(folder.evaluation)["finished"]))
+
+
+def _milliseconds(iso: str) -> int:
+    """An ISO 8601 time as milliseconds since 1970, as MLflow counts."""
+    return round(1000 * datetime.fromisoformat(iso).timestamp())

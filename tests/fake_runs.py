@@ -1,0 +1,201 @@
+"""Run folders in the formats of `biva.records`, with made-up numbers: what reporting and tracking read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from biva.config import RunConfig
+from biva.records import RunFolder, append_line, write_json
+
+IMAGES = 5
+"""Images of the pretended test split."""
+
+
+def fake_config(
+    model: str = "biva",
+    seed: int = 1,
+    dataset: str = "digits",
+    stages: int = 2,
+    experiments: str = "quick",
+    **training: Any,
+) -> RunConfig:
+    """A run on 8x8 images; `training` overrides the training settings."""
+    return RunConfig.model_validate(
+        {
+            "experiments": experiments,
+            "dataset": dataset,
+            "model": model,
+            "architecture_name": "digits_8x8",
+            "seed": seed,
+            "device": "cpu",
+            "threads": 1,
+            "architecture": {
+                "description": "made up",
+                "input_shape": (1, 8, 8),
+                "likelihood": "bernoulli",
+                "latents": "dense",
+                "filters": 4,
+                "dropout": {"inference": 0.5, "generative": 0.5},
+                "stages": [{"blocks": 1, "kernel": 3, "stride": 1, "latent": 20 - s} for s in range(stages)],
+            },
+            "training": {
+                "protocol": "clean",
+                "batch_size": 4,
+                "max_updates": 1000,
+                "evaluate_every": 10,
+                **training,
+            },
+        }
+    )
+
+
+def group_names(config: RunConfig) -> list[str]:
+    """Latent groups, bottom to top."""
+    stages = len(config.architecture.stages)
+    if config.model != "biva":
+        return [f"z{stage}" for stage in range(1, stages + 1)]
+    below = [f"z{stage}_{path}" for stage in range(1, stages) for path in ("bu", "td")]
+    return [*below, f"z{stages}"]
+
+
+def record_line(config: RunConfig, update: int) -> dict[str, Any]:
+    """One line of `record.jsonl`."""
+    elbo = -20.0 - 100.0 / update - 0.25 * config.seed
+    groups = group_names(config)
+    return {
+        "update": update,
+        "epoch": update / 100,
+        "seconds": update * 0.5,
+        "images_per_second": 8.0,
+        "learning_rate": 2e-3 * 0.999999**update,
+        "train": {"elbo": elbo - 1, "log_likelihood": elbo + 4, "kl": 5.0, "loss": 1 - elbo},
+        "selection": {"elbo": elbo, "log_likelihood": elbo + 5, "kl": 5.0},
+        "kl_per_group": {name: 5.0 / len(groups) for name in groups},
+        "best": True,
+    }
+
+
+def fake_run(
+    runs: Path,
+    config: RunConfig | None = None,
+    *,
+    updates: int = 50,
+    trained: bool = True,
+    bounds: dict[int, tuple[float, float]] | None = None,
+    started: str = "2026-01-02T03:04:05+00:00",
+    run_id: str | None = None,
+    commit: str = "0123abc",
+    device: str = "cpu",
+) -> RunFolder:
+    """Write the folder of a run below `runs`.
+
+    Args:
+        updates: the run has a line every ten updates, up to this one.
+        trained: with `train.json`.
+        bounds: with an evaluation whose `log_likelihood_bound` at K is this (value, standard error); None: without.
+        run_id: None makes one from the run's name.
+    """
+    config = config or fake_config()
+    folder = RunFolder(runs / config.name)
+    folder.path.mkdir(parents=True)
+    write_json(
+        folder.identity,
+        {
+            "run_id": run_id or hashlib.md5(config.name.encode()).hexdigest(),
+            "experiments": config.experiments,
+            "name": config.name,
+            "started": started,
+            "config": config.model_dump(mode="json"),
+            "config_digest": config.digest,
+            "commit": commit,
+            "data_fingerprint": "f" * 64,
+            "device": device,
+            "parameters": 1234,
+            "versions": {"biva": "0.1.0", "torch": "2.13.0"},
+        },
+    )
+    for update in range(10, updates + 1, 10):
+        append_line(folder.record, record_line(config, update))
+    if trained:
+        finish_training(folder, config, updates)
+    if bounds is not None:
+        evaluate(folder, config, bounds)
+    return folder
+
+
+def finish_training(folder: RunFolder, config: RunConfig, updates: int) -> None:
+    """Write `train.json`."""
+    write_json(
+        folder.training,
+        {
+            "updates": updates,
+            "epochs": updates / 100,
+            "images_seen": updates * config.training.batch_size,
+            "wall_seconds": 0.1 + 0.2,
+            "stopped": "max_updates",
+            "selected": {"update": updates, "elbo": record_line(config, updates)["selection"]["elbo"]},
+            "selection_split": "valid",
+            "finished": "2026-01-02T04:00:00+00:00",
+        },
+    )
+
+
+def evaluate(folder: RunFolder, config: RunConfig, bounds: dict[int, tuple[float, float]]) -> None:
+    """Write `evaluation.json` and `evaluation.safetensors`; images are a ramp, so that each pixel is known."""
+    groups = group_names(config)
+    metrics: list[dict[str, Any]] = [
+        {"metric": "log_likelihood_bound", "k": k, "value": value, "standard_error": error, "unit": "nats"}
+        for k, (value, error) in bounds.items()
+    ]
+    metrics += [
+        {"metric": "kl_divergence", "k": 1, "value": 5.0, "standard_error": 0.1, "unit": "nats"},
+        {"metric": "active_units", "k": None, "value": 7.0, "standard_error": None, "unit": "units"},
+    ]
+    write_json(
+        folder.evaluation,
+        {
+            "settings": {"importance_samples": list(bounds), "max_images": None},
+            "split": "test",
+            "images": IMAGES,
+            "device": "cpu",
+            "seed": config.seed,
+            "wall_seconds": 1.5,
+            "weights_sha256": "a" * 64,
+            "metrics": metrics,
+            "kl_per_group": {name: {"value": 1.0 + place, "standard_error": 0.1} for place, name in enumerate(groups)},
+            "active_units": {name: {"active": place, "total": 8} for place, name in enumerate(groups)},
+            "finished": "2026-01-02T05:00:00+00:00",
+        },
+    )
+    save_file(
+        {
+            **{f"bound/{k}": torch.full((IMAGES,), value, dtype=torch.float64) for k, (value, _) in bounds.items()},
+            "samples": ramp(9),
+            "originals": ramp(4).flip(0),
+            "reconstructions": ramp(4),
+        },
+        folder.arrays,
+    )
+
+
+def ramp(count: int) -> torch.Tensor:
+    """(count, 1, 8, 8) images; image n has the grey value n / count in the left half and 1 - n / count in the right."""
+    grey = (torch.arange(count) / count).view(-1, 1, 1, 1)
+    return torch.cat([grey.expand(-1, 1, 8, 4), 1 - grey.expand(-1, 1, 8, 4)], dim=3).contiguous()
+
+
+def cut_record(folder: RunFolder, lines: int) -> None:
+    """Leave only the first lines of `record.jsonl`, as a kill at that moment would."""
+    kept = folder.record.read_text().splitlines(keepends=True)[:lines]
+    folder.record.write_text("".join(kept))
+
+
+def edit(path: Path, **changes: Any) -> None:
+    """Change top-level fields of a JSON file."""
+    write_json(path, json.loads(path.read_text()) | changes)

@@ -1,0 +1,314 @@
+"""The MLflow mirror, against real sqlite stores: complete, never double, never in training's way, and reversible."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from functools import reduce
+from operator import getitem
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from biva.config import RunConfig
+from biva.records import RunFolder
+from biva.reporting.results import collect, write_results
+from biva.tracking import TrackingError, mirror, mirror_or_warn, mirror_reports, records_from_mlflow
+from tests.fake_runs import cut_record, edit, evaluate, fake_config, fake_run, finish_training, record_line
+
+pytest.importorskip("mlflow")
+
+BOUNDS = {1: (-25.0, 0.5), 1000: (-24.0, 0.25)}
+STARTED = "2026-01-02T03:04:05+00:00"
+STARTED_MS = 1_767_323_045_000
+NOWHERE = "http://someone:secret@127.0.0.1:9"
+"""No server listens on the discard port."""
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Address of one sqlite store for the whole module, since making one takes seconds."""
+    return f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
+
+
+@pytest.fixture
+def config(request: pytest.FixtureRequest, store: str, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
+    """A run of an experiment set that no other test uses."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    return fake_config(experiments=request.node.name.removeprefix("test_").lower())
+
+
+class Store:
+    """What the store holds of one experiment set, read with MLflow's own client."""
+
+    def __init__(self, config: RunConfig, address: str) -> None:
+        from mlflow import MlflowClient
+
+        self.client = MlflowClient(address)
+        self.experiment = self.client.get_experiment_by_name(config.experiments)
+
+    def runs(self) -> list[Any]:
+        return list(self.client.search_runs([self.experiment.experiment_id]))
+
+    def run(self) -> Any:
+        (run,) = self.runs()
+        return run
+
+    def history(self, metric: str) -> list[tuple[int, float, int]]:
+        """(step, value, milliseconds since the run started) of every point, doubled points included."""
+        points = self.client.get_metric_history(self.run().info.run_id, metric)
+        return sorted((p.step, p.value, p.timestamp - STARTED_MS) for p in points)
+
+    def artifacts(self, run: Any, folder: str | None = None) -> Iterator[str]:
+        for entry in self.client.list_artifacts(run.info.run_id, folder):
+            if entry.is_dir:
+                yield from self.artifacts(run, entry.path)
+            else:
+                yield entry.path
+
+
+def assert_every_point_once(store: Store, config: RunConfig, updates: int) -> None:
+    """The store's histories are exactly the lines of the record."""
+    lines = [record_line(config, update) for update in range(10, updates + 1, 10)]
+    paths: list[tuple[str, ...]] = [("learning_rate",), ("images_per_second",), ("epoch",), ("train", "loss")]
+    paths += [(part, name) for part in ("train", "selection") for name in ("elbo", "log_likelihood", "kl")]
+    paths += [("kl_per_group", name) for name in ("z1_bu", "z1_td", "z2")]
+    for path in paths:
+        metric = "/".join(path).replace("kl_per_group", "kl")
+        expected: list[tuple[int, Any, int]] = [
+            (line["update"], reduce(getitem, path, line), round(1000 * line["seconds"])) for line in lines
+        ]
+        assert store.history(metric) == expected, metric
+
+
+def test_mirroring_twice_logs_everything_once(config: RunConfig, store: str, tmp_path: Path) -> None:
+    assert datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC).timestamp() * 1000 == STARTED_MS
+    folder = fake_run(tmp_path, config, updates=50, bounds=BOUNDS, started=STARTED)
+    mirror(folder)
+    mirror(folder)
+    stored = Store(config, store)
+    assert_every_point_once(stored, config, 50)
+    finals = [m for m in stored.run().data.metrics if m.startswith(("test/", "training/", "selected/"))]
+    assert {len(stored.history(metric)) for metric in finals} == {1}
+    metrics = stored.run().data.metrics
+    assert metrics["test/log_likelihood_bound_k1000"] == -24.0
+    assert metrics["test/log_likelihood_bound_k1000_standard_error"] == 0.25
+    assert metrics["test/active_units"] == 7.0
+    assert metrics["test/kl/z1_td"] == 2.0
+    assert metrics["selected/update"] == 50
+    assert len(stored.run().inputs.dataset_inputs) == 1
+
+
+def test_a_run_tells_what_made_it(config: RunConfig, store: str, tmp_path: Path) -> None:
+    folder = fake_run(tmp_path, config, bounds=BOUNDS, run_id="ab" * 16, commit="0123abc-dirty", started=STARTED)
+    mirror(folder)
+    stored = Store(config, store)
+    run = stored.run()
+    assert run.info.run_name == "digits / biva / seed 1"
+    assert (run.info.status, run.info.start_time) == ("FINISHED", STARTED_MS)
+    tags = {
+        "biva.run_id": "ab" * 16, "commit": "0123abc-dirty", "protocol": "clean", "dataset": "digits", "model": "biva",
+        "architecture": "digits_8x8", "data_fingerprint": "f" * 64, "device": "cpu", "config_digest": config.digest,
+        "name": "digits/digits_8x8/biva/seed1",
+    }  # fmt: skip
+    assert tags.items() <= run.data.tags.items()
+    parameters = {"training.batch_size": "4", "architecture.stages.latent": "20, 19", "seed": "1", "parameters": "1234"}
+    assert parameters.items() <= run.data.params.items()
+    (lineage,) = run.inputs.dataset_inputs
+    assert (lineage.dataset.name, lineage.dataset.digest) == ("digits", "f" * 36)
+    assert sorted(stored.artifacts(run)) == [
+        "figures/reconstructions.png", "figures/samples.png",
+        "record/evaluation.json", "record/record.jsonl", "record/run.json", "record/train.json",
+    ]  # fmt: skip
+
+
+def test_a_killed_run_goes_on_in_the_same_mlflow_run(config: RunConfig, store: str, tmp_path: Path) -> None:
+    whole = fake_run(tmp_path / "whole", config, updates=50, trained=False, started=STARTED)
+    folder = RunFolder(tmp_path / "runs" / config.name)
+    shutil.copytree(whole.path, folder.path)
+    cut_record(folder, 3)
+    mirror(folder)
+    stored = Store(config, store)
+    assert_every_point_once(stored, config, 30)
+    assert stored.run().info.status == "RUNNING"
+    # Resumed from before its last evaluation, the run repeats update 30 at another time, then goes on.
+    lines = whole.record.read_text().splitlines(keepends=True)
+    repeated = json.dumps(json.loads(lines[2]) | {"seconds": 99.0}) + "\n"
+    folder.record.write_text("".join([*lines[:2], repeated, *lines[3:]]))
+    mirror(folder)
+    assert_every_point_once(stored, config, 50)
+    finish_training(folder, config, 50)
+    mirror(folder)
+    assert stored.run().info.status == "RUNNING"
+    evaluate(folder, config, BOUNDS)
+    mirror(folder)
+    assert stored.run().info.status == "FINISHED"
+    assert_every_point_once(stored, config, 50)
+
+
+def test_a_kill_between_two_batches_doubles_nothing(
+    config: RunConfig, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    # 200 lines of 13 metrics are three batches.
+    folder = fake_run(tmp_path, config, updates=2000, trained=False, started=STARTED)
+    sizes: list[int] = []
+    log_batch = MlflowClient.log_batch
+
+    def die_at_the_second(self: Any, run_id: str, metrics: Any = (), **others: Any) -> None:
+        if metrics:
+            sizes.append(len(metrics))
+            if len(sizes) == 2:
+                raise KeyboardInterrupt
+        log_batch(self, run_id, metrics=metrics, **others)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_batch", die_at_the_second)
+        with pytest.raises(KeyboardInterrupt):
+            mirror(folder)
+    stored = Store(config, store)
+    assert 0 < len(stored.history("selection/elbo")) < 200
+    mirror(folder)
+    assert_every_point_once(stored, config, 2000)
+    assert max(sizes) <= 1000
+
+
+def test_a_run_that_enters_the_same_dataset_at_the_same_moment_is_no_failure(
+    config: RunConfig, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    log_inputs = MlflowClient.log_inputs
+
+    def lose_the_race(self: Any, *arguments: Any) -> None:
+        monkeypatch.setattr(MlflowClient, "log_inputs", log_inputs)
+        raise MlflowException("UNIQUE constraint failed: datasets.experiment_id, datasets.name, datasets.digest")
+
+    monkeypatch.setattr(MlflowClient, "log_inputs", lose_the_race)
+    mirror(fake_run(tmp_path, config))
+    assert len(Store(config, store).run().inputs.dataset_inputs) == 1
+
+
+def test_a_new_evaluation_becomes_the_latest(config: RunConfig, store: str, tmp_path: Path) -> None:
+    folder = fake_run(tmp_path, config, bounds=BOUNDS)
+    mirror(folder)
+    evaluate(folder, config, {1: (-23.0, 0.5)})
+    edit(folder.evaluation, finished="2026-01-03T00:00:00+00:00")
+    mirror(folder)
+    assert Store(config, store).run().data.metrics["test/log_likelihood_bound_k1"] == -23.0
+
+
+def test_a_dead_store_is_one_warning_and_a_later_mirror_completes(
+    config: RunConfig, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = fake_run(tmp_path, config, updates=50, bounds=BOUNDS, started=STARTED)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", NOWHERE)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with caplog.at_level(logging.WARNING, "biva"):
+        mirror_or_warn(folder)
+        mirror_or_warn(folder)
+    (warning,) = [record.getMessage() for record in caplog.records if record.name.startswith("biva")]
+    assert f"`biva track {folder.path}`" in warning
+    assert "MLflow at http://127.0.0.1:9 cannot be used" in warning
+    assert "secret" not in caplog.text
+    with pytest.raises(TrackingError, match="cannot be used"):
+        mirror(folder)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    mirror_or_warn(folder)
+    assert_every_point_once(Store(config, store), config, 50)
+
+
+def test_without_mlflow_there_is_one_warning(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = fake_run(tmp_path, config)
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    with caplog.at_level(logging.WARNING, "biva"):
+        mirror_or_warn(folder)
+        mirror_or_warn(folder)
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert "MLflow cannot be imported" in warning
+    assert "biva track" in warning
+
+
+def test_four_processes_on_a_fresh_store_mirror_all_their_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    configs = [fake_config("vae", seed) for seed in (1, 2, 3, 4)]
+    folders = [fake_run(tmp_path / "results/quick/runs", config, updates=20, started=STARTED) for config in configs]
+    code = (
+        "import sys; from pathlib import Path; from biva.records import RunFolder; from biva.tracking import mirror; "
+    )
+    code += "mirror(RunFolder(Path(sys.argv[1])))"
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code, folder.path.relative_to(tmp_path)], cwd=tmp_path,
+                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for folder in folders
+    ]  # fmt: skip
+    outputs = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * 4, outputs
+    stored = Store(configs[0], f"sqlite:///{tmp_path / 'results/mlflow/mlflow.db'}")
+    assert sorted(run.info.run_name for run in stored.runs()) == [
+        f"digits / vae / seed {seed}" for seed in (1, 2, 3, 4)
+    ]
+    assert stored.experiment.artifact_location == (tmp_path / "results/mlflow/artifacts/quick").as_uri()
+    assert not (tmp_path / "mlruns").exists()
+
+
+def test_results_rebuilt_from_mlflow_are_the_same_bytes(config: RunConfig, tmp_path: Path) -> None:
+    def run(model: str, seed: int, folder: str, **others: Any) -> RunFolder:
+        return fake_run(tmp_path / folder, fake_config(model, seed, experiments=config.experiments), **others)
+
+    current = [
+        run("biva", 1, "runs", bounds={1: (-0.1 - 0.2, 1 / 3)}, started="2026-03-01T00:00:00+00:00"),
+        run("vae", 2, "runs", bounds=BOUNDS, device="NA", commit="1e5"),
+    ]
+    superseded = run("biva", 1, "old", bounds=BOUNDS, run_id="0" * 32, started="2026-02-01T00:00:00+00:00")
+    unfinished = run("lvae", 1, "runs")
+    for folder in (current[0], superseded, current[1], unfinished):
+        mirror(folder)
+    (tmp_path / "tables").mkdir()
+    mirror_reports(config.experiments, tmp_path)
+    rebuilt = records_from_mlflow(config.experiments, tmp_path / "rebuilt")
+    assert [folder.path for folder in rebuilt] == [
+        tmp_path / "rebuilt/digits/digits_8x8/biva/seed1", tmp_path / "rebuilt/digits/digits_8x8/vae/seed2",
+    ]  # fmt: skip
+    write_results(collect(current), tmp_path / "from_disk.csv")
+    write_results(collect(rebuilt), tmp_path / "from_mlflow.csv")
+    assert (tmp_path / "from_disk.csv").read_bytes() == (tmp_path / "from_mlflow.csv").read_bytes()
+    assert (tmp_path / "from_disk.csv").read_text().count("\n") > 5
+    assert rebuilt[0].record.read_bytes() == current[0].record.read_bytes()
+
+
+def test_tables_and_figures_are_one_run_with_the_latest_files(config: RunConfig, store: str, tmp_path: Path) -> None:
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "results.csv").write_text("a\n")
+    (tmp_path / "figures/samples.png").write_bytes(b"png")
+    for content in ("first", "second"):
+        (tmp_path / "tables/likelihood.tex").write_text(content)
+        mirror_reports(config.experiments, tmp_path)
+    stored = Store(config, store)
+    run = stored.run()
+    assert run.info.run_name == f"{config.experiments} / tables and figures"
+    assert sorted(stored.artifacts(run)) == ["figures/samples.png", "results.csv", "tables/likelihood.tex"]
+    table = stored.client.download_artifacts(run.info.run_id, "tables/likelihood.tex", str(tmp_path))
+    assert Path(table).read_text() == "second"
+
+
+def test_an_unknown_experiment_set_is_refused_and_no_store_is_made(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    with pytest.raises(TrackingError, match="has no experiment 'never_run'"):
+        records_from_mlflow("never_run", tmp_path / "rebuilt")
+    assert list(tmp_path.iterdir()) == []

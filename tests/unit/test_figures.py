@@ -1,0 +1,159 @@
+"""Figures show the records' numbers and images, name what is missing, and are the same bytes when drawn again."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from biva.config import FigureName
+from biva.errors import UserError
+from biva.records import RunFolder
+from biva.reporting.figures import draw, group_order, image_grid, save
+from biva.reporting.style import COLOURS
+from tests.fake_runs import cut_record, edit, fake_config, fake_run, ramp, record_line
+
+BOUNDS = {1: (-25.0, 0.5), 100: (-24.0, 0.25)}
+
+
+def texts(figure: Figure) -> str:
+    """Every text on the figure."""
+    return "\n".join(artist.get_text() for artist in figure.findobj(Text) if isinstance(artist, Text))
+
+
+def only_axes(name: FigureName, folders: list[RunFolder]) -> Any:
+    """Draw a figure that has one pair of axes."""
+    (axes,) = draw(name, folders).axes
+    return axes
+
+
+def test_learning_curves_draw_every_line_of_the_record(tmp_path: Path) -> None:
+    config = fake_config("lvae", 2)
+    axes = only_axes("learning_curves", [fake_run(tmp_path, config, updates=30)])
+    selection, train, selected = axes.lines
+    expected = [record_line(config, update) for update in (10, 20, 30)]
+    assert list(selection.get_xdata()) == [10, 20, 30]
+    assert list(selection.get_ydata()) == [line["selection"]["elbo"] for line in expected]
+    assert list(train.get_ydata()) == [line["train"]["elbo"] for line in expected]
+    assert (selected.get_xdata()[0], selected.get_ydata()[0]) == (30, expected[-1]["selection"]["elbo"])
+    assert selection.get_color() == COLOURS["lvae"]
+    assert "nats" in axes.get_ylabel()
+    assert axes.get_xlabel() == "updates"
+
+
+def test_bound_against_k_is_the_mean_over_seeds_with_a_band_of_one_standard_error(tmp_path: Path) -> None:
+    folders = [
+        fake_run(tmp_path, fake_config("biva", 1), bounds=BOUNDS),
+        fake_run(tmp_path, fake_config("biva", 2), bounds={1: (-27.0, 1.5), 100: (-25.0, 0.75)}),
+    ]
+    axes = only_axes("bound_against_k", folders)
+    (line,) = axes.lines
+    assert list(line.get_xdata()) == [1, 100]
+    assert list(line.get_ydata()) == [-26.0, -24.5]
+    (band,) = axes.collections
+    assert sorted({tuple(point) for point in band.get_paths()[0].vertices}) == [
+        (1, -27.0), (1, -25.0), (100, -25.0), (100, -24.0),
+    ]  # fmt: skip
+    assert axes.get_xscale() == "log"
+    assert "(2 seeds)" in line.get_label()
+
+
+def test_kl_bars_go_from_the_bottom_group_to_the_top_with_active_units(tmp_path: Path) -> None:
+    folders = [fake_run(tmp_path, fake_config("biva", seed), bounds=BOUNDS) for seed in (1, 2)]
+    names = ["z1_bu", "z1_td", "z2"]
+    edit(
+        folders[1].evaluation,
+        kl_per_group={name: {"value": 3.0, "standard_error": 0.1} for name in names},
+        active_units={name: {"active": 1, "total": 8} for name in names},
+    )
+    axes = only_axes("kl_per_layer", folders)
+    # The other seed has KL 1, 2, 3 and 0, 1, 2 active units.
+    assert [bar.get_width() for bar in axes.patches] == [2.0, 2.5, 3.0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        r"$z_{1}^{\mathrm{BU}}$", r"$z_{1}^{\mathrm{TD}}$", "$z_{2}$",
+    ]  # fmt: skip
+    assert [note.get_text() for note in axes.texts] == ["0.5/8", "1/8", "1.5/8"]
+
+
+def test_latent_groups_are_ordered_by_number() -> None:
+    names = ["z10_bu", "z2_td", "z11", "z1_td", "z2_bu", "z10_td", "z1_bu"]
+    assert sorted(names, key=group_order) == ["z1_bu", "z1_td", "z2_bu", "z2_td", "z10_bu", "z10_td", "z11"]
+
+
+def test_samples_are_those_of_the_first_seed_of_every_model(tmp_path: Path) -> None:
+    runs = [("biva", 2), ("vae", 3), ("biva", 1)]
+    folders = [fake_run(tmp_path, fake_config(model, seed), bounds=BOUNDS) for model, seed in runs]
+    axes = draw("samples", folders).axes
+    assert [panel.get_title() for panel in axes] == ["VAE, seed 3", "BIVA, seed 1"]
+    picture = np.asarray(axes[1].images[0].get_array())
+    # Nine 8x8 images, three a row, a white pixel around each; image n is n/9 on its left half, 1 - n/9 on its right.
+    assert picture.shape == (28, 28, 3)
+    assert (picture == picture[:, :, :1]).all()
+    np.testing.assert_array_equal(picture[1:9, 10:14, 0], np.full((8, 4), np.float32(1 / 9)))
+    np.testing.assert_array_equal(picture[19:27, 23:27, 0], np.full((8, 4), np.float32(1) - np.float32(8 / 9)))
+    assert (picture[9, :] == 1).all()
+    assert (picture[:, 18] == 1).all()
+
+
+def test_originals_stand_above_their_reconstructions(tmp_path: Path) -> None:
+    axes = only_axes("reconstructions", [fake_run(tmp_path, bounds=BOUNDS)])
+    picture = np.asarray(axes.images[0].get_array())[:, :, 0]
+    assert picture.shape == (19, 37)
+    np.testing.assert_array_equal(picture[1:9, 1:9], ramp(4)[3, 0].numpy())
+    np.testing.assert_array_equal(picture[10:18, 1:9], ramp(4)[0, 0].numpy())
+
+
+def test_a_grid_of_colour_images_keeps_channels_and_fills_with_white() -> None:
+    images = np.zeros((3, 3, 2, 2), dtype=np.float32)
+    images[1, 2] = 0.5
+    grid = image_grid(images, columns=2)
+    assert grid.shape == (7, 7, 3)
+    assert grid[1, 4].tolist() == [0.0, 0.0, 0.5]
+    assert (grid[4:, 4:] == 1).all()
+
+
+@pytest.mark.parametrize("name", get_args(FigureName))
+def test_missing_runs_are_named_and_no_run_at_all_is_refused(name: FigureName, tmp_path: Path) -> None:
+    missing = RunFolder(tmp_path / fake_config("lvae_plus", 4).name)
+    figure = draw(name, [missing, fake_run(tmp_path, bounds=BOUNDS)])
+    assert "not run: digits/digits_8x8/lvae_plus/seed4" in texts(figure)
+    with pytest.raises(UserError, match=f"'{name}': none of the 1 runs has"):
+        draw(name, [missing])
+
+
+@pytest.mark.parametrize("name", get_args(FigureName))
+def test_runs_of_two_datasets_do_not_share_axes(name: FigureName, tmp_path: Path) -> None:
+    folders = [fake_run(tmp_path, fake_config(dataset=dataset), bounds=BOUNDS) for dataset in ("digits", "other")]
+    figure = draw(name, folders)
+    assert len(figure.axes) == 2
+    assert "digits, digits_8x8" in texts(figure)
+    assert "other, digits_8x8" in texts(figure)
+
+
+@pytest.mark.parametrize("name", get_args(FigureName))
+def test_saved_twice_the_files_are_the_same_bytes(name: FigureName, tmp_path: Path) -> None:
+    folder = fake_run(tmp_path / "runs", bounds=BOUNDS)
+    for stem in ("first.a", "second.a"):
+        save(draw(name, [folder]), tmp_path / stem)
+    assert (tmp_path / "first.a.pdf").read_bytes().startswith(b"%PDF")
+    assert b"CreationDate" not in (tmp_path / "first.a.pdf").read_bytes()
+    for kind in ("pdf", "png"):
+        assert (tmp_path / f"first.a.{kind}").read_bytes() == (tmp_path / f"second.a.{kind}").read_bytes()
+
+
+def test_runs_with_no_evaluation_yet_one_and_diverged_ones_are_still_drawn(tmp_path: Path) -> None:
+    folders = [fake_run(tmp_path, fake_config(model), trained=False) for model in ("vae", "lvae", "biva")]
+    cut_record(folders[0], 0)
+    cut_record(folders[1], 1)
+    folders[2].record.write_text(re.sub(r'"elbo": [-0-9.e]+', '"elbo": NaN', folders[2].record.read_text()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for shown in (folders, folders[:1], folders[2:]):
+            save(draw("learning_curves", shown), tmp_path / "figure")
+    assert (tmp_path / "figure.png").is_file()
