@@ -127,7 +127,9 @@ class Experiments(Strict):
             if table.dataset not in {group.dataset for group in self.runs}:
                 raise ValueError(f"table {table.name!r} is of dataset {table.dataset!r}, which no run uses")
             if missing := set(table.k) - set(self.evaluation.importance_samples):
-                raise ValueError(f"table {table.name!r} wants K={sorted(missing)}, not in evaluation.importance_samples")
+                raise ValueError(
+                    f"table {table.name!r} wants K={sorted(missing)}, not in evaluation.importance_samples"
+                )
         return self
 
 
@@ -156,7 +158,7 @@ class DatasetConfig(Strict):
     files: Annotated[tuple[RawFile, ...], Field(min_length=1)]
     folder: Name = Field(description="Subfolder of a mirror that holds the files.")
     sources: tuple[str, ...] = Field(
-        description="Tried in order after the mirror: https addresses, or package:NAME for a file that a package embeds."
+        description="Tried in order after the mirror: https addresses, or package:NAME for files that a package has."
     )
     licence: str
     citation: str
@@ -192,7 +194,7 @@ class RunConfig(Strict):
     @property
     def digest(self) -> str:
         """Hash of everything that changes the trained weights: no names, no texts, not how often we save."""
-        irrelevant = {
+        irrelevant: dict[str, Any] = {
             "experiments": True,
             "architecture_name": True,
             "architecture": {"description"},

@@ -13,8 +13,8 @@ def tiny_architecture(*, latents: str = "dense", likelihood: str = "bernoulli", 
     return Architecture(
         description="tiny",
         input_shape=(3 if likelihood == "mixture_of_logistics" else 1, 4, 4),
-        likelihood=likelihood,  # type: ignore[arg-type]
-        latents=latents,  # type: ignore[arg-type]
+        likelihood=likelihood,
+        latents=latents,
         filters=4,
         dropout=Dropout(inference=0.0, generative=0.0),
         stages=(Stage(blocks=2, kernel=3, stride=2, latent=latent), Stage(blocks=2, kernel=3, stride=1, latent=latent)),

@@ -178,8 +178,7 @@ def _download_once(address: str, file: RawFile, target: Path) -> None:
         try:
             downloader(address, receiver, None)
         except requests.HTTPError as error:
-            assert error.response is not None  # raise_for_status always gives it
-            raise _refusal(error.response) from None
+            raise _refusal(error.response) from None  # type: ignore[arg-type]  # raise_for_status always gives it
         except requests.ConnectionError as error:
             raise _Unreachable(f"no connection ({_root_cause(error)})") from None
         except (requests.RequestException, OSError, ValueError) as error:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from biva.data.datasets import Dataset
+from biva.data.datasets import Dataset, Split
 from biva.data.preprocessing import model_input
 from biva.models.architectures import Architecture
 from biva.models.hierarchical_vae import HierarchicalVAE, Terms
@@ -39,7 +39,7 @@ class ImportanceSamples:
     """Latent group -> whether each of its units is active, flat, bool; empty when K < 2."""
 
 
-def fixed_input(dataset: Dataset, split: str) -> Tensor:
+def fixed_input(dataset: Dataset, split: Split) -> Tensor:
     """Model input for a split, (N, C, H, W): dynamic binarisation is drawn once, the same for every run and seed."""
     generator = torch.Generator().manual_seed(derive_seed("fixed binarisation", dataset.name, split))
     return model_input(dataset.split(split), dataset.levels, dataset.binarisation, generator)
@@ -79,7 +79,7 @@ class ImageNoise:
 
 
 def _latent_width(model: HierarchicalVAE) -> int:
-    return sum(math.prod(stage.latent_shape) * len(stage.groups) for stage in model.generative.stages)  # type: ignore[union-attr, arg-type, misc]
+    return sum(math.prod(stage.latent_shape) * len(stage.groups) for stage in model.generative.stages)  # type: ignore[arg-type, misc]
 
 
 def _chunks(k: int, size: int) -> Iterator[int]:
@@ -138,7 +138,8 @@ def importance_sample(
         images = range(start, start + len(batch))
         noise = ImageNoise(seed, images, _latent_width(model), device)
         features = model.inference.encode(batch)
-        done, means = 0, {}
+        done = 0
+        means: dict[str, Tensor] = {}
         for chunk in _chunks(k, max(1, rows // len(batch))):
             noise.draw(chunk)
             terms = model.terms(batch, features, chunk, noise)
@@ -151,7 +152,9 @@ def importance_sample(
                 _add_posterior_means(means, terms, done, chunk, k)
             done += chunk
         activity.add(means, len(batch))
-    return ImportanceSamples(log_weights, log_likelihood, dict(zip(names, kl.unbind(1), strict=True)), activity.active())
+    return ImportanceSamples(
+        log_weights, log_likelihood, dict(zip(names, kl.unbind(1), strict=True)), activity.active()
+    )
 
 
 def _add_posterior_means(means: dict[str, Tensor], terms: Terms, first: int, chunk: int, k: int) -> None:

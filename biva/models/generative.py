@@ -132,7 +132,7 @@ class GenerativeLadder(nn.Module):
     @property
     def group_names(self) -> list[str]:
         """z1_bu, z1_td, ..., zL: all latent groups, bottom to top."""
-        return [_name(i, group) for i, stage in enumerate(self.stages) for group in sorted(stage.groups)]  # type: ignore[union-attr, arg-type]
+        return [_name(i, group) for i, stage in enumerate(self.stages) for group in sorted(stage.groups)]  # type: ignore[arg-type]
 
     def walk(self, source: LatentSource, rows: int) -> Walk:
         """Walk from stage L to stage 1, asking `source` for the latents of every stage."""

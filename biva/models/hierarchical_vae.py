@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,14 @@ class Terms:
     walk: Walk
 
 
+_PATHS: dict[ModelName, Callable[[Architecture], InferencePath]] = {
+    "vae": BottomUpInference,
+    "lvae": TopDownInference,
+    "lvae_plus": TopDownInference,
+    "biva": BidirectionalInference,
+}
+
+
 class HierarchicalVAE(nn.Module):
     """VAE, LVAE, LVAE+ or BIVA of one architecture.
 
@@ -37,8 +46,7 @@ class HierarchicalVAE(nn.Module):
     def __init__(self, architecture: Architecture, model: ModelName) -> None:
         super().__init__()
         self.likelihood: Likelihood = LIKELIHOODS[architecture.likelihood](architecture.input_shape[0])
-        paths = {"vae": BottomUpInference, "biva": BidirectionalInference}
-        self.inference: InferencePath[Any] = paths.get(model, TopDownInference)(architecture)
+        self.inference = _PATHS[model](architecture)
         self.generative = GenerativeLadder(
             architecture,
             self.inference.groups,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,34 +19,28 @@ from biva.models.generative import Latent, LatentSource, Priors
 from biva.models.latents import DiagonalGaussian, GaussianHead, LatentProjection, Noise, repeat
 from biva.models.layers import BlockStack, GatedBlock
 
-Features = TypeVar("Features")
 
-
-class InferencePath(Protocol[Features]):
+class InferencePath(nn.Module):
     """What `HierarchicalVAE` asks of an inference path."""
 
     groups: tuple[str, ...]
     """Latent groups of every stage below the top, in the order in which the ladder concatenates them."""
 
-    def encode(self, x: Tensor) -> Features:
+    def encode(self, x: Tensor) -> Any:
         """Everything that depends on x (B, C, H, W) alone."""
-        ...
+        raise NotImplementedError
 
-    def posterior(self, features: Features, k: int, noise: Noise) -> LatentSource:
+    def posterior(self, features: Any, k: int, noise: Noise) -> LatentSource:
         """Latent source of k posterior samples per image: k*B rows."""
-        ...
+        raise NotImplementedError
 
 
 def _head(architecture: Architecture, index: int) -> GaussianHead:
     """q(z_i | .) from a map of the stage's shape."""
-    return GaussianHead(
-        architecture.stage_shapes[index], architecture.stages[index].latent, architecture.latents
-    )
+    return GaussianHead(architecture.stage_shapes[index], architecture.stages[index].latent, architecture.latents)
 
 
-def _inference_blocks(
-    architecture: Architecture, index: int, shape: Shape, auxiliary: Shape | None
-) -> BlockStack:
+def _inference_blocks(architecture: Architecture, index: int, shape: Shape, auxiliary: Shape | None) -> BlockStack:
     """Blocks of one deterministic inference path in stage i; every block receives the same auxiliary input.
 
     The last block strides. The block next to the data has no residual.
@@ -67,8 +61,15 @@ def _inference_blocks(
     return blocks
 
 
+def _doubled(shape: Shape) -> Shape:
+    """Shape of two maps concatenated along their channels."""
+    channels, height, width = shape
+    return 2 * channels, height, width
+
+
 def _run(blocks: BlockStack, x: Tensor, auxiliary: Tensor | None) -> Tensor:
-    return blocks(x, [auxiliary] * len(blocks))[-1]
+    outputs: list[Tensor] = blocks(x, [auxiliary] * len(blocks))
+    return outputs[-1]
 
 
 def _merge(architecture: Architecture, index: int, shape: Shape, auxiliary: Shape | None) -> GatedBlock:
@@ -91,8 +92,7 @@ class DeterministicPaths(nn.Module):
         super().__init__()
         skip = None
         if index > 0:
-            channels, *size = architecture.stage_shapes[index - 1]
-            skip = (2 * channels, *size)
+            skip = _doubled(architecture.stage_shapes[index - 1])
         self.bu = _inference_blocks(architecture, index, bu_shape, skip)
         self.td = _inference_blocks(architecture, index, td_shape, architecture.stage_shapes[index])
 
@@ -110,7 +110,7 @@ class BottomUpFeatures:
     posterior: DiagonalGaussian
 
 
-class BottomUpInference(nn.Module):
+class BottomUpInference(InferencePath):
     """VAE: q(z | x) = prod_i q(z_i | z_<i, x), drawn bottom-up, as in the authors' PyTorch code.
 
     The input of stage i+1 is the sample z_i projected back to a map; its blocks receive bu_i as auxiliary input. As in
@@ -155,7 +155,7 @@ class TopDownFeatures:
     top: DiagonalGaussian
 
 
-class TopDownInference(nn.Module):
+class TopDownInference(InferencePath):
     """LVAE and LVAE+: q(z | x) = q(z_L | x) prod_i q(z_i | x, z_>i), drawn top-down during the walk.
 
     It is BIVA's inference without the bottom-up latents, both deterministic paths kept, so all of it but the merges
@@ -206,7 +206,7 @@ class BidirectionalFeatures:
     bu_posterior: DiagonalGaussian
 
 
-class BidirectionalInference(nn.Module):
+class BidirectionalInference(InferencePath):
     """BIVA: q(z_L | x, z_<L^BU) prod_i q(z_i^BU | x, z_<i^BU) q(z_i^TD | x, z_<i^BU, z_>i).
 
     The bottom-up latents are drawn on the way up, the top-down ones during the walk. Only stage 1, which holds the
@@ -225,8 +225,7 @@ class BidirectionalInference(nn.Module):
             self.paths.append(DeterministicPaths(architecture, index, bu_shape, td_shape))
             self.td_heads.append(_head(architecture, index))
             if index == len(shapes) - 1:
-                channels, *size = shape
-                self.merges.append(_merge(architecture, index, (2 * channels, *size), None))
+                self.merges.append(_merge(architecture, index, _doubled(shape), None))
                 break
             self.merges.append(_merge(architecture, index, shape, shape))
             self.bu_heads.append(_head(architecture, index))

@@ -38,9 +38,9 @@ class SameConv2d(nn.Conv2d):
 
 
 class SameConvTranspose2d(nn.ConvTranspose2d):
-    """Gradient of `SameConv2d`, as TensorFlow's transposed convolution: (B, C, H, W) -> (B, out, H*stride, W*stride)."""
+    """Gradient of `SameConv2d`, TensorFlow's transposed convolution: (B, C, H, W) -> (B, out, H*stride, W*stride)."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         kernel, stride = self.kernel_size[0], self.stride[0]
         height, width = (size * stride for size in x.shape[-2:])
         (top, _), (left, _) = (_same_padding(size, kernel, stride) for size in (height, width))
@@ -52,8 +52,7 @@ def weight_normalised(layer: Layer) -> Layer:
     """Reparametrise W = g V / |V| with V ~ N(0, 0.05^2), g = 1, b = 0: the state before `data_dependent_init`."""
     transposed = isinstance(layer, nn.ConvTranspose2d)
     weight_norm(layer, dim=1 if transposed else 0)
-    scale, direction, bias = _scale(layer), layer.parametrizations.weight.original1, layer.bias
-    assert isinstance(bias, Tensor)
+    scale, direction, bias = _scale_direction_bias(layer)
     with torch.no_grad():
         direction.normal_(0, DIRECTION_SCALE)
         scale.fill_(1)
@@ -61,10 +60,11 @@ def weight_normalised(layer: Layer) -> Layer:
     return layer
 
 
-def _scale(layer: nn.Module) -> Tensor:
-    """The parameter g of a weight-normalised layer."""
-    scale: Tensor = layer.parametrizations.weight.original0  # type: ignore[union-attr, assignment]
-    return scale
+def _scale_direction_bias(layer: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
+    """The parameters g, V and b of a weight-normalised layer."""
+    any_layer: Any = layer
+    weight = any_layer.parametrizations.weight
+    return weight.original0, weight.original1, any_layer.bias
 
 
 def conv(channels: int, out: int, kernel: int, stride: int = 1) -> nn.Module:
@@ -97,9 +97,9 @@ def data_dependent_init(model: nn.Module) -> Iterator[None]:
         variance, mean = torch.var_mean(output, dim=others, correction=0)
         factor = OUTPUT_SCALE / torch.sqrt(variance + 1e-10)
         with torch.no_grad():
-            scale = _scale(layer)
-            scale.mul_(factor.view_as(scale.squeeze()).view_as(scale))
-            layer.bias.copy_(-mean * factor)  # type: ignore[union-attr, operator]
+            scale, _, bias = _scale_direction_bias(layer)
+            scale.mul_(factor.view_as(scale))
+            bias.copy_(-mean * factor)
         shape = [-1 if axis == 1 else 1 for axis in range(output.dim())]
         return (output - mean.view(shape)) * factor.view(shape)
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from biva.data.preprocessing import model_input
+from biva.data.preprocessing import Binarisation, model_input
 
 
 class Batches:
@@ -21,7 +21,7 @@ class Batches:
     """
 
     def __init__(
-        self, images: Tensor, levels: int, binarisation: str, batch_size: int, seed: int, device: torch.device
+        self, images: Tensor, levels: int, binarisation: Binarisation, batch_size: int, seed: int, device: torch.device
     ) -> None:
         self.images = images.to(device)
         self.levels, self.binarisation, self.batch_size = levels, binarisation, batch_size

@@ -22,8 +22,8 @@ from tqdm import tqdm
 
 from biva import records
 from biva.bounds import free_bits_loss
-from biva.config import RunConfig, Training
-from biva.data.datasets import Dataset
+from biva.config import Protocol, RunConfig, Training
+from biva.data.datasets import Dataset, Split
 from biva.devices import choose_device, device_name
 from biva.errors import UserError
 from biva.evaluation.likelihood import fixed_input, importance_sample, rows_within
@@ -34,7 +34,7 @@ from biva.seeds import derive_seed
 from biva.training import checkpoint
 from biva.training.batches import Batches
 
-SPLITS = {"paper": ("train+valid", "test"), "clean": ("train", "valid")}
+SPLITS: dict[Protocol, tuple[Split, Split]] = {"paper": ("train+valid", "test"), "clean": ("train", "valid")}
 """Protocol -> the split that is trained on, the split that selects the weights."""
 
 SELECTION_BUDGET_MB = 512
@@ -280,9 +280,7 @@ def _evaluate(state: State, run: RunConfig, x: Tensor) -> dict[str, Any]:
     }
 
 
-def _write_identity(
-    run: RunConfig, dataset: Dataset, folder: RunFolder, state: State, device: torch.device
-) -> None:
+def _write_identity(run: RunConfig, dataset: Dataset, folder: RunFolder, state: State, device: torch.device) -> None:
     """Write `run.json` at the start; on resuming, note by which code and where the run goes on."""
     now, code = datetime.now(UTC).isoformat(timespec="seconds"), records.commit()
     if state.update and folder.identity.exists():

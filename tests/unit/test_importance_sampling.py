@@ -37,7 +37,9 @@ def _double_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("biva.evaluation.likelihood.ImageNoise", Double)
 
 
-def sample(model: HierarchicalVAE, x: Tensor = IMAGES, k: int = 7, *, rows: int = 1000, seed: int = 3) -> ImportanceSamples:
+def sample(
+    model: HierarchicalVAE, x: Tensor = IMAGES, k: int = 7, *, rows: int = 1000, seed: int = 3
+) -> ImportanceSamples:
     return importance_sample(model, x, k, seed=seed, rows=rows, device=CPU)
 
 

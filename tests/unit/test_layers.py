@@ -1,5 +1,7 @@
 """Layers against TensorFlow's definition of SAME padding, loops and formulas written out by hand."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -32,7 +34,9 @@ def same_convolution(x: np.ndarray, weight: np.ndarray, stride: int) -> np.ndarr
     return y
 
 
-@pytest.mark.parametrize(("size", "kernel", "stride"), [(6, 3, 1), (6, 3, 2), (6, 5, 2), (7, 5, 2), (4, 4, 1), (8, 8, 1)])
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride"), [(6, 3, 1), (6, 3, 2), (6, 5, 2), (7, 5, 2), (4, 4, 1), (8, 8, 1)]
+)
 def test_same_convolution_is_tensorflows(size: int, kernel: int, stride: int) -> None:
     torch.manual_seed(0)
     layer = SameConv2d(2, 3, kernel, stride, bias=False).double()
@@ -48,13 +52,18 @@ def test_transposed_convolution_is_the_adjoint(kernel: int, stride: int) -> None
     down = SameConv2d(2, 3, kernel, stride, bias=False).double()
     up = SameConvTranspose2d(3, 2, kernel, stride, bias=False).double()
     up.weight = down.weight
-    x, y = torch.randn(1, 2, 8, 8, dtype=torch.float64), torch.randn(1, 3, 8 // stride, 8 // stride, dtype=torch.float64)
+    x, y = (
+        torch.randn(1, 2, 8, 8, dtype=torch.float64),
+        torch.randn(1, 3, 8 // stride, 8 // stride, dtype=torch.float64),
+    )
     assert up(y).shape == x.shape
     torch.testing.assert_close((down(x) * y).sum(), (x * up(y)).sum())
 
 
-@pytest.mark.parametrize("layer", [dense(6, 4), conv(3, 4, 3), transposed_conv(3, 4, 3, 2)], ids=["dense", "conv", "up"])
-def test_weight_is_scale_times_unit_direction_per_output(layer: nn.Module) -> None:
+@pytest.mark.parametrize(
+    "layer", [dense(6, 4), conv(3, 4, 3), transposed_conv(3, 4, 3, 2)], ids=["dense", "conv", "up"]
+)
+def test_weight_is_scale_times_unit_direction_per_output(layer: Any) -> None:
     scale = torch.arange(1.0, 5.0)
     with torch.no_grad():
         g = layer.parametrizations.weight.original0
@@ -66,26 +75,31 @@ def test_weight_is_scale_times_unit_direction_per_output(layer: nn.Module) -> No
 
 def test_direction_starts_with_standard_deviation_five_hundredths() -> None:
     torch.manual_seed(0)
-    direction = dense(1000, 100).parametrizations.weight.original1
+    layer: Any = dense(1000, 100)
+    direction = layer.parametrizations.weight.original1
     assert abs(direction.std().item() - 0.05) < 5 * 0.05 / np.sqrt(2 * 100_000)
     assert abs(direction.mean().item()) < 5 * 0.05 / np.sqrt(100_000)
 
 
 def test_data_dependent_init_gives_every_unit_mean_zero_and_small_deviation() -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(conv(3, 5, 3), nn.ELU(), transposed_conv(5, 4, 3, 2), nn.Flatten(), dense(4 * 12 * 12, 7)).double()
+    model = nn.Sequential(
+        conv(3, 5, 3), nn.ELU(), transposed_conv(5, 4, 3, 2), nn.Flatten(), dense(4 * 12 * 12, 7)
+    ).double()
     x = 3 + 2 * torch.randn(32, 3, 6, 6, dtype=torch.float64)
     with data_dependent_init(model):
         model(x)
     for layer in (0, 2, 4):
         output = model[: layer + 1](x).detach().transpose(0, 1).flatten(1)
         torch.testing.assert_close(output.mean(1), torch.zeros(len(output)).double(), atol=1e-9, rtol=0)
-        torch.testing.assert_close(output.std(1, correction=0), torch.full((len(output),), 0.01).double(), rtol=1e-3, atol=0)
+        torch.testing.assert_close(
+            output.std(1, correction=0), torch.full((len(output),), 0.01).double(), rtol=1e-3, atol=0
+        )
 
 
 def test_data_dependent_init_touches_each_layer_once() -> None:
     torch.manual_seed(0)
-    layer = dense(4, 3)
+    layer: Any = dense(4, 3)
     with data_dependent_init(layer):
         layer(torch.randn(16, 4))
         before = layer.bias.detach().clone()
@@ -99,9 +113,10 @@ def elu(x: np.ndarray) -> np.ndarray:
     return np.where(x > 0, x, np.exp(np.minimum(x, 0)) - 1)
 
 
-def pointwise(layer: nn.Module, x: np.ndarray) -> np.ndarray:
+def pointwise(layer: Any, x: np.ndarray) -> np.ndarray:
     """A 1x1 convolution of (C,)."""
-    return layer.weight.detach().numpy()[:, :, 0, 0] @ x + layer.bias.detach().numpy()
+    y: np.ndarray = layer.weight.detach().numpy()[:, :, 0, 0] @ x + layer.bias.detach().numpy()
+    return y
 
 
 def test_gated_block_is_the_papers_formula() -> None:
@@ -137,7 +152,7 @@ ZEROS = [[0.0, 0.0], [0.0, 0.0]]
     ],
 )
 def test_shortcut_of_a_strided_block(convention: str, channels: int, expected: list[list[list[float]]]) -> None:
-    block = GatedBlock((channels, 4, 4), 2, 3, stride=2, shortcut=convention, dropout=0.0).double()  # type: ignore[arg-type]
+    block: Any = GatedBlock((channels, 4, 4), 2, 3, stride=2, shortcut=convention, dropout=0.0).double()  # type: ignore[arg-type]
     with torch.no_grad():
         block.conv_out.parametrizations.weight.original0.zero_()  # the gated path gives 0
     y = block(torch.from_numpy(IMAGE).expand(1, channels, 4, 4))

@@ -11,7 +11,14 @@ def test_seed_is_half_a_sha256_of_the_typed_parts() -> None:
 
 
 def test_seeds_of_different_purposes_differ() -> None:
-    parts = [(1, "data"), (2, "data"), (1, "training"), ("1", "data"), (1, "dat", "a"), (1,)]
+    parts: list[tuple[str | int, ...]] = [
+        (1, "data"),
+        (2, "data"),
+        (1, "training"),
+        ("1", "data"),
+        (1, "dat", "a"),
+        (1,),
+    ]
     seeds = {derive_seed(*part) for part in parts}
     assert len(seeds) == len(parts)
     assert all(0 <= seed < 2**63 for seed in seeds)

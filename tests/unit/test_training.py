@@ -40,7 +40,13 @@ def toy_dataset(fingerprint: str = "f" * 64) -> Dataset:
 
 
 def toy_run(model: ModelName = "biva", **training: Any) -> RunConfig:
-    settings = {"protocol": "clean", "batch_size": 12, "max_updates": 12, "evaluate_every": 4, "checkpoint_seconds": 1e9}
+    settings = {
+        "protocol": "clean",
+        "batch_size": 12,
+        "max_updates": 12,
+        "evaluate_every": 4,
+        "checkpoint_seconds": 1e9,
+    }
     architecture = tiny_architecture(latent=2)
     dropout = architecture.dropout.model_copy(update={"inference": 0.5, "generative": 0.5})
     return RunConfig(
@@ -56,7 +62,9 @@ def toy_run(model: ModelName = "biva", **training: Any) -> RunConfig:
     )
 
 
-def run_to_end(folder: Path, run: RunConfig | None = None, on_evaluation: Callable[[], None] = lambda: None) -> RunFolder:
+def run_to_end(
+    folder: Path, run: RunConfig | None = None, on_evaluation: Callable[[], None] = lambda: None
+) -> RunFolder:
     train(run or toy_run(), toy_dataset(), RunFolder(folder), on_evaluation)
     return RunFolder(folder)
 
@@ -113,7 +121,7 @@ def test_an_epoch_uses_every_image_at_most_once_and_all_batches_are_full() -> No
 
 def test_purposes_have_their_own_seeds() -> None:
     """Another model, with other initialisation and dropout, sees the same batches in the same order."""
-    first, second = (initial_state(toy_run(model), toy_dataset(), CPU).batches for model in ("vae", "biva"))  # type: ignore[arg-type]
+    first, second = (initial_state(toy_run(model), toy_dataset(), CPU).batches for model in ("vae", "biva"))
     for _ in range(5):
         assert torch.equal(first.next(), second.next())
 
@@ -165,12 +173,18 @@ def test_early_stopping_and_selection(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(loop, "evaluate_selection", scripted)
     folder = run_to_end(tmp_path, toy_run(max_updates=100, patience=2))
     result = records.read_json(folder.training)
-    assert (result["stopped"], result["updates"], result["selected"]) == ("early stopping", 16, {"update": 8, "elbo": 3.0})
+    assert (result["stopped"], result["updates"], result["selected"]) == (
+        "early stopping",
+        16,
+        {"update": 8, "elbo": 3.0},
+    )
     for name, value in load_file(folder.weights).items():
         assert torch.equal(value, weights[1][name])
 
 
-@pytest.mark.parametrize(("protocol", "train_split", "selection_split"), [("paper", 50, "test"), ("clean", 40, "valid")])
+@pytest.mark.parametrize(
+    ("protocol", "train_split", "selection_split"), [("paper", 50, "test"), ("clean", 40, "valid")]
+)
 def test_protocols(tmp_path: Path, protocol: str, train_split: int, selection_split: str) -> None:
     run = toy_run(protocol=protocol, max_updates=4)
     assert len(initial_state(run, toy_dataset(), CPU).batches.images) == train_split
@@ -182,7 +196,9 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("updates", [1, 3, 4, 5, 8, 11, 12])
-def test_resumed_training_ends_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, updates: int) -> None:
+def test_resumed_training_ends_with_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, updates: int
+) -> None:
     """Killed after any update, with a checkpoint at every one before, and restarted."""
     whole = run_to_end(tmp_path / "whole")
     run = toy_run(checkpoint_seconds=0)
@@ -234,11 +250,11 @@ def test_no_readable_checkpoint_is_a_clear_error(tmp_path: Path) -> None:
     folder = run_to_end(tmp_path)
     for path in folder.checkpoint.iterdir():
         path.write_bytes(b"not a checkpoint")
-    with pytest.raises(UserError, match="No checkpoint in .* can be read"):
+    with pytest.raises(UserError, match=r"No checkpoint in .* can be read"):
         run_to_end(tmp_path)
 
 
-def test_results_deleted_by_the_workflow_come_back_without_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_that_snakemake_deleted_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = run_to_end(tmp_path)
     weights = folder.weights.read_bytes()
     folder.weights.unlink()
@@ -272,14 +288,14 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pyte
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(UserError, match="No space left on device.*last good checkpoint is kept"):
+    with pytest.raises(UserError, match=r"No space left on device.*last good checkpoint is kept"):
         checkpoint.save(tmp_path, {"update": 2})
     assert checkpoint.load(tmp_path) == {"update": 1}
     assert [path.name for path in tmp_path.iterdir()] == [checkpoint.NEWEST]
 
 
 def test_a_diverged_run_says_so(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="training loss became .* between update 0 and 4.*Lower training.learning_rate"):
+    with pytest.raises(UserError, match=r"loss became .* between update 0 and 4.*Lower training\.learning_rate"):
         run_to_end(tmp_path, toy_run(learning_rate=1e30, learning_rate_minimum=1e30))
 
 
@@ -295,7 +311,7 @@ def test_write_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     def full(_descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(records.os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(UserError, match="No space left on device"):
         records.write_json(path, {"a": 2})
     assert json.loads(path.read_text()) == {"a": 1}

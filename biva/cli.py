@@ -1,0 +1,282 @@
+"""The command `biva`: one verb per step of the workflow. It parses, calls and prints; the work is done elsewhere.
+
+Every verb is run from the project's root: `config/`, `resources/` and `results/` are folders there. What takes long
+to import is imported by the verb that needs it, so that `biva --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import typer
+
+from biva.config import (
+    CONFIG_FOLDER,
+    FigureName,
+    RunConfig,
+    find_dataset,
+    find_run,
+    find_table,
+    load_architecture,
+    load_experiments,
+    load_main,
+    resolve_runs,
+)
+from biva.errors import UserError
+from biva.models.architectures import ModelName
+from biva.records import RunFolder, read_json, write_atomically
+
+RESOURCES = Path("resources")
+RESULTS = Path("results")
+
+app = typer.Typer(
+    name="biva",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Experiments = Annotated[str, typer.Argument(help="Experiment set: a file in config/experiments/, without .yaml.")]
+DatasetName = Annotated[str, typer.Argument(help="Dataset: an entry of config/datasets.yaml.")]
+RunName = Annotated[str, typer.Argument(help="Run of the set: DATASET/ARCHITECTURE/MODEL/seedN.")]
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is told in its own words, without a traceback, with status 1."""
+    try:
+        app()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+@app.callback()
+def biva() -> None:
+    """BIVA, reproduced: data, training, evaluation, tables and figures, one verb per step.
+
+    `snakemake --cores all` runs all of them in order; each can be run by hand from the project's root.
+    """
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("biva").setLevel(logging.INFO)
+
+
+@app.command()
+def describe(
+    architecture: Annotated[str, typer.Argument(help="A file in config/architectures/, without .yaml.")],
+    model: Annotated[ModelName, typer.Option(help="How the posterior is inferred.")] = "biva",
+) -> None:
+    """Print an architecture's stages, latents and parameters.
+
+    \b
+    Examples:
+      biva describe biva_28x28
+      biva describe biva_32x32 --model vae
+    """
+    from biva.models.describe import describe
+
+    print(describe(architecture, load_architecture(architecture), model))
+
+
+@app.command()
+def fetch(
+    dataset: DatasetName,
+    to: Annotated[Path | None, typer.Option(help="Folder for the files.", show_default="resources/DATASET/raw")] = None,
+) -> None:
+    """Fetch a dataset's raw files and verify their checksums.
+
+    Tried in order: BIVA_DATA_MIRROR, or else `data_mirror` of config/config.yaml; then the dataset's own sources.
+
+    \b
+    Examples:
+      biva fetch digits
+      BIVA_DATA_MIRROR=$HOME/datasets biva fetch mnist_static
+    """
+    from biva.data.sources import fetch
+
+    mirror = os.environ.get("BIVA_DATA_MIRROR") or load_main().data_mirror
+    for path in fetch(dataset, find_dataset(dataset), to or RESOURCES / dataset / "raw", mirror):
+        print(path)
+
+
+@app.command()
+def prepare(dataset: DatasetName) -> None:
+    """Turn raw files into one array file and its fingerprint.
+
+    Reads resources/DATASET/raw/; writes resources/DATASET/data.safetensors and data.json.
+
+    \b
+    Example:
+      biva prepare digits
+    """
+    from biva.data.datasets import prepare
+
+    folder = RESOURCES / dataset
+    prepare(dataset, find_dataset(dataset), folder / "raw", folder)
+
+
+@app.command()
+def train(experiments: Experiments, run: RunName) -> None:
+    """Train one run, from its last checkpoint if it has one.
+
+    \b
+    Example:
+      biva train quick digits/digits_8x8/biva/seed1
+    """
+    from biva.data.datasets import load
+    from biva.tracking import mirror_or_warn
+    from biva.training.loop import Interrupted, train
+
+    config = find_run(experiments, run)
+    folder = _run_folder(config)
+    try:
+        train(config, load(RESOURCES / config.dataset), folder, on_evaluation=lambda: mirror_or_warn(folder))
+    except Interrupted as interruption:
+        print(interruption, file=sys.stderr)
+        raise typer.Exit(interruption.exit_status) from None
+
+
+@app.command()
+def evaluate(experiments: Experiments, run: RunName) -> None:
+    """Evaluate a trained run on the test split.
+
+    \b
+    Example:
+      biva evaluate quick digits/digits_8x8/biva/seed1
+    """
+    from biva.data.datasets import load
+    from biva.evaluation.run import evaluate
+    from biva.tracking import mirror_or_warn
+
+    config = find_run(experiments, run)
+    folder = _run_folder(config)
+    evaluate(folder, load_experiments(experiments).evaluation, load(RESOURCES / config.dataset))
+    mirror_or_warn(folder)
+
+
+@app.command()
+def track(
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="Folders of runs.")],
+) -> None:
+    """Complete the MLflow copy of runs.
+
+    Logs what MLflow lacks of the runs and of their sets' tables and figures; running it again changes nothing.
+    MLflow is results/mlflow/, or MLFLOW_TRACKING_URI.
+
+    \b
+    Example:
+      biva track results/quick/runs/digits/digits_8x8/biva/seed*
+    """
+    from biva.tracking import mirror, mirror_reports
+
+    for path in folders:
+        mirror(RunFolder(path))
+        print(path)
+    for experiments in sorted({read_json(RunFolder(path).identity)["experiments"] for path in folders}):
+        mirror_reports(experiments, RESULTS / experiments)
+
+
+@app.command()
+def collect(
+    experiments: Experiments,
+    from_mlflow: Annotated[
+        bool, typer.Option("--from-mlflow", help="Rebuild results.csv and the tables from MLflow alone.")
+    ] = False,
+) -> None:
+    """Collect a set's records into one results.csv.
+
+    Writes results/EXPERIMENTS/results.csv; runs that are not evaluated yet are left out.
+
+    \b
+    Examples:
+      biva collect quick
+      biva collect quick --from-mlflow
+    """
+    from biva.reporting.results import collect, write_results
+
+    settings = load_experiments(experiments)
+    runs = resolve_runs(experiments, settings)
+    target = RESULTS / experiments / "results.csv"
+    if from_mlflow:
+        from biva.tracking import records_from_mlflow
+
+        with TemporaryDirectory() as scratch:
+            records_from_mlflow(experiments, Path(scratch))
+            write_results(collect(RunFolder(Path(scratch) / run.name) for run in runs), target)
+        for table in settings.tables:
+            _write_table(experiments, table.name)
+    else:
+        write_results(collect(map(_run_folder, runs)), target)
+    print(target)
+
+
+@app.command()
+def table(
+    experiments: Experiments, name: Annotated[str, typer.Argument(help="`name` of one of the set's tables.")]
+) -> None:
+    """Write a LaTeX table of a set's results.
+
+    Reads results/EXPERIMENTS/results.csv; writes results/EXPERIMENTS/tables/NAME.tex.
+
+    \b
+    Example:
+      biva table quick likelihood
+    """
+    _write_table(experiments, name)
+
+
+@app.command()
+def figure(experiments: Experiments, name: Annotated[FigureName, typer.Argument(help="What to draw.")]) -> None:
+    """Draw a figure of a set's runs.
+
+    Writes results/EXPERIMENTS/figures/NAME.pdf and NAME.png.
+
+    \b
+    Example:
+      biva figure quick learning_curves
+    """
+    from biva.reporting.figures import draw, save
+
+    runs = resolve_runs(experiments, load_experiments(experiments))
+    stem = RESULTS / experiments / "figures" / name
+    save(draw(name, map(_run_folder, runs)), stem)
+    print(f"{stem}.pdf", f"{stem}.png", sep="\n")
+
+
+@app.command()
+def schema() -> None:
+    """Write the configuration files' schemas to workflow/schemas.
+
+    \b
+    Example:
+      biva schema
+    """
+    from biva.schemas import write_schemas
+
+    for path in write_schemas():
+        print(path)
+
+
+def _run_folder(run: RunConfig) -> RunFolder:
+    return RunFolder(RESULTS / run.experiments / "runs" / run.name)
+
+
+def _write_table(experiments: str, name: str) -> None:
+    from biva.reporting.results import load_paper_results, read_results
+    from biva.reporting.tables import likelihood_table
+
+    tex = likelihood_table(
+        table=find_table(experiments, name),
+        results=read_results(RESULTS / experiments / "results.csv"),
+        paper=load_paper_results(CONFIG_FOLDER / "paper_results.csv"),
+        planned=resolve_runs(experiments, load_experiments(experiments)),
+    )
+    target = RESULTS / experiments / "tables" / f"{name}.tex"
+    write_atomically(target, tex.encode())
+    print(target)
