@@ -131,7 +131,8 @@ def train(experiments: Experiments, run: RunName) -> None:
     """
     from biva.data.datasets import load
     from biva.tracking import mirror_or_warn
-    from biva.training.loop import Interrupted, train
+    from biva.training.loop import train
+    from biva.training.signals import Interrupted
 
     config = find_run(experiments, run)
     folder = _run_folder(config)

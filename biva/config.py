@@ -52,7 +52,7 @@ class RunGroup(Strict):
     dataset: Name = Field(description="An entry of config/datasets.yaml.")
     architecture: Name = Field(description="A file in config/architectures/, without .yaml.")
     model: ModelName = Field(description="How the posterior is inferred.")
-    seeds: Annotated[tuple[int, ...], Field(min_length=1, description="One run per seed.")]
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1, description="One run per seed.")]
 
 
 class Training(Strict):
@@ -65,6 +65,9 @@ class Training(Strict):
     batch_size: int = Field(ge=1)
     max_updates: int = Field(ge=1, description="Training ends here at the latest.")
     evaluate_every: int = Field(ge=1, description="Updates between two evaluations on the selection split.")
+    selection_images: int | None = Field(
+        default=None, ge=1, description="First images of the selection split only; null: all."
+    )
     patience: int | None = Field(
         default=None, ge=1, description="Evaluations without a new best after which training stops; null: never."
     )

@@ -19,7 +19,8 @@ from biva.models.architectures import ModelName
 from biva.records import RunFolder
 from biva.training import checkpoint, loop
 from biva.training.batches import Batches
-from biva.training.loop import initial_state, step, train
+from biva.training.loop import train
+from biva.training.state import State, initial_state, step
 from tests.models import MODELS, tiny_architecture
 
 CPU = torch.device("cpu")
@@ -166,7 +167,7 @@ def test_early_stopping_and_selection(tmp_path: Path, monkeypatch: pytest.Monkey
     scores = iter([1.0, 3.0, 2.0, 2.0, 9.0])
     weights = []
 
-    def scripted(state: loop.State, _run: RunConfig, _x: torch.Tensor) -> tuple[dict[str, float], dict[str, float]]:
+    def scripted(state: State, _run: RunConfig, _x: torch.Tensor) -> tuple[dict[str, float], dict[str, float]]:
         weights.append({name: value.clone() for name, value in state.ema.module.state_dict().items()})
         return {"elbo": next(scores), "log_likelihood": 0.0, "kl": 0.0}, {}
 
@@ -204,7 +205,7 @@ def test_resumed_training_ends_with_the_same_bits(
     run = toy_run(checkpoint_seconds=0)
     calls = iter(range(1, 100))
 
-    def dying(state: loop.State, training: Training) -> None:
+    def dying(state: State, training: Training) -> None:
         step(state, training)
         if next(calls) == updates:
             raise Killed

@@ -1,0 +1,67 @@
+# Everything runs in .venv, built from requirements.lock. Nothing needs root; the package index is the only network used.
+PYTHON ?= python3
+CORES ?= all
+PORT ?= 5000
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export MLFLOW_DISABLE_TELEMETRY := true
+
+.DEFAULT_GOAL := help
+.PHONY: help setup reproduce test format ui report clean lock
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(READY) ## Build .venv from requirements.lock (the other targets do it too)
+
+reproduce: $(READY) ## Run the experiment set of config/config.yaml: data, training, evaluation, tables, figures
+	$(BIN)/snakemake --cores $(CORES)
+
+test: $(READY) ## Run all checks: format, types, workflow, tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check workflow
+	$(BIN)/snakemake --lint
+	$(BIN)/pytest
+
+format: $(READY) ## Format the code and mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt workflow
+
+ui: $(READY) ## Show all runs in MLflow's web page, on this machine only
+	@test -n "$$MLFLOW_TRACKING_URI" || test -f results/mlflow/mlflow.db || \
+		{ echo "There are no runs yet: results/mlflow/mlflow.db does not exist. Run 'make reproduce' first." >&2; exit 1; }
+	@echo "MLflow: http://127.0.0.1:$(PORT)   (Ctrl-C ends it; another port: make ui PORT=5001)"
+	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 \
+		--backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///results/mlflow/mlflow.db}"
+
+report: $(READY) ## Write results/report.html: tables, figures, settings and run times on one page
+	$(BIN)/snakemake --report results/report.html
+
+clean: ## Delete .venv and the tools' caches; data and results stay
+	rm -rf $(VENV) *.egg-info build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+lock: ## Renew requirements.lock from pyproject.toml
+	@rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/python -m pip install -qq --upgrade setuptools '.[dev]'
+	@{ grep '^#' requirements.lock; \
+		$(VENV)-lock/bin/python -m pip freeze --all --exclude biva --exclude pip \
+		| sed 's/+.*//' \
+		| awk -F == '{ name = tolower($$1); gsub(/[._]+/, "-", name); print name "==" $$2 }' \
+		| grep -vE '^(nvidia-|cuda-|triton=)' | LC_ALL=C sort -t = -k 1,1; } > requirements.lock.new
+	@mv requirements.lock.new requirements.lock && rm -rf $(VENV)-lock
+
+# Installed anew when the lock or pyproject.toml changes; what is there already is kept.
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: $(PYTHON) must be Python 3.11 or newer. Name one that is: make PYTHON=python3.12" >&2; exit 1; }
+	@echo "Installing the locked packages into $(VENV) (about 3 minutes the first time)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -qq --requirement requirements.lock
+	@$(BIN)/python -m pip install -qq --no-deps --no-build-isolation --editable .
+	@touch $@

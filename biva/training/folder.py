@@ -1,0 +1,102 @@
+"""A run's folder during training: one writer, an identity, results at the end, and nothing lost."""
+
+from __future__ import annotations
+
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+from safetensors.torch import save as serialise
+
+from biva import records
+from biva.config import RunConfig
+from biva.data.datasets import Dataset
+from biva.devices import device_name
+from biva.models.hierarchical_vae import count_parameters
+from biva.records import RunFolder
+from biva.training.state import SPLITS, State
+
+LOCK = ".lock"
+
+
+@contextmanager
+def only_writer(path: Path) -> Iterator[None]:
+    """Hold the run's lock, waiting for an orphan of a killed workflow to end if need be."""
+    path.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"{path}: another process trains this run; waiting for it to end", file=sys.stderr, flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def set_aside_other_run(run: RunConfig, dataset: Dataset, folder: RunFolder) -> None:
+    """Move a run of other settings or other data, with its checkpoint, to `superseded/RUN_ID/`: nothing is lost."""
+    if not folder.identity.exists():
+        return
+    identity = records.read_json(folder.identity)
+    if (identity["config_digest"], identity["data_fingerprint"]) == (run.digest, dataset.fingerprint):
+        return
+    target = folder.path / "superseded" / identity["run_id"]
+    target.mkdir(parents=True, exist_ok=True)
+    for path in folder.path.iterdir():
+        if path.name not in ("superseded", LOCK):
+            path.rename(target / path.name)
+    print(f"{run.name}: settings or data have changed; the earlier run is kept in {target}", file=sys.stderr)
+
+
+def truncate(record: Path, lines: int) -> None:
+    """Drop what the record says about updates after the checkpoint: they are made again."""
+    kept = record.read_text(encoding="utf-8").split("\n")[:lines] if record.exists() else []
+    records.write_atomically(record, "".join(f"{line}\n" for line in kept).encode())
+
+
+def write_identity(run: RunConfig, dataset: Dataset, folder: RunFolder, state: State, device: torch.device) -> None:
+    """Write `run.json` at the start; on resuming, note by which code and where the run goes on."""
+    now, code = datetime.now(UTC).isoformat(timespec="seconds"), records.commit()
+    if state.update and folder.identity.exists():
+        identity = records.read_json(folder.identity)
+        resumed = {"time": now, "update": state.update, "commit": code, "device": device_name(device)}
+        identity["resumed"] = [*identity.get("resumed", []), resumed]
+    else:
+        identity = {
+            "run_id": uuid.uuid4().hex,
+            "experiments": run.experiments,
+            "name": run.name,
+            "started": now,
+            "config": run.model_dump(mode="json"),
+            "config_digest": run.digest,
+            "commit": code,
+            "data_fingerprint": dataset.fingerprint,
+            "device": device_name(device),
+            "parameters": count_parameters(state.model),
+            "versions": records.versions(),
+        }
+    records.write_json(folder.identity, identity)
+
+
+def write_results(state: State, run: RunConfig, folder: RunFolder) -> None:
+    """`weights.safetensors`, then `train.json`, whose presence says that training is complete."""
+    weights = {name: value.contiguous().cpu() for name, value in state.best["weights"].items()}
+    records.write_atomically(folder.weights, serialise(weights))
+    result = {
+        "updates": state.update,
+        "epochs": state.update / state.batches.per_epoch,
+        "images_seen": state.update * run.training.batch_size,
+        "wall_seconds": state.seconds,
+        "stopped": state.stopped,
+        "selected": {"update": state.best["update"], "elbo": state.best["elbo"]},
+        "selection_split": SPLITS[run.training.protocol][1],
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    records.write_json(folder.training, result)

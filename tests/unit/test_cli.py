@@ -1,0 +1,123 @@
+"""The command line: help with examples that work, and mistakes told without a traceback."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from biva.cli import app
+from biva.config import CONFIG_FOLDER, find_dataset, find_run, find_table, load_architecture, load_experiments
+
+ROOT = Path(__file__).parents[2]
+VERBS = ("describe", "fetch", "prepare", "train", "evaluate", "track", "collect", "table", "figure", "schema")
+
+
+def biva(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "biva", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def examples(verb: str) -> list[list[str]]:
+    """Arguments of every example in the verb's help, without `biva` and variables set before it."""
+    command = typer.main.get_command(app).commands[verb]  # type: ignore[attr-defined]
+    lines = [shlex.split(line) for line in command.help.split("Example", 1)[1].splitlines()[1:]]
+    return [line[line.index("biva") + 1 :] for line in lines if "biva" in line]
+
+
+def test_help_lists_every_verb_and_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom biva.cli import main\nsys.argv = ['biva', '--help']\ntry:\n    main()\nfinally:\n"
+        "    heavy = {'torch', 'mlflow', 'pandas', 'matplotlib', 'sklearn', 'pooch'} & set(sys.modules)\n"
+        "    print('heavy:', *sorted(heavy), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stderr == "heavy:\n"
+    assert {line.split()[0] for line in done.stdout.split("Commands:")[1].splitlines() if line} == set(VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_examples_that_its_parser_takes(verb: str) -> None:
+    command = typer.main.get_command(app).commands[verb]  # type: ignore[attr-defined]
+    shown = examples(verb)
+    assert shown
+    for name, *arguments in shown:
+        assert name == verb
+        command.make_context(verb, arguments)
+
+
+def test_the_examples_name_things_that_exist() -> None:
+    config = ROOT / CONFIG_FOLDER
+    for verb in VERBS:
+        for _, *arguments in examples(verb):
+            match verb, arguments:
+                case "describe", [architecture, *_]:
+                    load_architecture(architecture, config)
+                case (("fetch" | "prepare"), [dataset, *_]):
+                    find_dataset(dataset, config)
+                case (("train" | "evaluate"), [experiments, run]):
+                    find_run(experiments, run, config)
+                case (("collect" | "figure"), [experiments, *_]):
+                    load_experiments(experiments, config)
+                case "table", [experiments, table]:
+                    find_table(experiments, table, config)
+                case (("track" | "schema"), _):
+                    pass
+                case _:
+                    pytest.fail(f"no check for the example: {verb} {arguments}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["describe", "nope"], "There is no architecture 'nope'"),
+        (["fetch", "nope"], "There is no dataset 'nope'"),
+        (["prepare", "nope"], "There is no dataset 'nope'"),
+        (["train", "nope", "a/b/c/seed1"], "There is no experiment set 'nope'"),
+        (["train", "quick", "a/b/c/seed1"], "has no run 'a/b/c/seed1'"),
+        (["evaluate", "quick", "a/b/c/seed1"], "has no run 'a/b/c/seed1'"),
+        (["collect", "nope"], "There is no experiment set 'nope'"),
+        (["table", "quick", "nope"], "has no table 'nope'"),
+        (["table", "quick", "likelihood"], "results/quick/results.csv does not exist"),
+        (["train", "quick", "digits/digits_8x8/biva/seed1"], "is not prepared"),
+    ],
+)
+def test_a_users_mistake_is_one_message_and_status_1(tmp_path: Path, arguments: list[str], said: str) -> None:
+    (tmp_path / "config").symlink_to(ROOT / "config")
+    done = biva(*arguments, folder=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["nope"], ["train"], ["describe", "biva_28x28", "--model", "gan"], ["figure", "quick", "nope"]]
+)
+def test_a_wrong_command_line_is_status_2_with_usage(arguments: list[str]) -> None:
+    done = biva(*arguments)
+    assert done.returncode == 2
+    assert "Usage: " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_describe_prints_stages_and_the_parameters_line() -> None:
+    done = biva("describe", "biva_28x28")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "parameters: 31550946"
+
+
+def test_schema_writes_where_the_workflow_reads(tmp_path: Path) -> None:
+    done = biva("schema", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for name in ("config", "experiments", "datasets", "architecture"):
+        path = f"workflow/schemas/{name}.schema.json"
+        assert (tmp_path / path).read_text() == (ROOT / path).read_text()

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Project:
+    """A copy of the project in which the real Snakemake runs."""
+
+    path: Path
+
+    def snakemake(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run Snakemake in the copy with these environment variables; `stdout` has its messages and the jobs'."""
+        environment = {key: value for key, value in os.environ.items() if not key.startswith(("BIVA_", "SNAKEMAKE_"))}
+        environment |= {"XDG_CACHE_HOME": str(self.path / ".cache")} | variables
+        command = [sys.executable, "-m", "snakemake", *arguments]
+        return subprocess.run(
+            command,
+            cwd=self.path,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+
+    def planned(self, *arguments: str) -> dict[str, int]:
+        """Rule -> number of jobs that a dry run plans; without `all`."""
+        done = self.snakemake(*arguments, "--quiet", "rules", "--dry-run")
+        assert done.returncode == 0, done.stdout
+        if "Nothing to be done" in done.stdout:
+            return {}
+        table = done.stdout.split("Job stats:\n", 1)[1].split("\n\n", 1)[0].splitlines()[2:]
+        jobs = {rule: int(count) for rule, count in (line.split() for line in table)}
+        return {rule: count for rule, count in jobs.items() if rule not in ("all", "total")}
+
+    def edit(self, name: str, change: Callable[[dict[str, Any]], Any]) -> None:
+        """Change a YAML file of the copy."""
+        path = self.path / name
+        content = yaml.safe_load(path.read_text())
+        change(content)
+        path.write_text(yaml.safe_dump(content))
+
+    def copy(self, path: Path) -> Project:
+        """Another copy, with all times of change and all that Snakemake remembers."""
+        return Project(shutil.copytree(self.path, path, symlinks=True))
+
+
+def copy_project(path: Path) -> Project:
+    for folder in ("workflow", "config", "biva"):
+        shutil.copytree(ROOT / folder, path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "environment.yml", path)
+    return Project(path)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return copy_project(tmp_path / "project")

@@ -1,0 +1,45 @@
+"""Stands in for `biva/cli.py` where a test runs the real workflow: writes every verb's files in no time.
+
+`calls.txt` gets a line per call. A file's content is a constant, so that running a verb again changes no content.
+"""
+
+import sys
+from pathlib import Path
+
+RUN_FILES = {
+    "train": ("train.json", "weights.safetensors", "run.json", "record.jsonl", "checkpoint/state"),
+    "evaluate": ("evaluation.json", "evaluation.safetensors"),
+}
+
+
+def main() -> None:
+    verb, *arguments = sys.argv[1:]
+    existing = ""
+    match verb, arguments:
+        case "fetch", [dataset]:
+            write(f"resources/{dataset}/raw", "file")
+        case "prepare", [dataset]:
+            write(f"resources/{dataset}", "data.json", "data.safetensors")
+        case (("train" | "evaluate"), [experiments, run]):
+            folder = f"results/{experiments}/runs/{run}"
+            existing = " ".join(sorted(path.name for path in Path(folder).iterdir()))
+            write(folder, *RUN_FILES[verb])
+        case "collect", [experiments]:
+            write(f"results/{experiments}", "results.csv")
+        case "table", [experiments, name]:
+            write(f"results/{experiments}/tables", f"{name}.tex")
+        case "figure", [experiments, name]:
+            write(f"results/{experiments}/figures", f"{name}.pdf", f"{name}.png")
+        case "track", [_, *_]:
+            print("tracked")
+        case _:
+            sys.exit(f"not a call that a rule should make: {sys.argv}")
+    with Path("calls.txt").open("a") as calls:
+        calls.write(f"{verb} {' '.join(arguments)} | {existing}\n")
+
+
+def write(folder: str, *names: str) -> None:
+    for name in names:
+        path = Path(folder, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")

@@ -1,0 +1,110 @@
+"""What Snakemake plans for the shipped experiment sets, and what it refuses before any job starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.workflow.conftest import Project
+
+RUN = "results/quick/runs/digits/digits_8x8/biva"
+
+
+def expected_jobs(path: Path) -> dict[str, int]:
+    """Counted from the experiment file itself."""
+    content: dict[str, Any] = yaml.safe_load(path.read_text())
+    runs = sum(len(group["seeds"]) for group in content["runs"])
+    datasets = len({group["dataset"] for group in content["runs"]})
+    counts = {"fetch": datasets, "prepare": datasets, "train": runs, "evaluate": runs, "collect": 1, "track": 1}
+    counts |= {"table": len(content["tables"]), "figure": len(content["figures"])}
+    return counts
+
+
+@pytest.mark.parametrize("experiments", ["quick", "static_mnist", "static_mnist_smoke"])
+def test_a_shipped_experiment_set_is_planned_in_full(project: Project, experiments: str) -> None:
+    planned = project.planned("--config", f"experiments={experiments}")
+    assert planned == expected_jobs(project.path / "config" / "experiments" / f"{experiments}.yaml")
+
+
+def test_the_default_is_the_quick_set(project: Project) -> None:
+    assert project.planned() == expected_jobs(project.path / "config" / "experiments" / "quick.yaml")
+
+
+def test_another_set_can_be_asked_for_by_file_name(project: Project) -> None:
+    planned = project.planned("results/static_mnist_smoke/results.csv")
+    assert planned == {"fetch": 1, "prepare": 1, "train": 1, "evaluate": 1, "collect": 1}
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "results/quick/tables/../../../outside.tex",
+        f"{RUN}/../../seed1/train.json",
+        f"{RUN}/seed-1/train.json",
+        "resources/../x/data.json",
+    ],
+)
+def test_no_rule_makes_a_file_outside_its_place(project: Project, target: str) -> None:
+    done = project.snakemake("--dry-run", target)
+    assert done.returncode != 0
+    assert "MissingRuleException" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        (f"{RUN}/seed99/train.json", ["has no run 'digits/digits_8x8/biva/seed99'", "digits/digits_8x8/biva/seed1"]),
+        ("results/quick/tables/nope.tex", ["has no table 'nope'", "likelihood"]),
+        ("results/nope/results.csv", ["no experiment set 'nope'", "quick"]),
+    ],
+)
+def test_what_no_set_names_is_refused_with_what_there_is(project: Project, target: str, said: list[str]) -> None:
+    done = project.snakemake("--dry-run", target)
+    assert done.returncode != 0
+    for part in said:
+        assert part in done.stdout
+
+
+def test_an_unknown_key_is_refused_before_any_job_starts(project: Project) -> None:
+    def edit(content: dict[str, Any]) -> None:
+        content["training"]["batchsize"] = 7
+
+    project.edit("config/experiments/quick.yaml", edit)
+    done = project.snakemake("--cores", "1")
+    assert done.returncode != 0
+    for part in ["config/experiments/quick.yaml", "training.batchsize", "7", "allowed here", "batch_size"]:
+        assert part in done.stdout
+    assert "Traceback" not in done.stdout
+    assert not (project.path / "resources").exists()
+    assert not (project.path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("experiments=nope", ["There is no experiment set 'nope'", "quick, static_mnist"]),
+        ("experiments=../quick", ["experiments", "'../quick'"]),
+        ("experiment=quick", ["experiment: unknown key with value 'quick'", "data_mirror, experiments"]),
+    ],
+)
+def test_a_wrong_setting_on_the_command_line_is_refused(project: Project, setting: str, said: list[str]) -> None:
+    done = project.snakemake("--dry-run", "--config", setting)
+    assert done.returncode != 0
+    for part in said:
+        assert part in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+def test_captions_and_rules_name_each_other() -> None:
+    """Captions that a rule names exist; every caption is named by a rule."""
+    workflow = Path(__file__).parents[2] / "workflow"
+    named = {
+        line.split('"')[1].removeprefix("../report/")
+        for path in (workflow / "rules").glob("*.smk")
+        for line in path.read_text().splitlines()
+        if "caption=" in line
+    }
+    assert named == {path.name for path in (workflow / "report").iterdir()}

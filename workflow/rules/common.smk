@@ -1,0 +1,125 @@
+# What the rules share: the experiment set as Python objects, target lists, and one narrow function per setting, so that
+# a rule's params hold only what changes its outputs.
+import os
+import sys
+from functools import cache
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+# Jobs run `python -m biva`: by default with the Python that runs Snakemake, and with this checkout's package, installed
+# or not. With `--software-deployment-method conda` the environment's own Python comes first.
+sys.path.insert(0, str(Path(workflow.basedir).parent))
+os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+
+import biva.config
+from biva.errors import UserError
+
+RUN = "results/{experiments}/runs/{dataset}/{architecture}/{model}/seed{seed}"
+
+
+def told(function):
+    """`function`, with a user's mistake told by Snakemake without a traceback."""
+
+    def wrapped(*arguments):
+        try:
+            return function(*arguments)
+        except UserError as error:
+            raise WorkflowError(str(error)) from None
+
+    return wrapped
+
+
+@told
+def check(settings):
+    """Refuse a wrong configuration before any job starts; hand `data_mirror` to the jobs."""
+    settings = biva.config.parse(biva.config.MainConfig, settings, "config/config.yaml or --config")
+    biva.config.load_experiments(settings.experiments)
+    if settings.data_mirror:
+        os.environ.setdefault("BIVA_DATA_MIRROR", settings.data_mirror)
+
+
+@cache
+@told
+def experiment_set(name):
+    """`config/experiments/NAME.yaml`, validated."""
+    return biva.config.load_experiments(name)
+
+
+@cache
+@told
+def runs_of_set(name):
+    """All runs of the set, in its file's order."""
+    return biva.config.resolve_runs(name, experiment_set(name))
+
+
+# ------------------------------------------------------------------------------------------------------ one run
+
+
+@told
+def run_of(wildcards):
+    """The run that a train or evaluate job's wildcards name."""
+    w = wildcards
+    return biva.config.find_run(w.experiments, f"{w.dataset}/{w.architecture}/{w.model}/seed{w.seed}")
+
+
+def run_digest(wildcards):
+    """Hash of all settings that change the trained weights."""
+    return run_of(wildcards).digest
+
+
+def run_threads(wildcards):
+    return run_of(wildcards).threads
+
+
+def run_gpus(wildcards):
+    return 0 if run_of(wildcards).device == "cpu" else 1
+
+
+def evaluation_settings(wildcards):
+    """All evaluation settings but the memory budget, which changes no number."""
+    settings = experiment_set(wildcards.experiments).evaluation
+    return settings.model_dump(mode="json", exclude={"memory_budget_mb"})
+
+
+# ------------------------------------------------------------------------------------------------- an experiment set
+
+
+def run_folders(experiments):
+    return [f"results/{experiments}/runs/{run.name}" for run in runs_of_set(experiments)]
+
+
+def run_files(experiments, *names):
+    """These files of every run of the set."""
+    return [f"{folder}/{name}" for folder in run_folders(experiments) for name in names]
+
+
+def collected_files(wildcards):
+    return run_files(wildcards.experiments, "train.json", "evaluation.json")
+
+
+@told
+def table_settings(wildcards):
+    """What the table shows, and name -> config digest of the runs that it shows as numbers or as "not run"."""
+    table = biva.config.find_table(wildcards.experiments, wildcards.table)
+    runs = {run.name: run.digest for run in runs_of_set(wildcards.experiments) if run.dataset == table.dataset}
+    return table.model_dump(mode="json") | {"runs": runs}
+
+
+def figure_files(wildcards):
+    """What a figure reads of every run. The learning curves' record.jsonl is complete once train.json is there."""
+    if wildcards.figure == "learning_curves":
+        return run_files(wildcards.experiments, "train.json")
+    return run_files(wildcards.experiments, "evaluation.json", "evaluation.safetensors")
+
+
+def report_files(experiments):
+    """Tables and figures of the set."""
+    settings, folder = experiment_set(experiments), f"results/{experiments}"
+    tables = [f"{folder}/tables/{table.name}.tex" for table in settings.tables]
+    return tables + [f"{folder}/figures/{name}.{form}" for name in settings.figures for form in ("pdf", "png")]
+
+
+def all_results(experiments):
+    """Everything that `snakemake` makes for the set."""
+    return [f"results/{experiments}/results.csv", *report_files(experiments), f"results/{experiments}/tracked.txt"]

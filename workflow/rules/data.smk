@@ -1,0 +1,38 @@
+# Raw bytes -> one canonical array file per dataset. Where bytes come from: config/datasets.yaml, `data_mirror`.
+
+
+rule fetch:
+    output:
+        directory("resources/{dataset}/raw"),
+    log:
+        "resources/{dataset}/logs/fetch.log",
+    benchmark:
+        "resources/{dataset}/benchmarks/fetch.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=120,
+    shell:
+        "python -m biva fetch {wildcards.dataset} > {log} 2>&1"
+
+
+rule prepare:
+    input:
+        "resources/{dataset}/raw",
+    output:
+        arrays="resources/{dataset}/data.safetensors",
+        summary="resources/{dataset}/data.json",
+    log:
+        "resources/{dataset}/logs/prepare.log",
+    benchmark:
+        "resources/{dataset}/benchmarks/prepare.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    shell:
+        "python -m biva prepare {wildcards.dataset} > {log} 2>&1"

@@ -1,0 +1,100 @@
+# Run records -> results.csv -> tables; run records -> figures; all of them -> MLflow.
+
+
+rule collect:
+    input:
+        collected_files,
+    output:
+        report(
+            "results/{experiments}/results.csv",
+            caption="../report/results.rst",
+            category="Results",
+            labels={"experiments": "{experiments}", "content": "every run and metric"},
+        ),
+    log:
+        "results/{experiments}/logs/collect.log",
+    benchmark:
+        "results/{experiments}/benchmarks/collect.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    shell:
+        "python -m biva collect {wildcards.experiments} > {log} 2>&1"
+
+
+rule table:
+    input:
+        results="results/{experiments}/results.csv",
+        paper="config/paper_results.csv",
+    output:
+        report(
+            "results/{experiments}/tables/{table}.tex",
+            caption="../report/table.rst",
+            category="Tables",
+            labels={"experiments": "{experiments}", "table": "{table}"},
+        ),
+    log:
+        "results/{experiments}/logs/tables/{table}.log",
+    benchmark:
+        "results/{experiments}/benchmarks/tables/{table}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        settings=table_settings,
+    shell:
+        "python -m biva table {wildcards.experiments} {wildcards.table} > {log} 2>&1"
+
+
+rule figure:
+    input:
+        figure_files,
+    output:
+        pdf="results/{experiments}/figures/{figure}.pdf",
+        png=report(
+            "results/{experiments}/figures/{figure}.png",
+            caption="../report/figure.rst",
+            category="Figures",
+            labels={"experiments": "{experiments}", "figure": "{figure}"},
+        ),
+    log:
+        "results/{experiments}/logs/figures/{figure}.log",
+    benchmark:
+        "results/{experiments}/benchmarks/figures/{figure}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=20,
+    shell:
+        "python -m biva figure {wildcards.experiments} {wildcards.figure} > {log} 2>&1"
+
+
+rule track:
+    input:
+        runs=collected_files,
+        results="results/{experiments}/results.csv",
+        reports=lambda w: report_files(w.experiments),
+    output:
+        "results/{experiments}/tracked.txt",
+    log:
+        "results/{experiments}/logs/track.log",
+    benchmark:
+        "results/{experiments}/benchmarks/track.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    params:
+        folders=lambda w: run_folders(w.experiments),
+    shell:
+        "python -m biva track {params.folders} > {output} 2> {log}"

@@ -1,0 +1,30 @@
+# One run per dataset, architecture, model and seed. What triggers it again: profiles/default/config.yaml.
+
+
+rule train:
+    input:
+        data="resources/{dataset}/data.json",
+        # The fingerprint in data.json tells whether the arrays changed; their age tells nothing.
+        arrays=ancient("resources/{dataset}/data.safetensors"),
+    output:
+        summary=f"{RUN}/train.json",
+        weights=f"{RUN}/weights.safetensors",
+    log:
+        "results/{experiments}/logs/train/{dataset}/{architecture}/{model}/seed{seed}.log",
+    benchmark:
+        "results/{experiments}/benchmarks/train/{dataset}/{architecture}/{model}/seed{seed}.tsv"
+    conda:
+        "../../environment.yml"
+    # For Snakemake's scheduling. The job itself uses the threads of the experiment set on any machine: their number is
+    # part of what makes a CPU run repeatable bit for bit.
+    threads: run_threads
+    resources:
+        gpu=run_gpus,
+        mem_mb=8000,
+        # Minutes. A job that a cluster ends at this limit resumes when it is started again.
+        runtime=7 * 24 * 60,
+    params:
+        config_digest=run_digest,
+    shell:
+        "python -m biva train {wildcards.experiments}"
+        " {wildcards.dataset}/{wildcards.architecture}/{wildcards.model}/seed{wildcards.seed} > {log} 2>&1"
