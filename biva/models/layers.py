@@ -38,14 +38,26 @@ class SameConv2d(nn.Conv2d):
 
 
 class SameConvTranspose2d(nn.ConvTranspose2d):
-    """Gradient of `SameConv2d`, TensorFlow's transposed convolution: (B, C, H, W) -> (B, out, H*stride, W*stride)."""
+    """Gradient of `SameConv2d`, TensorFlow's transposed convolution: (B, C, H, W) -> (B, out, H*stride, W*stride).
+
+    Computed as an ordinary convolution at low resolution with stride^2 times the channels, one per phase of the
+    output grid, which are then interleaved: the same sums, but torch's CPU convolutions are fast and its transposed
+    ones are not. With pad p before, out[stride*m + r] = sum_t weight[r + p + stride*t] x[m - t] along each axis.
+    """
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         kernel, stride = self.kernel_size[0], self.stride[0]
-        height, width = (size * stride for size in x.shape[-2:])
-        (top, _), (left, _) = (_same_padding(size, kernel, stride) for size in (height, width))
-        y = F.conv_transpose2d(x, self.weight, self.bias, self.stride, (top, left))
-        return y[..., :height, :width]
+        before, _ = _same_padding(stride * x.shape[-1], kernel, stride)
+        first, last = -((stride - 1 + before) // stride), (kernel - 1 - before) // stride  # range of t
+        taps = last - first + 1
+        left = -(before + stride * first)
+        right = stride * taps - kernel - left
+        phases = (
+            F.pad(self.weight, (left, right, left, right)).unflatten(3, (taps, stride)).unflatten(2, (taps, stride))
+        )
+        weight = phases.flip(2, 4).permute(1, 3, 5, 0, 2, 4).flatten(0, 2)
+        bias = None if self.bias is None else self.bias.repeat_interleave(stride**2)
+        return F.pixel_shuffle(F.conv2d(F.pad(x, (last, -first, last, -first)), weight, bias), stride)
 
 
 def weight_normalised(layer: Layer) -> Layer:
