@@ -138,7 +138,7 @@ def test_what_training_resumes_from_is_there_when_it_runs_again(finished: Projec
 def test_the_mirror_reaches_the_jobs(finished: Project, variables: dict[str, str], used: str) -> None:
     cli = finished.path / "biva" / "cli.py"
     cli.write_text(cli.read_text().replace('existing = ""', 'import os; existing = os.environ["BIVA_DATA_MIRROR"]'))
-    arguments = ["--cores", "1", "--config", "data_mirror=configured", "--force", "resources/digits/raw"]
+    arguments = ["--cores", "1", "--config", "data_mirror=configured", "--force", "resources/digits/fetched.txt"]
     done = finished.snakemake(*arguments, **variables)
     assert done.returncode == 0, done.stdout
     assert calls(finished)[-1] == f"fetch digits | {used}"

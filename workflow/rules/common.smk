@@ -5,8 +5,6 @@ import sys
 from functools import cache
 from pathlib import Path
 
-from snakemake.exceptions import WorkflowError
-
 # Jobs run `python -m biva`: by default with the Python that runs Snakemake, and with this checkout's package, installed
 # or not. With `--software-deployment-method conda` the environment's own Python comes first.
 sys.path.insert(0, str(Path(workflow.basedir).parent))
@@ -19,13 +17,13 @@ RUN = "results/{experiments}/runs/{dataset}/{architecture}/{model}/seed{seed}"
 
 
 def told(function):
-    """`function`, with a user's mistake told by Snakemake without a traceback."""
+    """`function`, with a user's mistake told in its own words and nothing else."""
 
     def wrapped(*arguments):
         try:
             return function(*arguments)
         except UserError as error:
-            raise WorkflowError(str(error)) from None
+            sys.exit(f"error: {error}")
 
     return wrapped
 

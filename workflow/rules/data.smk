@@ -3,7 +3,9 @@
 
 rule fetch:
     output:
-        directory("resources/{dataset}/raw"),
+        # The list of the files. They themselves are no outputs: Snakemake deletes those of a failed job, and what has
+        # been fetched and verified is kept for the next attempt.
+        "resources/{dataset}/fetched.txt",
     log:
         "resources/{dataset}/logs/fetch.log",
     benchmark:
@@ -15,12 +17,12 @@ rule fetch:
         mem_mb=1000,
         runtime=120,
     shell:
-        "python -m biva fetch {wildcards.dataset} > {log} 2>&1"
+        "python -m biva fetch {wildcards.dataset} > {output} 2> {log}"
 
 
 rule prepare:
     input:
-        "resources/{dataset}/raw",
+        "resources/{dataset}/fetched.txt",
     output:
         arrays="resources/{dataset}/data.safetensors",
         summary="resources/{dataset}/data.json",
