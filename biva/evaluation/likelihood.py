@@ -78,11 +78,13 @@ class ImageNoise:
         return self.block[:, self.used - size : self.used].reshape(shape)
 
 
-def _latent_width(model: HierarchicalVAE) -> int:
+def latent_width(model: HierarchicalVAE) -> int:
+    """Scalars in all latents of one sample."""
     return sum(math.prod(stage.latent_shape) * len(stage.groups) for stage in model.generative.stages)  # type: ignore[arg-type, misc]
 
 
-def _chunks(k: int, size: int) -> Iterator[int]:
+def chunks(k: int, size: int) -> Iterator[int]:
+    """Sizes of the pieces into which k samples are cut, none above `size`."""
     for start in range(0, k, size):
         yield min(size, k - start)
 
@@ -136,11 +138,11 @@ def importance_sample(
     for start in range(0, n, per_batch):
         batch = x[start : start + per_batch].to(device)
         images = range(start, start + len(batch))
-        noise = ImageNoise(seed, images, _latent_width(model), device)
+        noise = ImageNoise(seed, images, latent_width(model), device)
         features = model.inference.encode(batch)
         done = 0
         means: dict[str, Tensor] = {}
-        for chunk in _chunks(k, max(1, rows // len(batch))):
+        for chunk in chunks(k, max(1, rows // len(batch))):
             noise.draw(chunk)
             terms = model.terms(batch, features, chunk, noise)
             likelihoods = terms.log_likelihood.double().view(chunk, -1)

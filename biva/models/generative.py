@@ -44,6 +44,15 @@ def from_prior(noise: Noise, temperature: float = 1.0) -> LatentSource:
     return source
 
 
+def posterior_above(k: int, posterior: LatentSource, noise: Noise) -> LatentSource:
+    """Posterior for the stages above k, prior for the k lowest: the walk of L^{>k} (paper.md section 5).
+
+    k = 0 is the posterior everywhere, k = L the prior everywhere.
+    """
+    prior = from_prior(noise)
+    return lambda index, priors, d: (posterior if index >= k else prior)(index, priors, d)
+
+
 @dataclass(frozen=True)
 class Step:
     """What the walk met at one latent group."""

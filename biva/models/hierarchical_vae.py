@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from biva.models.architectures import Architecture, ModelName
-from biva.models.generative import GenerativeLadder, Walk, from_prior
+from biva.models.generative import GenerativeLadder, Walk, from_prior, posterior_above
 from biva.models.inference import BidirectionalInference, BottomUpInference, InferencePath, TopDownInference
 from biva.models.latents import Noise, repeat
 from biva.models.likelihoods import LIKELIHOODS, Likelihood
@@ -23,7 +23,7 @@ class Terms:
     log_likelihood: Tensor
     """log p(x | z), (B,)."""
     kl: Tensor
-    """log q - log p of every latent group at the sample, (B, G), groups bottom to top."""
+    """log q - log p at the sample of every latent group drawn from its posterior, (B, G), groups bottom to top."""
     walk: Walk
 
 
@@ -63,11 +63,23 @@ class HierarchicalVAE(nn.Module):
         """One posterior sample per image x (B, C, H, W)."""
         return self.terms(x, self.inference.encode(x), 1, noise)
 
-    def terms(self, x: Tensor, features: Any, k: int, noise: Noise) -> Terms:
-        """k posterior samples per image, (k*B,) rows, sample-major; `features` are `inference.encode(x)`."""
-        walk = self.generative.walk(self.inference.posterior(features, k, noise), rows=k * len(x))
-        kl = torch.stack([step.kl() for step in walk.steps.values()], dim=1)
-        return Terms(self.likelihood.log_prob(walk.output, repeat(x, k)), kl, walk)
+    def terms(self, x: Tensor, features: Any, k: int, noise: Noise, above: int = 0) -> Terms:
+        """k samples per image, (k*B,) rows, sample-major.
+
+        Args:
+            x: (B, C, H, W).
+            features: `inference.encode(x)`.
+            k: samples per image.
+            noise: of all samples.
+            above: stages above this one are drawn from the posterior, this one and those below from the prior. With 0,
+                the terms are those of the ELBO; else those of L^{>above}.
+        """
+        posterior = self.inference.posterior(features, k, noise)
+        walk = self.generative.walk(posterior_above(above, posterior, noise), rows=k * len(x))
+        log_likelihood = self.likelihood.log_prob(walk.output, repeat(x, k))
+        kls = [step.kl() for step in walk.steps.values() if step.posterior is not None]
+        kl = torch.stack(kls, dim=1) if kls else log_likelihood.new_zeros(len(log_likelihood), 0)
+        return Terms(log_likelihood, kl, walk)
 
     def sample(self, rows: int, noise: Noise, temperature: float = 1.0) -> Tensor:
         """Parameters of p(x | z) for z drawn from the prior at a temperature: (rows, channels, H, W)."""

@@ -1,0 +1,169 @@
+"""Anomaly detection: the definition of L^{>k}, and separation numbers counted by hand."""
+
+import itertools
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from biva.bounds import elbo
+from biva.evaluation.anomaly import bootstrap, bounds_above, scores, separation
+from biva.evaluation.likelihood import ImageNoise, importance_sample
+from biva.models.architectures import ModelName
+from biva.models.generative import Latent, LatentSource, Priors, posterior_above
+from biva.models.latents import DiagonalGaussian
+from tests.models import MODELS, double_noise, tiny_model
+from tests.unit.test_models import log_joint
+
+CPU = torch.device("cpu")
+IMAGES = torch.randint(0, 2, (5, 1, 4, 4), generator=torch.Generator().manual_seed(0)).double()
+
+
+class Double(ImageNoise):
+    """Noise in the tiny models' precision."""
+
+    def __call__(self, shape: torch.Size) -> Tensor:
+        return super().__call__(shape).double()
+
+
+@pytest.fixture(autouse=True)
+def _double_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("biva.evaluation.anomaly.ImageNoise", Double)
+    monkeypatch.setattr("biva.evaluation.likelihood.ImageNoise", Double)
+
+
+@pytest.mark.parametrize("model_name", MODELS)
+def test_above_zero_is_the_elbo(model_name: ModelName) -> None:
+    """Sample by sample, with the same noise: the plain forward pass of the model."""
+    model = tiny_model(model_name)
+    with torch.no_grad():
+        torch.manual_seed(1)
+        plain = model(IMAGES, double_noise)
+        torch.manual_seed(1)
+        above = model.terms(IMAGES, model.inference.encode(IMAGES), 1, double_noise, above=0)
+    assert torch.equal(elbo(above.log_likelihood, above.kl), elbo(plain.log_likelihood, plain.kl))
+
+
+@pytest.mark.parametrize("model_name", MODELS)
+def test_above_all_stages_is_the_likelihood_under_the_prior(model_name: ModelName) -> None:
+    """L^{>L} = E_p log p(x | z): no term of q is left, and the mean is that of prior samples."""
+    model = tiny_model(model_name)
+    x, n = IMAGES[:1], 20_000
+    torch.manual_seed(0)
+    with torch.no_grad():
+        terms = model.terms(x, model.inference.encode(x), n, double_noise, above=2)
+        prior = model.likelihood.log_prob(model.sample(n, double_noise), x.expand(n, -1, -1, -1))
+    assert terms.kl.shape == (n, 0)
+    error = math.sqrt((terms.log_likelihood.var() + prior.var()).item() / n)
+    assert abs((terms.log_likelihood.mean() - prior.mean()).item()) < 5 * error
+
+
+@pytest.mark.parametrize("above", [1, 2])
+@pytest.mark.parametrize("model_name", MODELS)
+def test_weights_of_every_k_integrate_to_the_marginal_likelihood(model_name: ModelName, above: int) -> None:
+    """E[p(x | z) p(z_>k) / q(z_>k | x)] = p(x), which is an integral on a grid for scalar latents."""
+    model = tiny_model(model_name, seed=3)
+    names = model.group_names
+    points = torch.linspace(-9, 9, 121 if len(names) == 2 else 49, dtype=torch.float64)
+    grid = torch.tensor(list(itertools.product(points.tolist(), repeat=len(names))), dtype=torch.float64)
+    x = IMAGES[0]
+    with torch.no_grad():
+        joint = torch.cat(
+            [
+                log_joint(model, x, {name: part[:, i : i + 1] for i, name in enumerate(names)})
+                for part in grid.split(40_000)
+            ]
+        )
+        exact = torch.logsumexp(joint, 0).item() + len(names) * math.log((points[1] - points[0]).item())
+        torch.manual_seed(0)
+        terms = model.terms(x[None], model.inference.encode(x[None]), 60_000, double_noise, above=above)
+    weights = (elbo(terms.log_likelihood, terms.kl) - exact).exp()
+    error = weights.std().item() / math.sqrt(len(weights))
+    assert error < 0.05
+    assert abs(weights.mean().item() - 1) < 5 * error
+
+
+def test_linear_gaussian_hierarchy_has_the_analytic_value() -> None:
+    """z2 ~ N(0, 1), z1 | z2 ~ N(a z2, s^2), x | z1 ~ N(z1, t^2), with q(z2 | x) = N(m, v).
+
+    L^{>1} = E_q(z2) [E_p(z1 | z2) log N(x; z1, t^2) + log p(z2) - log q(z2)]
+           = -(log 2 pi t^2 + ((x - a m)^2 + a^2 v + s^2) / t^2) / 2 - KL(N(m, v) || N(0, 1)).
+    """
+    a, s, t, x, m, v, n = 0.8, 0.6, 0.5, 1.3, 0.7, 0.4, 400_000
+
+    def gaussian(mean: Tensor, deviation: float) -> DiagonalGaussian:
+        return DiagonalGaussian(mean, torch.full_like(mean, 2 * math.log(deviation)))
+
+    def posterior(_index: int, _priors: Priors, _d: Tensor | None) -> Mapping[str, Latent]:
+        q = gaussian(torch.full((n, 1), m, dtype=torch.float64), math.sqrt(v))
+        return {"": Latent(q.sample(double_noise), q)}
+
+    torch.manual_seed(0)
+    source: LatentSource = posterior_above(1, posterior, double_noise)
+    p2 = gaussian(torch.zeros(n, 1, dtype=torch.float64), 1.0)
+    z2 = source(1, {"": p2}, None)[""]
+    p1 = gaussian(a * z2.value, s)
+    z1 = source(0, {"": p1}, z2.value)[""]
+    assert z2.posterior is not None
+    assert z1.posterior is None
+    kl = z2.posterior.log_prob(z2.value) - p2.log_prob(z2.value)
+    likelihood = gaussian(z1.value, t).log_prob(torch.full((n, 1), x, dtype=torch.float64))
+    terms = elbo(likelihood, kl[:, None])
+    expected_likelihood = -(math.log(2 * math.pi * t**2) + ((x - a * m) ** 2 + a**2 * v + s**2) / t**2) / 2
+    analytic = expected_likelihood - (v + m**2 - 1 - math.log(v)) / 2
+    assert abs(terms.mean().item() - analytic) < 5 * terms.std().item() / math.sqrt(n)
+
+
+@pytest.mark.parametrize("model_name", MODELS)
+def test_bounds_of_all_k_in_one_pass(model_name: ModelName) -> None:
+    """Chunks change nothing; every image counts once; k = 0 is L_K within the error of both estimates."""
+    model = tiny_model(model_name, latent=2)
+    whole = bounds_above(model, IMAGES, 6, seed=3, rows=1000, device=CPU)
+    assert whole.shape == (3, 5)
+    for rows in (1, 4, 7):
+        torch.testing.assert_close(bounds_above(model, IMAGES, 6, seed=3, rows=rows, device=CPU), whole)
+    torch.testing.assert_close(bounds_above(model, IMAGES[:2], 6, seed=3, rows=9, device=CPU), whole[:, :2])
+    many = bounds_above(model, IMAGES, 2000, seed=5, rows=4000, device=CPU)[0]
+    reference = importance_sample(model, IMAGES, 2000, seed=6, rows=4000, device=CPU)
+    l_k = torch.logsumexp(reference.log_weights, 0) - math.log(2000)
+    weights = (reference.log_weights - l_k).exp()
+    assert ((many - l_k).abs() < 5 * math.sqrt(2 / 2000) * weights.std(0)).all()
+
+
+def test_scores_by_hand() -> None:
+    result = scores(np.array([[-80.0, -90.0], [-85.0, -120.0], [-100.0, -95.0]]))
+    assert {name: values.tolist() for name, values in result.items()} == {
+        "L>0": [80, 90],
+        "L>1": [85, 120],
+        "L>2": [100, 95],
+        "LLR>1": [5, 30],
+        "LLR>2": [20, 5],
+    }
+
+
+def test_separation_counted_by_hand() -> None:
+    """Normal 1, 2, 3, 4, 6; anomalous 3.5, 5, 7, 8, 9.
+
+    Of 25 pairs 22 have the anomaly higher. To find four of five anomalies the threshold is 5: of the normal images only
+    6 is above it, one in five. Precision as each anomaly is found, from the top: 1/1, 2/2, 3/3, 4/5, 5/7 (its mean).
+    """
+    result = separation(np.array([1.0, 2, 3, 4, 6]), np.array([3.5, 5, 7, 8, 9]))
+    assert result.auroc == pytest.approx(22 / 25)
+    assert result.fpr80 == pytest.approx(1 / 5)
+    assert result.auprc == pytest.approx((1 + 1 + 1 + 4 / 5 + 5 / 7) / 5)
+
+
+def test_bootstrap_interval_has_the_width_of_the_known_error() -> None:
+    """Two normal distributions one deviation apart: AUROC = Phi(1 / sqrt 2) = 0.760; Hanley and McNeil's error."""
+    rng = np.random.default_rng(0)
+    n = 400
+    normal, anomalous = rng.normal(size=n), rng.normal(1, 1, size=n)
+    low, high = bootstrap(normal, anomalous, repeats=300, seed=0)["auroc"]
+    area = separation(normal, anomalous).auroc
+    q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
+    error = math.sqrt((area * (1 - area) + (n - 1) * (q1 - area**2 + q2 - area**2)) / n**2)
+    assert (high - low) / (2 * 1.96) == pytest.approx(error, rel=0.2)
+    assert low < 0.760 < high
