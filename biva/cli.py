@@ -19,6 +19,7 @@ from biva.config import (
     CONFIG_FOLDER,
     FigureName,
     RunConfig,
+    find_anomaly,
     find_dataset,
     find_run,
     find_table,
@@ -162,6 +163,31 @@ def evaluate(experiments: Experiments, run: RunName) -> None:
 
 
 @app.command()
+def detect(
+    experiments: Experiments,
+    run: RunName,
+    pair: Annotated[str, typer.Argument(help="`name` of one of the set's anomaly pairs.")],
+) -> None:
+    """Tell another dataset's test images from those of the run's own.
+
+    Writes anomaly/PAIR.json and .safetensors into the run's folder.
+
+    \b
+    Example:
+      biva detect quick digits/digits_8x8/biva/seed1 photos
+    """
+    from biva.data.datasets import load
+    from biva.evaluation.detect import detect
+    from biva.tracking import mirror_or_warn
+
+    config, settings = find_run(experiments, run), find_anomaly(experiments, pair)
+    folder = _run_folder(config)
+    normal, anomalous = (load(RESOURCES / name) for name in (settings.normal, settings.anomalous))
+    detect(folder, settings, load_experiments(experiments).evaluation, normal, anomalous)
+    mirror_or_warn(folder)
+
+
+@app.command()
 def track(
     folders: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="Folders of runs.")],
 ) -> None:
@@ -248,6 +274,34 @@ def figure(experiments: Experiments, name: Annotated[FigureName, typer.Argument(
     stem = RESULTS / experiments / "figures" / name
     save(draw(name, map(_run_folder, runs)), stem)
     print(f"{stem}.pdf", f"{stem}.png", sep="\n")
+
+
+@app.command()
+def anomalies(
+    experiments: Experiments, pair: Annotated[str, typer.Argument(help="`name` of one of the set's anomaly pairs.")]
+) -> None:
+    """Write the table and the figure of an anomaly pair.
+
+    Writes results/EXPERIMENTS/anomalies/PAIR.tex, .pdf and .png.
+
+    \b
+    Example:
+      biva anomalies fashion_anomaly_small mnist
+    """
+    from biva.reporting.anomalies import anomaly_table, draw_anomaly
+    from biva.reporting.figures import save
+    from biva.reporting.results import load_paper_results
+
+    settings = find_anomaly(experiments, pair)
+    runs = [run for run in resolve_runs(experiments, load_experiments(experiments)) if run.dataset == settings.normal]
+    folders = [_run_folder(run) for run in runs]
+    paths = [folder.anomaly(pair) for folder in folders]
+    records = [(run, read_json(path) if path.is_file() else None) for run, path in zip(runs, paths, strict=True)]
+    stem = RESULTS / experiments / "anomalies" / pair
+    tex = anomaly_table(records, settings, load_paper_results(CONFIG_FOLDER / "paper_results.csv"))
+    write_atomically(stem.with_suffix(".tex"), tex.encode())
+    save(draw_anomaly(folders, settings), stem)
+    print(*(f"{stem}.{form}" for form in ("tex", "pdf", "png")), sep="\n")
 
 
 @app.command()

@@ -97,6 +97,16 @@ class Evaluation(Strict):
         return self
 
 
+class AnomalyPair(Strict):
+    """Models trained on one dataset score the test images of another (paper.md section 5)."""
+
+    name: Name = Field(description="File name of the pair's records, table and figure.")
+    normal: Name = Field(description="Dataset that runs of this set train on.")
+    anomalous: Name = Field(description="Dataset whose test images are the anomalies; same shape and levels.")
+    importance_samples: int = Field(ge=1, description="K of L^{>k}, for every k.")
+    max_images: int | None = Field(default=None, ge=1, description="First images of either test split only; null: all.")
+
+
 class LikelihoodTable(Strict):
     """A table of likelihood bounds: our runs on one dataset beside the paper's rows."""
 
@@ -115,14 +125,18 @@ class Experiments(Strict):
     runs: Annotated[tuple[RunGroup, ...], Field(min_length=1)]
     training: Training
     evaluation: Evaluation
+    anomalies: tuple[AnomalyPair, ...] = ()
     tables: tuple[LikelihoodTable, ...] = ()
     figures: tuple[FigureName, ...] = ()
 
     @model_validator(mode="after")
     def _consistent(self) -> Experiments:
-        names = [table.name for table in self.tables]
+        names = [table.name for table in self.tables] + [pair.name for pair in self.anomalies]
         if len(set(names)) < len(names):
-            raise ValueError(f"table names must differ, got {names}")
+            raise ValueError(f"names of tables and anomaly pairs must differ, got {names}")
+        for pair in self.anomalies:
+            if pair.normal not in {group.dataset for group in self.runs}:
+                raise ValueError(f"anomaly pair {pair.name!r} is about dataset {pair.normal!r}, which no run uses")
         runs = [(g.dataset, g.architecture, g.model, s) for g in self.runs for s in g.seeds]
         if len(set(runs)) < len(runs):
             raise ValueError("the same run (dataset, architecture, model, seed) is listed twice")
@@ -304,6 +318,12 @@ def load_experiments(name: str, folder: Path = CONFIG_FOLDER) -> Experiments:
                 f"{path} is not valid:\n  - runs.{number}.architecture: {group.architecture!r} is for images of shape "
                 f"{shape}, but dataset {group.dataset!r} has {datasets[group.dataset].shape}"
             )
+    for number, pair in enumerate(experiments.anomalies):
+        if pair.anomalous not in datasets:
+            raise UserError(
+                f"{path} is not valid:\n  - anomalies.{number}.anomalous: unknown dataset {pair.anomalous!r}; "
+                f"allowed: {', '.join(sorted(datasets))}"
+            )
     return experiments
 
 
@@ -336,6 +356,19 @@ def find_run(experiments_name: str, run: str, folder: Path = CONFIG_FOLDER) -> R
             return candidate
     known = "\n".join(f"  {candidate.name}" for candidate in runs)
     raise UserError(f"Experiment set {experiments_name!r} has no run {run!r}. Its runs:\n{known}")
+
+
+def find_anomaly(experiments_name: str, name: str, folder: Path = CONFIG_FOLDER) -> AnomalyPair:
+    """The anomaly pair of an experiment set with this name.
+
+    Raises:
+        UserError: there is none; the message lists those there are.
+    """
+    pairs = {pair.name: pair for pair in load_experiments(experiments_name, folder).anomalies}
+    if name not in pairs:
+        known = ", ".join(pairs) or "none"
+        raise UserError(f"Experiment set {experiments_name!r} has no anomaly pair {name!r}. Its pairs: {known}.")
+    return pairs[name]
 
 
 def find_table(experiments_name: str, name: str, folder: Path = CONFIG_FOLDER) -> LikelihoodTable:

@@ -10,6 +10,7 @@ A run's folder `results/EXPERIMENTS/runs/DATASET/ARCHITECTURE/MODEL/seedN/` hold
 | `weights.safetensors` | train, at the end | the selected EMA weights |
 | `evaluation.json` | evaluate | metrics on the test split, KL per latent group, active units |
 | `evaluation.safetensors` | evaluate | per-image bounds, samples, reconstructions |
+| `anomaly/NAME.json`, `.safetensors` | detect | how L^{>k} separates another dataset; every image's L^{>k} |
 | `checkpoint/` | train | what a killed training resumes from; no result |
 """
 
@@ -55,6 +56,10 @@ class RunFolder:
     @property
     def arrays(self) -> Path:
         return self.path / "evaluation.safetensors"
+
+    def anomaly(self, name: str) -> Path:
+        """Record of an anomaly pair; its arrays lie beside it as `.safetensors`."""
+        return self.path / "anomaly" / f"{name}.json"
 
     @property
     def checkpoint(self) -> Path:

@@ -134,7 +134,7 @@ def mirror_reports(experiments: str, results_folder: Path) -> None:
         run_id = stored.info.run_id
         if (results_folder / "results.csv").is_file():
             client.log_artifact(run_id, str(results_folder / "results.csv"))
-        for kind in ("tables", "figures"):
+        for kind in ("tables", "figures", "anomalies"):
             if (results_folder / kind).is_dir():
                 client.log_artifacts(run_id, str(results_folder / kind), kind)
         client.set_terminated(run_id)

@@ -44,11 +44,7 @@ def evaluate(folder: RunFolder, settings: Evaluation, dataset: Dataset) -> None:
     """
     identity = records.read_json(folder.identity)
     records.read_json(folder.training)  # its presence says that training is complete
-    if identity["data_fingerprint"] != dataset.fingerprint:
-        raise UserError(
-            f"{folder.path} was trained on data with fingerprint {identity['data_fingerprint'][:12]}, but the data "
-            f"here has {dataset.fingerprint[:12]}. Prepare the data that it was trained on, or train it again."
-        )
+    check_data(folder, identity, dataset)
     run = parse(RunConfig, identity["config"], folder.identity)
     started = time.monotonic()
     torch.set_num_threads(run.threads)
@@ -84,6 +80,19 @@ def evaluate(folder: RunFolder, settings: Evaluation, dataset: Dataset) -> None:
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     records.write_json(folder.evaluation, result)
+
+
+def check_data(folder: RunFolder, identity: dict[str, Any], dataset: Dataset) -> None:
+    """Refuse data other than those that the run was trained on.
+
+    Raises:
+        UserError: the fingerprints differ.
+    """
+    if identity["data_fingerprint"] != dataset.fingerprint:
+        raise UserError(
+            f"{folder.path} was trained on data with fingerprint {identity['data_fingerprint'][:12]}, but the data "
+            f"here has {dataset.fingerprint[:12]}. Prepare the data that it was trained on, or train it again."
+        )
 
 
 def metrics(samples: ImportanceSamples, bounds: dict[int, Tensor], run: RunConfig) -> list[dict[str, Any]]:

@@ -111,11 +111,35 @@ def figure_files(wildcards):
     return run_files(wildcards.experiments, "evaluation.json", "evaluation.safetensors")
 
 
+@told
+def pair_of(wildcards):
+    return biva.config.find_anomaly(wildcards.experiments, wildcards.pair)
+
+
+def pair_settings(wildcards):
+    """What `detect` and the pair's reports depend on, beside the runs."""
+    return pair_of(wildcards).model_dump(mode="json")
+
+
+def anomalous_data(wildcards):
+    return f"resources/{pair_of(wildcards).anomalous}/data.json"
+
+
+def pair_files(wildcards):
+    """The pair's records of every run on its normal data."""
+    normal, runs = pair_of(wildcards).normal, runs_of_set(wildcards.experiments)
+    folders = [f"results/{wildcards.experiments}/runs/{run.name}" for run in runs if run.dataset == normal]
+    return [f"{folder}/anomaly/{wildcards.pair}.{form}" for folder in folders for form in ("json", "safetensors")]
+
+
 def report_files(experiments):
     """Tables and figures of the set."""
     settings, folder = experiment_set(experiments), f"results/{experiments}"
     tables = [f"{folder}/tables/{table.name}.tex" for table in settings.tables]
-    return tables + [f"{folder}/figures/{name}.{form}" for name in settings.figures for form in ("pdf", "png")]
+    pairs = [f"{folder}/anomalies/{pair.name}" for pair in settings.anomalies]
+    figures = [f"{folder}/figures/{name}" for name in settings.figures] + pairs
+    tables += [f"{pair}.tex" for pair in pairs]
+    return tables + [f"{figure}.{form}" for figure in figures for form in ("pdf", "png")]
 
 
 def all_results(experiments):

@@ -1,0 +1,98 @@
+"""Anomaly detection by one trained run: `anomaly/NAME.json` and `.safetensors` in its folder."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+from safetensors.torch import save as serialise
+
+from biva import records
+from biva.config import AnomalyPair, Evaluation, RunConfig, parse
+from biva.data.datasets import Dataset
+from biva.devices import choose_device, device_name
+from biva.errors import UserError
+from biva.evaluation.anomaly import Scores, bootstrap, bounds_above, scores, separation
+from biva.evaluation.likelihood import fixed_input, rows_within
+from biva.evaluation.run import check_data, load_model
+from biva.records import RunFolder
+from biva.seeds import derive_seed
+
+BOOTSTRAP_REPEATS = 300
+
+
+def detect(folder: RunFolder, pair: AnomalyPair, settings: Evaluation, normal: Dataset, anomalous: Dataset) -> None:
+    """Score the test images of both datasets by L^{>k} for every k, and say how well each score separates them.
+
+    Raises:
+        UserError: training is not complete, or a dataset is not the right one.
+    """
+    identity = records.read_json(folder.identity)
+    records.read_json(folder.training)  # its presence says that training is complete
+    check_data(folder, identity, normal)
+    if (normal.shape, normal.binarisation) != (anomalous.shape, anomalous.binarisation):
+        raise UserError(
+            f"Anomaly pair {pair.name!r}: {normal.name} has images of shape {normal.shape}, binarisation "
+            f"{normal.binarisation}, but {anomalous.name} has {anomalous.shape}, {anomalous.binarisation}. "
+            "A model can only score images of the kind it was trained on."
+        )
+    run = parse(RunConfig, identity["config"], folder.identity)
+    started = time.monotonic()
+    torch.set_num_threads(run.threads)
+    device = choose_device(run.device)
+    model = load_model(run, folder.weights.read_bytes(), device)
+    seed = derive_seed(run.seed, "anomaly", pair.name)
+    rows = rows_within(settings.memory_budget_mb, run.architecture)
+    bounds = {
+        kind: bounds_above(
+            model,
+            fixed_input(dataset, "test")[: pair.max_images],
+            pair.importance_samples,
+            seed=derive_seed(seed, kind),
+            rows=rows,
+            device=device,
+        )
+        for kind, dataset in (("normal", normal), ("anomalous", anomalous))
+    }
+    values = {kind: scores(bound.numpy()) for kind, bound in bounds.items()}
+    arrays = bounds | {
+        f"score/{name}/{kind}": torch.from_numpy(score)
+        for kind, named in values.items()
+        for name, score in named.items()
+    }
+    path = folder.anomaly(pair.name)
+    records.write_atomically(
+        path.with_suffix(".safetensors"), serialise({k: v.contiguous() for k, v in arrays.items()})
+    )
+    result = {
+        "settings": pair.model_dump(mode="json"),
+        "normal": {"dataset": normal.name, "fingerprint": normal.fingerprint, "images": bounds["normal"].shape[1]},
+        "anomalous": {
+            "dataset": anomalous.name,
+            "fingerprint": anomalous.fingerprint,
+            "images": bounds["anomalous"].shape[1],
+        },
+        "samples": pair.importance_samples,
+        "seed": seed,
+        "device": device_name(device),
+        "repeats": BOOTSTRAP_REPEATS,
+        "scores": {
+            name: summary(score, values["anomalous"][name], seed=derive_seed(seed, "bootstrap", name))
+            for name, score in values["normal"].items()
+        },
+        "wall_seconds": time.monotonic() - started,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    records.write_json(path, result)
+
+
+def summary(normal: Scores, anomalous: Scores, *, seed: int) -> dict[str, Any]:
+    """AUROC, AUPRC and FPR80 of one score, each with the ends of its 95% bootstrap interval."""
+    numbers = asdict(separation(normal, anomalous))
+    intervals = bootstrap(normal, anomalous, repeats=BOOTSTRAP_REPEATS, seed=seed)
+    return {
+        name: {"value": value, "low": intervals[name][0], "high": intervals[name][1]} for name, value in numbers.items()
+    }

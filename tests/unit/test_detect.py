@@ -1,0 +1,93 @@
+"""The anomaly record of a run: what it says where the answer is known."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from biva import records
+from biva.config import AnomalyPair, Evaluation
+from biva.data.datasets import Dataset
+from biva.errors import UserError
+from biva.evaluation.detect import detect
+from biva.records import RunFolder
+from biva.training.loop import train
+from tests.unit.test_training import toy_dataset, toy_run
+
+PAIR = AnomalyPair(name="pair", normal="toy", anomalous="other", importance_samples=3)
+SETTINGS = Evaluation(importance_samples=(1,))
+
+
+@pytest.fixture(autouse=True)
+def _few_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("biva.evaluation.detect.BOOTSTRAP_REPEATS", 40)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    folder = RunFolder(tmp_path_factory.mktemp("run"))
+    train(toy_run(max_updates=60, evaluate_every=30, learning_rate=0.01, ema_decay=0.5), dark(), folder, lambda: None)
+    return folder
+
+
+def dark() -> Dataset:
+    """Images that are almost black, 60 of them for the test."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 3, (60, 1, 4, 4), generator=generator, dtype=torch.uint8)
+    return replace(toy_dataset(), images={"train": images, "valid": images, "test": images})
+
+
+def other(images: torch.Tensor) -> Dataset:
+    return replace(dark(), name="other", fingerprint="0" * 64, images={"test": images})
+
+
+def run(folder: RunFolder, anomalous: Dataset, pair: AnomalyPair = PAIR) -> dict[str, dict[str, dict[str, float]]]:
+    detect(folder, pair, SETTINGS, dark(), anomalous)
+    scores: dict[str, dict[str, dict[str, float]]] = records.read_json(folder.anomaly(pair.name))["scores"]
+    return scores
+
+
+def test_bright_images_stand_out_by_the_plain_bound(trained: RunFolder) -> None:
+    scores = run(trained, other(16 - dark().images["test"]))
+    assert scores["L>0"]["auroc"] == pytest.approx({"value": 1.0, "low": 1.0, "high": 1.0})
+    assert scores["L>0"]["auprc"]["value"] == pytest.approx(1.0)
+    assert scores["L>0"]["fpr80"]["value"] == 0.0
+    assert list(scores) == ["L>0", "L>1", "L>2", "LLR>1", "LLR>2"]
+
+
+def test_more_of_the_same_does_not(trained: RunFolder) -> None:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 3, (60, 1, 4, 4), generator=generator, dtype=torch.uint8)
+    auroc = run(trained, other(images))["L>0"]["auroc"]
+    assert auroc["low"] < 0.5 < auroc["high"]
+    assert auroc["low"] < auroc["value"] < auroc["high"]
+
+
+def test_arrays_hold_every_image_and_score(trained: RunFolder, tmp_path: Path) -> None:
+    run(trained, other(dark().images["test"][:20]), PAIR.model_copy(update={"max_images": 25}))
+    record = records.read_json(trained.anomaly("pair"))
+    arrays = load_file(trained.anomaly("pair").with_suffix(".safetensors"))
+    assert (record["normal"]["images"], record["anomalous"]["images"]) == (25, 20)
+    assert arrays["normal"].shape == (3, 25)
+    assert arrays["anomalous"].shape == (3, 20)
+    np.testing.assert_array_equal(arrays["score/LLR>2/normal"], arrays["normal"][0] - arrays["normal"][2])
+    np.testing.assert_array_equal(arrays["score/L>1/anomalous"], -arrays["anomalous"][1])
+
+
+def test_repeating_gives_the_same_bits(trained: RunFolder) -> None:
+    anomalous = other(16 - dark().images["test"])
+    first = (run(trained, anomalous), trained.anomaly("pair").with_suffix(".safetensors").read_bytes())
+    assert (run(trained, anomalous), trained.anomaly("pair").with_suffix(".safetensors").read_bytes()) == first
+
+
+def test_other_kinds_of_images_are_refused(trained: RunFolder) -> None:
+    with pytest.raises(UserError, match=r"shape \(1, 4, 4\).*but other has \(3, 4, 4\)"):
+        run(trained, replace(other(dark().images["test"]), shape=(3, 4, 4)))
+
+
+def test_other_data_than_trained_on_are_refused(trained: RunFolder) -> None:
+    with pytest.raises(UserError, match="was trained on data with fingerprint ffffffffffff"):
+        detect(trained, PAIR, SETTINGS, replace(dark(), fingerprint="1" * 64), other(dark().images["test"]))
