@@ -15,7 +15,7 @@ from biva.cli import app
 from biva.config import CONFIG_FOLDER, find_dataset, find_run, find_table, load_architecture, load_experiments
 
 ROOT = Path(__file__).parents[2]
-VERBS = ("describe", "fetch", "prepare", "train", "evaluate", "track", "collect", "table", "figure", "schema")
+VERBS = ("describe", "data", "fetch", "prepare", "train", "evaluate", "track", "collect", "table", "figure", "schema")
 
 
 def biva(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -67,7 +67,7 @@ def test_the_examples_name_things_that_exist() -> None:
                     load_experiments(experiments, config)
                 case "table", [experiments, table]:
                     find_table(experiments, table, config)
-                case (("track" | "schema"), _):
+                case (("track" | "schema" | "data"), _):
                     pass
                 case _:
                     pytest.fail(f"no check for the example: {verb} {arguments}")
