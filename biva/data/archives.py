@@ -14,7 +14,7 @@ from __future__ import annotations
 import io
 import math
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -265,7 +265,7 @@ def svhn_mat(raw: Path, config: DatasetConfig) -> Arrays:
     }
 
 
-def mat_variables(path: Path, file: RawFile, shapes: dict[str, tuple[int, ...]]) -> dict[str, NDArray[Any]]:
+def mat_variables(path: Path, file: RawFile, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray[Any]]:
     """The numeric variables of a MATLAB 5 file with these names and shapes.
 
     Raises:

@@ -11,6 +11,7 @@ import json
 import math
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,10 @@ from torch import Tensor
 from biva.data.raw import Array, Arrays, parts
 from biva.records import writing_atomically
 
-_TYPES = {"U8": (np.dtype(np.uint8), torch.uint8), "I64": (np.dtype(np.int64), torch.int64)}
+_TYPES: dict[str, tuple[np.dtype[Any], torch.dtype]] = {
+    "U8": (np.dtype(np.uint8), torch.uint8),
+    "I64": (np.dtype(np.int64), torch.int64),
+}
 """Type in the header -> that of NumPy and of PyTorch."""
 
 _LENGTH = struct.Struct("<Q")
@@ -52,7 +56,8 @@ def write_arrays(path: Path, arrays: Arrays) -> str:
                 file.write(content)
                 digest.update(content)
             if left:
-                raise ValueError(f"a reader gave {_size(arrays[name]) - left:,} bytes for {name} of shape {arrays[name].shape}")
+                given = _size(arrays[name]) - left
+                raise ValueError(f"a reader gave {given:,} bytes for {name} of shape {arrays[name].shape}")
     return digest.hexdigest()
 
 
@@ -84,12 +89,13 @@ def map_arrays(path: Path) -> dict[str, Tensor]:
     with path.open("rb") as file:
         (length,) = _LENGTH.unpack(file.read(_LENGTH.size))
         header = json.loads(file.read(length))
-    storage = torch.UntypedStorage.from_file(str(path), shared=False, nbytes=path.stat().st_size)
+    storage: Any = torch.UntypedStorage.from_file(str(path), shared=False, nbytes=path.stat().st_size)
     arrays = {}
     for name, about in header.items():
         numpy_type, torch_type = _TYPES[about["dtype"]]
         start = (_LENGTH.size + length + about["data_offsets"][0]) // numpy_type.itemsize
-        arrays[name] = torch.empty(0, dtype=torch_type).set_(storage, start, about["shape"])
+        flat = torch.empty(0, dtype=torch_type).set_(storage, start, (math.prod(about["shape"]),), (1,))
+        arrays[name] = flat.view(about["shape"])
     return arrays
 
 

@@ -1,8 +1,8 @@
 """Whether a raw file is the one it should be.
 
 Most publishers, or those who checked their files, have published a SHA-256 or MD5; then the file must have it. Where a
-file is `trust: first_use`, the content that arrives first is recorded beside the raw folder, and any other content
-is refused from then on. The record is not inside the raw folder, because Snakemake empties that before it fetches again.
+file is `trust: first_use`, the content that arrives first is recorded beside the raw folder, and any other content is
+refused from then on. The record is not inside the raw folder: Snakemake empties that before it fetches again.
 """
 
 from __future__ import annotations

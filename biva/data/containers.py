@@ -53,7 +53,7 @@ def explained_damage(where: str | Path) -> Iterator[None]:
 class _Bounded(io.RawIOBase):
     """A stream that ends in an error once it has given more than `limit` bytes."""
 
-    def __init__(self, stream: IO[bytes], limit: int) -> None:
+    def __init__(self, stream: io.BufferedIOBase, limit: int) -> None:
         self._stream = stream
         self._left = limit
 
@@ -69,11 +69,11 @@ def _tar(path: Path, limit: int) -> Iterator[tuple[str, int, IO[bytes]]]:
     """Name, size and content of every regular file in a tar, gzipped or not, in the archive's order."""
     with (
         explained_damage(path),
-        (gzip.open(path) if path.name.endswith(".gz") else path.open("rb")) as stream,
+        gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as stream,
         tarfile.open(fileobj=_Bounded(stream, limit), mode="r|") as tar,
     ):
         while member := tar.next():
-            tar.members.clear()  # a million entries would fill the memory; one after another needs none of them
+            tar.members.clear()  # type: ignore[attr-defined]  # a million entries would fill the memory for nothing
             if member.isreg() and not member.issparse() and (content := tar.extractfile(member)):
                 yield member.name, member.size, content
 
@@ -161,6 +161,8 @@ class Zip:
         if member.file_size > largest:
             raise UserError(f"{self._where}, {name}: {member.file_size:,} bytes; expected {largest:,} at most.")
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise UserError(f"{self._where}, {name}: packed by method {member.compress_type}; expected deflate or none.")
+            raise UserError(
+                f"{self._where}, {name}: packed by method {member.compress_type}; expected deflate or none."
+            )
         with explained_damage(f"{self._where}, {name}"), self._zip.open(member) as stream:
             yield stream

@@ -67,7 +67,7 @@ class Dataset:
         if split not in self.images:
             there = ", ".join(known for known in SPLITS if known in self.images)
             raise UserError(
-                f"Dataset {self.name!r} has no split {split!r}; it has: {there}. Choose a split that it has, or another "
+                f"Dataset {self.name!r} has no split {split!r}; it has: {there}. Choose one of those, or another "
                 "training.protocol: `paper` needs train and test, `clean` needs valid too."
             )
         return self.images[split]

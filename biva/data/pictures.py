@@ -95,7 +95,8 @@ def _overlaps(source: int, target: int) -> NDArray[np.float64]:
     edges = np.arange(target + 1)[:, None] * source
     starts = np.arange(source)[None, :] * target
     inside = np.clip(edges - starts, 0, target)  # units of the source pixel to the left of the edge
-    return np.diff(inside, axis=0).astype(np.float64)
+    overlaps: NDArray[np.float64] = np.diff(inside, axis=0).astype(np.float64)
+    return overlaps
 
 
 def area_average(values: NDArray[np.uint8], shape: tuple[int, int], scale: int = 1) -> NDArray[np.uint8]:
@@ -113,7 +114,8 @@ def area_average(values: NDArray[np.uint8], shape: tuple[int, int], scale: int =
     """
     height, width = values.shape[-2:]
     sums = _overlaps(height, shape[0]) @ values.astype(np.float64) @ _overlaps(width, shape[1]).T
-    return np.floor((2 * scale * sums + height * width) / (2 * height * width)).astype(np.uint8)
+    means: NDArray[np.uint8] = np.floor((2 * scale * sums + height * width) / (2 * height * width)).astype(np.uint8)
+    return means
 
 
 # --------------------------------------------------------------------------------------------------------- readers
@@ -162,9 +164,10 @@ def imagenet_png(raw: Path, config: DatasetConfig) -> Arrays:
     """
     expect_splits(config, "train", "test")
     files = expect_files(config, "train, test", 2)
+    splits: tuple[SplitName, ...] = ("train", "test")
     return {
         f"{split}/images": _tar_stream(raw / file.name, file, (config.splits[split], *config.shape))
-        for split, file in zip(("train", "test"), files, strict=True)
+        for split, file in zip(splits, files, strict=True)
     }
 
 

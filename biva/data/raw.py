@@ -37,7 +37,10 @@ class Stream:
 
     shape: tuple[int, ...]
     chunks: Callable[[], Iterator[NDArray[np.uint8]]]
-    dtype: np.dtype[Any] = np.dtype(np.uint8)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(np.uint8)
 
 
 Array = NDArray[Any] | Stream

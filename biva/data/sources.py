@@ -1,9 +1,10 @@
 """Where the bytes of a dataset come from.
 
 Sources are tried in order: the mirror (a folder or an address), then those of `config/datasets.yaml`. Any of them may
-offer a file plain or gzipped; an official file that is itself a .gz is kept as it is. What arrives is unpacked, counted and hashed on its way to a temporary file, and takes
-the file's name only if its checksum is right: a file under its own name is always whole. A source that fails in
-whatever way hands over to the next; if all fail, one error tells what each of them said.
+offer a file plain or gzipped; an official file that is itself a .gz is kept as it is. What arrives is unpacked, counted
+and hashed on its way to a temporary file, and takes the file's name only if its checksum is right: a file under its own
+name is always whole. A source that fails in whatever way hands over to the next; if all fail, one error tells what each
+of them said.
 """
 
 from __future__ import annotations
@@ -100,9 +101,9 @@ def _explain(name: str, config: DatasetConfig, missing: list[RawFile], refusals:
     names = ", ".join(file.name for file in missing)
     return (
         f"Dataset {name!r}: no source gives {names}. Tried, in this order:\n{tried}\n"
-        f"What to do: {by_hand}put the files, plain or as .gz, into a folder (or its subfolder {config.folder}/), name the\n"
-        f"folder in the environment variable BIVA_DATA_MIRROR or as data_mirror in config/config.yaml, and run\n"
-        f"`biva fetch {name}` again. Where compute nodes have no network, run it on a login node:\n"
+        f"What to do: {by_hand}put the files, plain or as .gz, into a folder (or its subfolder {config.folder}/),\n"
+        f"name the folder in the environment variable BIVA_DATA_MIRROR or as data_mirror in config/config.yaml, and\n"
+        f"run `biva fetch {name}` again. Where compute nodes have no network, run it on a login node:\n"
         "what is fetched once is kept."
     )
 
@@ -308,8 +309,8 @@ class _Receiver:
             )
         elif got != known:
             raise _Unusable(
-                f"wrong content: {self._got()} instead of SHA-256 {known[:12]}... as at its first use ({record}; delete "
-                "that file to trust the new content)"
+                f"wrong content: {self._got()} instead of SHA-256 {known[:12]}... as at its first use ({record}; "
+                "delete that file to trust the new content)"
             )
 
     def _unpack(self) -> None:
