@@ -115,6 +115,13 @@ def test_describe_prints_stages_and_the_parameters_line() -> None:
     assert done.stdout.splitlines()[-1] == "parameters: 31550946"
 
 
+def test_data_list_prints_every_dataset(tmp_path: Path) -> None:
+    (tmp_path / "config").symlink_to(ROOT / "config")
+    done = biva("data", "list", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {"digits", "cifar10", "celeba64"} <= {line.split(" ")[0] for line in done.stdout.splitlines()}
+
+
 def test_schema_writes_where_the_workflow_reads(tmp_path: Path) -> None:
     done = biva("schema", folder=tmp_path)
     assert done.returncode == 0, done.stderr
