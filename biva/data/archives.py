@@ -212,8 +212,8 @@ OMNIGLOT_SPLIT_SEED = 1345
 def omniglot_mat(raw: Path, config: DatasetConfig) -> Arrays:
     """Read Burda's chardata.mat: `data` and `testdata`, a column per image, grey values 0 .. 1 column by column.
 
-    The values are rounded to `levels` levels, and the images turned upright. The validation split is drawn from
-    `data`, because neighbours there are drawings of one alphabet.
+    The values are rounded to `levels` levels, and the images turned upright. `data` is shuffled by a fixed seed before
+    the validation split is cut off, as Burda does, because neighbours there are drawings of one alphabet.
 
     Raises:
         UserError: the file is no such file, or does not hold as many images as the splits.
@@ -228,8 +228,8 @@ def omniglot_mat(raw: Path, config: DatasetConfig) -> Arrays:
     )
     order = np.random.RandomState(OMNIGLOT_SPLIT_SEED).permutation(count)  # its stream is frozen, unlike Generator's
     return {
-        "train/images": train[np.sort(order[config.splits["valid"] :])],
-        "valid/images": train[np.sort(order[: config.splits["valid"]])],
+        "train/images": train[order[config.splits["valid"] :]],
+        "valid/images": train[order[: config.splits["valid"]]],
         "test/images": test,
     }
 

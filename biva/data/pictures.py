@@ -125,7 +125,8 @@ def omniglot_png(raw: Path, config: DatasetConfig) -> Arrays:
     """Read Lake's zips: one-bit PNG files of 105x105 pixels, ink black, ALPHABET/CHARACTER/DRAWING.
 
     A drawing is inverted (ink is the highest level) and shrunk by averaging areas. All drawings, in the order of the
-    files and then of their names, are dealt to the splits by a fixed seed; those that no split takes are left out.
+    files and then of their names, are shuffled by a fixed seed and dealt to the splits: the first images of a split are
+    as mixed as the whole. Those that no split takes are left out.
 
     Raises:
         UserError: an archive is damaged, holds another picture, or both hold fewer than the splits take.
@@ -141,7 +142,7 @@ def omniglot_png(raw: Path, config: DatasetConfig) -> Arrays:
     arrays: Arrays = {}
     for split in SPLITS:
         members, order = order[: config.splits[split]], order[config.splits[split] :]
-        arrays[f"{split}/images"] = images[np.sort(members)]
+        arrays[f"{split}/images"] = images[members]
     return arrays
 
 
