@@ -24,6 +24,7 @@ from biva.config import (
     find_run,
     find_table,
     load_architecture,
+    load_datasets,
     load_experiments,
     load_main,
     resolve_runs,
@@ -43,6 +44,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+data = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data, name="data")
 
 Experiments = Annotated[str, typer.Argument(help="Experiment set: a file in config/experiments/, without .yaml.")]
 DatasetName = Annotated[str, typer.Argument(help="Dataset: an entry of config/datasets.yaml.")]
@@ -83,6 +87,31 @@ def describe(
     from biva.models.describe import describe
 
     print(describe(architecture, load_architecture(architecture), model))
+
+
+@data.callback()
+def data_group() -> None:
+    """Look at the datasets.
+
+    \b
+    Example:
+      biva data list
+    """
+
+
+@data.command("list")
+def data_list() -> None:
+    """List all datasets: size, splits, where they come from, what is present here.
+
+    Sizes are of the raw files and of the array file; what is present in resources/ is looked for, not verified.
+
+    \b
+    Example:
+      biva data list
+    """
+    from biva.data.catalogue import catalogue
+
+    print(catalogue(load_datasets(), RESOURCES))
 
 
 @app.command()

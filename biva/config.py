@@ -21,6 +21,9 @@ CONFIG_FOLDER = Path("config")
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
 Protocol = Literal["paper", "clean"]
+PROTOCOL_SPLITS: dict[Protocol, tuple[str, ...]] = {"paper": ("train", "test"), "clean": ("train", "valid", "test")}
+"""Splits that a dataset must have to be trained on; `paper` trains on valid too where there is one."""
+
 FigureName = Literal["learning_curves", "samples", "reconstructions", "kl_per_layer", "bound_against_k"]
 
 
@@ -157,26 +160,64 @@ class RawFile(Strict):
     """One file of a dataset as its publisher offers it."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$", description="Official file name; a mirror may add .gz.")
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Of the decompressed content.")
-    bytes: int = Field(ge=1, description="Size of the decompressed content; more is refused.")
+    sha256: str | None = Field(
+        default=None, pattern=r"^[0-9a-f]{64}$", description="Of the decompressed content; of a .tar.gz, as it is."
+    )
+    md5: str | None = Field(default=None, pattern=r"^[0-9a-f]{32}$", description="Where no SHA-256 is published.")
+    bytes: int = Field(ge=1, description="Size of the same; under trust: first_use, the most that is accepted.")
+    trust: Literal["published", "first_use"] = Field(
+        default="published",
+        description="published: the content must have the published digest. first_use: it is recorded when it first "
+        "arrives, compared with the published digest for information, and may not change afterwards.",
+    )
+
+    @model_validator(mode="after")
+    def _known_digest(self) -> RawFile:
+        if self.sha256 and self.md5:
+            raise ValueError("give sha256 or md5, not both")
+        if self.trust == "published" and not (self.sha256 or self.md5):
+            raise ValueError("give the published sha256 or md5, or trust: first_use where none is known")
+        return self
+
+    @property
+    def published(self) -> str:
+        """The published digest, for messages."""
+        if self.sha256:
+            return f"SHA-256 {self.sha256}"
+        return f"MD5 {self.md5}" if self.md5 else "none is known"
 
 
 class DatasetConfig(Strict):
     """One entry of `config/datasets.yaml`."""
 
     title: str
-    reader: Literal["digits", "amat", "idx"] = Field(description="Function of biva.data.archives that reads the files.")
+    reader: Literal[
+        "digits",
+        "amat",
+        "idx",
+        "omniglot_mat",
+        "omniglot_png",
+        "cifar",
+        "svhn_mat",
+        "imagenet_png",
+        "imagenet_npz",
+        "celeba",
+    ] = Field(description="Function of biva.data.archives that reads the files.")
     shape: tuple[int, int, int] = Field(description="Channels, height, width.")
     levels: int = Field(ge=2, le=256, description="Grey levels per channel, 0 .. levels-1.")
     binarisation: Literal["none", "static", "dynamic"] = Field(
         description="none: levels to [-1, 1]. static: already 0/1. dynamic: Bernoulli(level / (levels-1)), redrawn."
     )
-    splits: dict[Literal["train", "valid", "test"], int] = Field(description="Images per split.")
+    splits: Annotated[dict[Literal["train", "valid", "test"], Annotated[int, Field(ge=1)]], Field(min_length=1)] = (
+        Field(description="Images per split; a dataset may lack train or valid.")
+    )
     files: Annotated[tuple[RawFile, ...], Field(min_length=1)]
     folder: Name = Field(description="Subfolder of a mirror that holds the files.")
     sources: tuple[str, ...] = Field(
-        description="Tried in order after the mirror: https addresses, or package:NAME for files that a package has."
+        description="Tried in order after the mirror: http(s) addresses, or package:NAME for files that a package has."
     )
+    homepage: str | None = Field(default=None, description="Where a person gets the files that no source gives.")
+    paper: str = Field(default="not in the paper", description="How results on it compare with the paper's.")
     licence: str
     citation: str
 
@@ -311,6 +352,12 @@ def load_experiments(name: str, folder: Path = CONFIG_FOLDER) -> Experiments:
             raise UserError(
                 f"{path} is not valid:\n  - runs.{number}.dataset: unknown dataset {group.dataset!r}; "
                 f"allowed: {', '.join(sorted(datasets))}"
+            )
+        splits = datasets[group.dataset].splits
+        if missing := [split for split in PROTOCOL_SPLITS[experiments.training.protocol] if split not in splits]:
+            raise UserError(
+                f"{path} is not valid:\n  - runs.{number}.dataset: {group.dataset!r} has no {' and no '.join(missing)} "
+                f"split, which training.protocol: {experiments.training.protocol} needs; it has: {', '.join(splits)}"
             )
         shape = load_architecture(group.architecture, folder).input_shape
         if shape != datasets[group.dataset].shape:

@@ -20,9 +20,11 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from biva.errors import UserError
 
@@ -66,26 +68,39 @@ class RunFolder:
         return self.path / "checkpoint"
 
 
+@contextmanager
+def writing_atomically(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to that gets the name `path` at the end, if all went well; until then the old content stays.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(
+            f"Cannot write {path}: {error.strerror}. Nothing was changed. "
+            "Free some space or mend the permissions, then run the same command again."
+        ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that a reader, a crash or a full disk sees the old content or the new, never half of it.
 
     Raises:
         UserError: the disk is full or the folder cannot be written; the old content is untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(
-            f"Cannot write {path} ({len(content):,} bytes): {error.strerror}. Nothing was changed. "
-            "Free some space or mend the permissions, then run the same command again."
-        ) from error
+    with writing_atomically(path) as file:
+        file.write(content)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -1,50 +1,34 @@
 """Raw files, as their publishers offer them, to arrays: one small function per format.
 
 A reader takes the folder of the raw files and the dataset's entry in `config/datasets.yaml`, and returns the arrays of
-the canonical file: "train/images", "valid/images", "test/images", uint8 (N, C, H, W), and where the files have labels,
-"train/labels" and so on, int64 (N,). What a file must hold follows from the entry, so a reader compares before it
-allocates, and whatever else the file holds is refused with a message: no byte sequence leads to a traceback.
+the canonical file: "train/images" and so on for the splits that the dataset has, uint8 (N, C, H, W), and where the
+files have labels that are used, "train/labels" and so on, int64 (N,). What does not fit in memory is a stream. What a
+file must hold follows from the entry, so a reader compares before it allocates, and whatever else the file holds is
+refused with a message: no byte sequence leads to a traceback.
+
+Here are the formats of plain arrays; `biva.data.pictures` reads archives of PNG and JPEG files.
 """
 
 from __future__ import annotations
 
-import hashlib
+import io
 import math
-import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from biva.config import DatasetConfig, RawFile
+from biva.data.containers import tar_members
+from biva.data.pictures import celeba, imagenet_npz, imagenet_png, omniglot_png
+from biva.data.raw import CLASSES, SPLITS, Arrays, expect_files, expect_splits, read, split_off_valid
 from biva.errors import UserError
-
-Arrays = dict[str, NDArray[Any]]
-SplitName = Literal["train", "valid", "test"]
-
-SPLITS: tuple[SplitName, ...] = get_args(SplitName)
-"""The disjoint splits of every dataset."""
-
-CLASSES = 10
-"""Classes of every labelled dataset here: the labels are 0 .. 9."""
 
 DIGITS_SPLIT_SEED = 1797
 """Fixes the split of `digits` for good: results of different runs and machines are about the same test images."""
-
-
-def is_intact(path: Path, file: RawFile) -> bool:
-    """Whether `path` holds exactly the content that `file` declares."""
-    try:
-        with path.open("rb") as stream:
-            return (
-                os.fstat(stream.fileno()).st_size == file.bytes
-                and hashlib.file_digest(stream, "sha256").hexdigest() == file.sha256
-            )
-    except OSError:
-        return False
 
 
 def digits(raw: Path, config: DatasetConfig) -> Arrays:
@@ -53,9 +37,10 @@ def digits(raw: Path, config: DatasetConfig) -> Arrays:
     Raises:
         UserError: a line is malformed, or the file does not hold as many images as the splits together.
     """
-    (file,) = _expect_files(config, "the only one", 1)
+    expect_splits(config, *SPLITS)
+    (file,) = expect_files(config, "the only one", 1)
     path = raw / file.name
-    lines = _read(path, file).splitlines()
+    lines = read(path, file).splitlines()
     if len(lines) != sum(config.splits.values()):
         raise UserError(f"{path} has {len(lines):,} lines; expected one per image: {sum(config.splits.values()):,}.")
     table = np.array([_digits_line(line, f"{path}, line {i}", config) for i, line in enumerate(lines, start=1)])
@@ -107,7 +92,8 @@ def amat(raw: Path, config: DatasetConfig) -> Arrays:
     Raises:
         UserError: a line is malformed, or a file does not hold as many images as its split.
     """
-    files = _expect_files(config, "train, valid, test", 3)
+    expect_splits(config, *SPLITS)
+    files = expect_files(config, "train, valid, test", 3)
     return {
         f"{split}/images": _amat_images(raw / file.name, file, config.splits[split], config.shape)
         for split, file in zip(SPLITS, files, strict=True)
@@ -117,7 +103,7 @@ def amat(raw: Path, config: DatasetConfig) -> Arrays:
 def _amat_images(path: Path, file: RawFile, count: int, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
     """Every line is equally long: a byte 0 or 1 and a separator per pixel, the last separator being the line's end."""
     pixels = math.prod(shape)
-    content = np.frombuffer(_read(path, file), dtype=np.uint8)
+    content = np.frombuffer(read(path, file), dtype=np.uint8)
     whole_lines = len(content) // (2 * pixels)
     lines = content[: whole_lines * 2 * pixels].reshape(whole_lines, 2 * pixels)
     values = lines[:, 0::2] - np.uint8(ord("0"))
@@ -140,28 +126,35 @@ def idx(raw: Path, config: DatasetConfig) -> Arrays:
     Raises:
         UserError: a header is not the expected one, a file is too short or too long, or a label is out of range.
     """
-    files = _expect_files(config, "train images, train labels, test images, test labels", 4)
+    expect_splits(config, *SPLITS)
+    files = expect_files(config, "train images, train labels, test images, test labels", 4)
     channels, height, width = config.shape
     if channels != 1:
         raise UserError(f"{config.title}: the reader idx is for images of one channel, but shape is {config.shape}.")
-    train = config.splits["train"]
-    counts = {"train": train + config.splits["valid"], "test": config.splits["test"]}
-    arrays: Arrays = {}
+    counts = {"train": config.splits["train"] + config.splits["valid"], "test": config.splits["test"]}
+    arrays: dict[str, NDArray[Any]] = {}
     for (part, count), images, labels in zip(counts.items(), files[0::2], files[1::2], strict=True):
         pixels = _idx_values(raw / images.name, images, (count, height, width))
         arrays[f"{part}/images"] = pixels.reshape(count, *config.shape)
         arrays[f"{part}/labels"] = _idx_values(raw / labels.name, labels, (count,)).astype(np.int64)
         if (highest := arrays[f"{part}/labels"].max(initial=0)) >= CLASSES:
             raise UserError(f"{raw / labels.name} has a label {highest}; expected 0 to {CLASSES - 1}.")
-    for kind in ("images", "labels"):
-        both = arrays[f"train/{kind}"]
-        arrays[f"train/{kind}"], arrays[f"valid/{kind}"] = both[:train], both[train:]
-    return arrays
+    return _with_valid(arrays, config)
+
+
+def _with_valid(arrays: dict[str, NDArray[Any]], config: DatasetConfig) -> Arrays:
+    """Cut the validation split off "train/images" and "train/labels", which hold the official training set."""
+    cut = {
+        f"{split}/{kind}": values
+        for kind in ("images", "labels")
+        for split, values in split_off_valid(arrays[f"train/{kind}"], config).items()
+    }
+    return {**arrays, **cut}
 
 
 def _idx_values(path: Path, file: RawFile, dimensions: tuple[int, ...]) -> NDArray[np.uint8]:
     """An IDX file: two zero bytes, the type (8: uint8), the number of dimensions, each size (uint32), the values."""
-    content = _read(path, file)
+    content = read(path, file)
     header = struct.Struct(f">HBB{len(dimensions)}I")
     if len(content) < header.size:
         raise UserError(f"{path} ends within its IDX header, which takes {header.size} bytes.")
@@ -179,25 +172,135 @@ def _idx_values(path: Path, file: RawFile, dimensions: tuple[int, ...]) -> NDArr
     return np.frombuffer(content, dtype=np.uint8, offset=header.size).reshape(dimensions)
 
 
-def _expect_files(config: DatasetConfig, order: str, count: int) -> tuple[RawFile, ...]:
-    if len(config.files) != count:
-        raise UserError(
-            f"config/datasets.yaml, {config.title!r}: reader {config.reader} needs {count} file(s) ({order}), "
-            f"but `files` lists {len(config.files)}."
-        )
-    return config.files
+_CIFAR_TRAIN = tuple(f"cifar-10-batches-bin/data_batch_{number}.bin" for number in range(1, 6))
+_CIFAR_TEST = "cifar-10-batches-bin/test_batch.bin"
 
 
-def _read(path: Path, file: RawFile) -> bytes:
-    """Content of a raw file of at most the declared size."""
+def cifar(raw: Path, config: DatasetConfig) -> Arrays:
+    """Read the binary version of CIFAR-10, a gzipped tar: records of a label and the pixels, channel by channel.
+
+    The last images of the five training batches are the validation split.
+
+    Raises:
+        UserError: the archive is damaged, lacks a batch, or holds other numbers of images, or a label is out of range.
+    """
+    expect_splits(config, *SPLITS)
+    (file,) = expect_files(config, "the tar.gz", 1)
+    path = raw / file.name
+    counts = {"train": config.splits["train"] + config.splits["valid"], "test": config.splits["test"]}
+    record = 1 + math.prod(config.shape)
+    batches = tar_members(path, (*_CIFAR_TRAIN, _CIFAR_TEST), record * (counts["train"] + counts["test"]))
+    arrays: dict[str, NDArray[Any]] = {}
+    for part, names in (("train", _CIFAR_TRAIN), ("test", (_CIFAR_TEST,))):
+        for name in names:
+            if len(batches[name]) % record:
+                raise UserError(f"{path}, {name}: {len(batches[name]):,} bytes are no whole records of {record:,}.")
+        records = np.frombuffer(b"".join(batches[name] for name in names), dtype=np.uint8).reshape(-1, record)
+        if len(records) != counts[part]:
+            raise UserError(f"{path} has {len(records):,} {part} images; expected {counts[part]:,}.")
+        if (highest := records[:, 0].max(initial=0)) >= CLASSES:
+            raise UserError(f"{path} has a {part} label {highest}; expected 0 to {CLASSES - 1}.")
+        arrays[f"{part}/labels"] = records[:, 0].astype(np.int64)
+        arrays[f"{part}/images"] = np.ascontiguousarray(records[:, 1:]).reshape(-1, *config.shape)
+    return _with_valid(arrays, config)
+
+
+OMNIGLOT_SPLIT_SEED = 1345
+"""Fixes for good which of Burda's training images are the validation split."""
+
+
+def omniglot_mat(raw: Path, config: DatasetConfig) -> Arrays:
+    """Read Burda's chardata.mat: `data` and `testdata`, a column per image, grey values 0 .. 1 column by column.
+
+    The values are rounded to `levels` levels, and the images turned upright. `data` is shuffled by a fixed seed before
+    the validation split is cut off, as Burda does, because neighbours there are drawings of one alphabet.
+
+    Raises:
+        UserError: the file is no such file, or does not hold as many images as the splits.
+    """
+    expect_splits(config, *SPLITS)
+    (file,) = expect_files(config, "the only one", 1)
+    count, pixels = config.splits["train"] + config.splits["valid"], math.prod(config.shape)
+    shapes = {"data": (pixels, count), "testdata": (pixels, config.splits["test"])}
+    train, test = (
+        _levels(values, config, f"{raw / file.name}, variable {name}")
+        for name, values in mat_variables(raw / file.name, file, shapes).items()
+    )
+    order = np.random.RandomState(OMNIGLOT_SPLIT_SEED).permutation(count)  # its stream is frozen, unlike Generator's
+    return {
+        "train/images": train[order[config.splits["valid"] :]],
+        "valid/images": train[order[: config.splits["valid"]]],
+        "test/images": test,
+    }
+
+
+def _levels(values: NDArray[Any], config: DatasetConfig, where: str) -> NDArray[np.uint8]:
+    """Grey values 0 .. 1, (H W, N) with the pixels column by column, as levels (N, 1, H, W)."""
+    if not (values.dtype.kind in "fu" and ((values >= 0) & (values <= 1)).all()):
+        raise UserError(f"{where}: expected real numbers from 0 to 1.")
+    _, height, width = config.shape
+    images = np.rint(values.T.astype(np.float64) * (config.levels - 1)).astype(np.uint8)
+    return np.ascontiguousarray(images.reshape(-1, 1, width, height).swapaxes(2, 3))
+
+
+def svhn_mat(raw: Path, config: DatasetConfig) -> Arrays:
+    """Read the cropped digits of SVHN: `X`, (H, W, C, N), and `y`, (N, 1), in which 10 stands for the digit 0.
+
+    Raises:
+        UserError: the file is no such file, or does not hold as many images as the split.
+    """
+    expect_splits(config, "test")
+    (file,) = expect_files(config, "the only one", 1)
+    count, (channels, height, width) = config.splits["test"], config.shape
+    path = raw / file.name
+    variables = mat_variables(path, file, {"X": (height, width, channels, count), "y": (count, 1)})
+    images, labels = variables["X"], variables["y"]
+    if images.dtype != np.uint8:
+        raise UserError(f"{path}, variable X: expected values of type uint8, got {images.dtype}.")
+    if not (np.isreal(labels) & (labels >= 1) & (labels <= CLASSES) & (labels == np.rint(labels))).all():
+        raise UserError(f"{path}, variable y: expected whole numbers from 1 to {CLASSES}.")
+    return {
+        "test/images": np.ascontiguousarray(images.transpose(3, 2, 0, 1)),
+        "test/labels": labels[:, 0].astype(np.int64) % CLASSES,
+    }
+
+
+def mat_variables(path: Path, file: RawFile, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray[Any]]:
+    """The numeric variables of a MATLAB 5 file with these names and shapes.
+
+    Raises:
+        UserError: the file is of another version, is damaged, or a variable is missing, of another shape or no numbers.
+    """
+    # Imported here, because training reads prepared data on machines that may lack it.
+    from scipy.io import loadmat, whosmat
+
+    content = read(path, file)
+    if not content.startswith(b"MATLAB 5.0 MAT-file"):
+        raise UserError(f"{path} is no MATLAB 5 file: it starts with {content[:19]!r}.")
     try:
-        size = path.stat().st_size
-        if size > file.bytes:
-            raise UserError(f"{path} is {size:,} bytes long; config/datasets.yaml declares {file.bytes:,}.")
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}. Run `biva fetch` first.") from None
+        found = {name: (shape, kind) for name, shape, kind in whosmat(io.BytesIO(content))}
+        for name, shape in shapes.items():
+            declared, kind = found.get(name, (None, None))
+            if declared != shape or kind not in ("double", "single", "uint8"):
+                raise UserError(f"{path}, variable {name}: expected numbers of shape {shape}, got {kind} {declared}.")
+        variables = loadmat(io.BytesIO(content), variable_names=list(shapes))
+        return {name: np.asarray(variables[name]).reshape(shape) for name, shape in shapes.items()}
+    except UserError:
+        raise
+    except Exception as error:  # SciPy does not say what it raises on damaged files; fuzzing finds ten types
+        raise UserError(f"{path} is damaged: {type(error).__name__}: {error}") from None
 
 
-READERS: dict[str, Callable[[Path, DatasetConfig], Arrays]] = {"digits": digits, "amat": amat, "idx": idx}
+READERS: dict[str, Callable[[Path, DatasetConfig], Arrays]] = {
+    "digits": digits,
+    "amat": amat,
+    "idx": idx,
+    "omniglot_mat": omniglot_mat,
+    "omniglot_png": omniglot_png,
+    "cifar": cifar,
+    "svhn_mat": svhn_mat,
+    "imagenet_png": imagenet_png,
+    "imagenet_npz": imagenet_npz,
+    "celeba": celeba,
+}
 """`reader` in `config/datasets.yaml` -> function."""

@@ -7,20 +7,22 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import torch
-from safetensors import safe_open
-from safetensors.numpy import save
+from numpy.typing import NDArray
 from torch import Tensor
 
 from biva.config import DatasetConfig
-from biva.data.archives import READERS, SPLITS, Arrays, SplitName, is_intact
+from biva.data.archives import READERS
+from biva.data.array_file import joined, map_arrays, write_arrays
+from biva.data.checksums import expectation, is_intact
 from biva.data.preprocessing import Binarisation
+from biva.data.raw import SPLITS, Array, SplitName, Stream, parts
 from biva.errors import UserError
-from biva.records import read_json, write_atomically, write_json
+from biva.records import read_json, write_json
 
 Split = SplitName | Literal["train+valid"]
 
@@ -51,10 +53,24 @@ class Dataset:
     labels: dict[str, Tensor]
 
     def split(self, name: Split) -> Tensor:
-        """Images of a split, uint8 (N, C, H, W); "train+valid" is a copy of the two, one after the other."""
-        if name == "train+valid":
-            return torch.cat([self.images["train"], self.images["valid"]])
-        return self.images[name]
+        """Images of a split, uint8 (N, C, H, W).
+
+        "train+valid" is all there is to train on: the two, one after the other, or only the training split where the
+        dataset has no validation split. It is mapped as they are.
+
+        Raises:
+            UserError: the dataset has no such split.
+        """
+        if name == "train+valid" and {"train", "valid"} <= self.images.keys():
+            return joined(self.images["train"], self.images["valid"])
+        split = "train" if name == "train+valid" else name
+        if split not in self.images:
+            there = ", ".join(known for known in SPLITS if known in self.images)
+            raise UserError(
+                f"Dataset {self.name!r} has no split {split!r}; it has: {there}. Choose one of those, or another "
+                "training.protocol: `paper` needs train and test, `clean` needs valid too."
+            )
+        return self.images[split]
 
 
 def prepare(name: str, config: DatasetConfig, raw: Path, folder: Path) -> None:
@@ -64,25 +80,22 @@ def prepare(name: str, config: DatasetConfig, raw: Path, folder: Path) -> None:
         UserError: a raw file is missing or not the declared one, does not hold what the configuration says, or the
             disk is full. Existing files are only replaced by complete ones.
     """
-    if missing := set(SPLITS) - set(config.splits):
-        raise UserError(
-            f"config/datasets.yaml, {name}: `splits` does not say the size of {', '.join(sorted(missing))}."
-        )
     for file in config.files:
         if not is_intact(raw / file.name, file):
             raise UserError(
-                f"{raw / file.name} is missing or does not have the SHA-256 {file.sha256} that config/datasets.yaml "
-                f"declares. Run `biva fetch {name}`: it fetches what is missing and replaces what is wrong."
+                f"{raw / file.name} is missing or {expectation(file)}. "
+                f"Run `biva fetch {name}`: it fetches what is missing and replaces what is wrong."
             )
     arrays = READERS[config.reader](raw, config)
-    _check_levels(name, config, arrays)
-    content = save(arrays)
-    write_atomically(folder / _ARRAYS, content)
+    fingerprint = write_arrays(
+        folder / _ARRAYS,
+        {key: _with_checked_levels(name, key, config, array) for key, array in arrays.items()},
+    )
     write_json(
         folder / _DESCRIPTION,
         {
             "dataset": name,
-            "fingerprint": hashlib.sha256(content).hexdigest(),
+            "fingerprint": fingerprint,
             "shape": list(config.shape),
             "levels": config.levels,
             "binarisation": config.binarisation,
@@ -91,13 +104,22 @@ def prepare(name: str, config: DatasetConfig, raw: Path, folder: Path) -> None:
     )
 
 
-def _check_levels(name: str, config: DatasetConfig, arrays: Arrays) -> None:
-    for split in SPLITS:
-        if (highest := arrays[f"{split}/images"].max(initial=0)) >= config.levels:
-            raise UserError(
-                f"Dataset {name}, split {split}: a pixel has the value {highest}, but config/datasets.yaml "
-                f"declares levels: {config.levels}, which allows 0 to {config.levels - 1}."
-            )
+def _with_checked_levels(name: str, key: str, config: DatasetConfig, array: Array) -> Array:
+    """The same array, but giving pixels of more than the declared levels is an error."""
+    split, kind = key.split("/")
+    if kind != "images":
+        return array
+
+    def chunks() -> Iterator[NDArray[Any]]:
+        for part in parts(array):
+            if (highest := part.max(initial=0)) >= config.levels:
+                raise UserError(
+                    f"Dataset {name}, split {split}: a pixel has the value {highest}, but config/datasets.yaml "
+                    f"declares levels: {config.levels}, which allows 0 to {config.levels - 1}."
+                )
+            yield part
+
+    return Stream(array.shape, chunks)
 
 
 def load(folder: Path) -> Dataset:
@@ -112,12 +134,11 @@ def load(folder: Path) -> Dataset:
         if not needed.is_file():
             raise UserError(f"Dataset {folder.name!r} is not prepared: {needed} does not exist. {again}")
     about = read_json(description)
-    with path.open("rb") as stream:  # 0.1 s for MNIST
+    with path.open("rb") as stream:  # 0.1 s for MNIST, some seconds for ImageNet
         fingerprint = hashlib.file_digest(stream, "sha256").hexdigest()
     if about.get("fingerprint") != fingerprint:
         raise UserError(f"{path} is not the file that {description} describes: its SHA-256 is {fingerprint}. {again}")
-    with safe_open(path, framework="pt") as file:
-        arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+    arrays = map_arrays(path)
     try:
         return Dataset(
             name=about["dataset"],

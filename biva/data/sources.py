@@ -1,9 +1,10 @@
 """Where the bytes of a dataset come from.
 
 Sources are tried in order: the mirror (a folder or an address), then those of `config/datasets.yaml`. Any of them may
-offer a file plain or gzipped. What arrives is unpacked, counted and hashed on its way to a temporary file, and takes
-the file's name only if its checksum is right: a file under its own name is always whole. A source that fails in
-whatever way hands over to the next; if all fail, one error tells what each of them said.
+offer a file plain or gzipped; an official file that is itself a .gz is kept as it is. What arrives is unpacked, counted
+and hashed on its way to a temporary file, and takes the file's name only if its checksum is right: a file under its own
+name is always whole. A source that fails in whatever way hands over to the next; if all fail, one error tells what each
+of them said.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import pooch
 import requests
 
 from biva.config import DatasetConfig, RawFile
-from biva.data.archives import is_intact
+from biva.data.checksums import first_use_record, is_intact, record_first_use, recorded
 from biva.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -96,12 +97,13 @@ def fetch(name: str, config: DatasetConfig, folder: Path, mirror: str | None) ->
 
 def _explain(name: str, config: DatasetConfig, missing: list[RawFile], refusals: list[str]) -> str:
     tried = "\n".join(f"  - {refusal}" for refusal in refusals) or "  (none: `sources` is empty and no mirror is set)"
+    by_hand = f"get the files from {config.homepage} and " if config.homepage else ""
     names = ", ".join(file.name for file in missing)
     return (
         f"Dataset {name!r}: no source gives {names}. Tried, in this order:\n{tried}\n"
-        f"What to do: put the files, plain or as .gz, into a folder (or its subfolder {config.folder}/), name the\n"
-        f"folder in the environment variable BIVA_DATA_MIRROR or as data_mirror in config/config.yaml, and run\n"
-        f"`biva fetch {name}` again. Where compute nodes have no network, run it on a login node:\n"
+        f"What to do: {by_hand}put the files, plain or as .gz, into a folder (or its subfolder {config.folder}/),\n"
+        f"name the folder in the environment variable BIVA_DATA_MIRROR or as data_mirror in config/config.yaml, and\n"
+        f"run `biva fetch {name}` again. Where compute nodes have no network, run it on a login node:\n"
         "what is fetched once is kept."
     )
 
@@ -111,7 +113,7 @@ def _explain(name: str, config: DatasetConfig, missing: list[RawFile], refusals:
 
 def _places(source: str, subfolder: str, name: str) -> list[str] | list[Traversable]:
     """Addresses or existing files at which a source may have the file `name`."""
-    names = (name, f"{name}.gz")
+    names = (name,) if name.endswith(".gz") else (name, f"{name}.gz")
     if source.startswith(("https://", "http://")):
         base = source.rstrip("/")
         bases = (f"{base}/{subfolder}", base) if subfolder else (base,)
@@ -137,7 +139,8 @@ def _package_folder(source: str) -> Traversable:
 
 def _fetch_file(places: list[str] | list[Traversable], file: RawFile, target: Path) -> None:
     """Write `target` from the first place that has the declared content."""
-    reasons = [] if places else [f"neither it nor {file.name}.gz is there"]
+    missing = "it is not there" if file.name.endswith(".gz") else f"neither it nor {file.name}.gz is there"
+    reasons = [] if places else [missing]
     for place in places:
         try:
             if isinstance(place, str):
@@ -238,11 +241,13 @@ class _Receiver:
         self._stream = stream
         self._file = file
         self._target = target
-        self._hash = hashlib.sha256()
+        self._sha256 = hashlib.sha256()
+        self._md5 = hashlib.md5(usedforsecurity=False)
         self._arrived = 0
         self._stored = 0
+        self._start = b""
         self._unread = b""
-        self._gzipped: bool | None = None
+        self._gzipped: bool | None = False if file.name.endswith(".gz") else None
         self._member: zlib._Decompress | None = None
 
     def write(self, chunk: bytes) -> None:
@@ -265,12 +270,48 @@ class _Receiver:
         self._store(self._unread)
         if self._member is not None:
             raise _Interrupted("the gzip data breaks off")
-        if self._stored < self._file.bytes:
+        first_use = self._file.trust == "first_use"
+        if self._stored < self._file.bytes and not first_use:
             raise _Interrupted(f"gives {self._stored:,} bytes instead of {self._file.bytes:,}")
-        if (got := self._hash.hexdigest()) != self._file.sha256:
-            raise _Unusable(f"wrong content: SHA-256 {got[:12]}... instead of {self._file.sha256[:12]}...")
+        self._check_first_use() if first_use else self._check_published()
         self._stream.flush()
         os.fsync(self._stream.fileno())
+
+    def _matches(self) -> bool:
+        """Whether the content has the published digest."""
+        if self._file.sha256:
+            return self._sha256.hexdigest() == self._file.sha256
+        return self._md5.hexdigest() == self._file.md5
+
+    def _got(self) -> str:
+        return f"SHA-256 {self._sha256.hexdigest()[:12]}..., MD5 {self._md5.hexdigest()[:12]}..."
+
+    def _check_published(self) -> None:
+        if not self._matches():
+            raise _Unusable(f"wrong content: {self._got()} instead of {self._file.published}")
+
+    def _check_first_use(self) -> None:
+        """Compare with what came at the first use, or remember what came now, and say so."""
+        if self._start.lstrip().lower().startswith((b"<!doctype", b"<html")) or not self._stored:
+            raise _Unusable("gives a web page" if self._stored else "gives nothing")
+        got, record = self._sha256.hexdigest(), first_use_record(self._target.parent)
+        known = recorded(self._target)
+        if known is None:
+            record_first_use(self._target, got, self._stored)
+            log.info(
+                "%s: trusted at first use: %s bytes, SHA-256 %s, which is %sthe published content (%s); recorded in %s",
+                self._file.name,
+                f"{self._stored:,}",
+                got,
+                "" if self._matches() else "not ",
+                self._file.published,
+                record,
+            )
+        elif got != known:
+            raise _Unusable(
+                f"wrong content: {self._got()} instead of SHA-256 {known[:12]}... as at its first use ({record}; "
+                "delete that file to trust the new content)"
+            )
 
     def _unpack(self) -> None:
         """Store what the unread bytes unpack to, one gzip member after the other, never beyond the declared size."""
@@ -290,6 +331,8 @@ class _Receiver:
         self._stored += len(content)
         if self._stored > self._file.bytes:
             raise _Unusable(f"gives more than the declared {self._file.bytes:,} bytes")
-        self._hash.update(content)
+        self._start = self._start or content[:64]
+        self._sha256.update(content)
+        self._md5.update(content)
         with _explained_disk_errors(self._target):
             self._stream.write(content)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from biva.config import DatasetConfig
 from biva.data import archives
 from biva.data.archives import READERS
+from biva.data.raw import parts
 from biva.errors import UserError
 
 SPLITS = {"train": 3, "valid": 1, "test": 2}
@@ -69,7 +70,7 @@ def read(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, An
         arrays = READERS[config.reader](folder, config)
         for key, array in arrays.items():
             assert array.dtype == (np.uint8 if key.endswith("images") else np.int64)
-        return {key: array.tolist() for key, array in arrays.items()}
+        return {key: np.concatenate(list(parts(array))).tolist() for key, array in arrays.items()}
 
     return read
 

@@ -15,7 +15,7 @@ from biva.cli import app
 from biva.config import CONFIG_FOLDER, find_dataset, find_run, find_table, load_architecture, load_experiments
 
 ROOT = Path(__file__).parents[2]
-VERBS = ("describe", "fetch", "prepare", "train", "evaluate", "track", "collect", "table", "figure", "schema")
+VERBS = ("describe", "data", "fetch", "prepare", "train", "evaluate", "track", "collect", "table", "figure", "schema")
 
 
 def biva(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -67,7 +67,7 @@ def test_the_examples_name_things_that_exist() -> None:
                     load_experiments(experiments, config)
                 case "table", [experiments, table]:
                     find_table(experiments, table, config)
-                case (("track" | "schema"), _):
+                case (("track" | "schema" | "data"), _):
                     pass
                 case _:
                     pytest.fail(f"no check for the example: {verb} {arguments}")
@@ -113,6 +113,13 @@ def test_describe_prints_stages_and_the_parameters_line() -> None:
     done = biva("describe", "biva_28x28")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "parameters: 31550946"
+
+
+def test_data_list_prints_every_dataset(tmp_path: Path) -> None:
+    (tmp_path / "config").symlink_to(ROOT / "config")
+    done = biva("data", "list", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {"digits", "cifar10", "celeba64"} <= {line.split(" ")[0] for line in done.stdout.splitlines()}
 
 
 def test_schema_writes_where_the_workflow_reads(tmp_path: Path) -> None:

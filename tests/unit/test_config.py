@@ -84,8 +84,13 @@ def set_key(*keys: Any, value: Any) -> Edit:
         (lambda content: content["training"].pop("max_updates"), ["training.max_updates", "missing"]),
         (
             set_key("runs", 0, "dataset", value="minst"),
-            ["runs.0.dataset", "'minst'", "digits, mnist_dynamic, mnist_static"],
+            ["runs.0.dataset", "'minst'", "digits, fashion_mnist, imagenet32"],
         ),
+        (
+            set_key("runs", 0, "dataset", value="imagenet32"),
+            ["runs.0.dataset", "no valid split", "it has: train, test"],
+        ),
+        (set_key("runs", 0, "dataset", value="svhn"), ["'svhn' has no train and no valid split", "clean needs"]),
         (set_key("runs", 0, "architecture", value="biva_28x28"), ["runs.0.architecture", "(1, 28, 28)", "(1, 8, 8)"]),
     ],
 )

@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import gzip
 import hashlib
+import io
 import json
 import os
 import struct
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.datasets import load_digits
 
 from biva.config import DatasetConfig, load_datasets
-from biva.data.datasets import Dataset, load, prepare
+from biva.data.datasets import Dataset, Split, load, prepare
 from biva.data.sources import fetch
 from biva.errors import UserError
 
@@ -140,6 +143,7 @@ def test_damaged_dataset(
     ("changes", "message"),
     [
         ({"splits": {"train": 3, "test": 1}}, "`splits` does not say the size of valid"),
+        ({"reader": "svhn_mat"}, "`splits` names train, valid; reader svhn_mat gives only test"),
         ({"splits": {"train": 2, "valid": 2, "test": 1}}, "train.amat has 3 lines; expected one per image: 2"),
         ({"shape": (1, 2, 2)}, "train.amat, line 1: expected 4 values"),
     ],
@@ -194,6 +198,33 @@ def test_full_disk_leaves_what_was_there(raw: Path, tmp_path: Path, monkeypatch:
                 prepare("tiny", tiny(), raw, target)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert names(tmp_path / "new") == []
+
+
+# ------------------------------------------------------------------------------------------------ which splits
+
+
+def with_splits(**sizes: int) -> Dataset:
+    images = {split: torch.full((size, 1, 1, 1), size, dtype=torch.uint8) for split, size in sizes.items()}
+    return Dataset("tiny", "none", (1, 1, 1), 256, "none", images, {})
+
+
+def test_all_there_is_to_train_on_where_nothing_is_held_out() -> None:
+    assert with_splits(train=3, test=1).split("train+valid").flatten().tolist() == [3, 3, 3]
+    assert with_splits(train=3, valid=2, test=1).split("train+valid").flatten().tolist() == [3, 3, 3, 2, 2]
+
+
+@pytest.mark.parametrize(("split", "missing"), [("train", "train"), ("train+valid", "train"), ("valid", "valid")])
+def test_a_split_that_does_not_exist(split: Split, missing: str) -> None:
+    with pytest.raises(UserError, match=f"Dataset 'tiny' has no split '{missing}'; it has: test"):
+        with_splits(test=1).split(split)
+
+
+def test_training_and_validation_split_are_mapped_as_one(raw: Path, tmp_path: Path) -> None:
+    """3.9 GB of ImageNet must not be copied to be seen as one array."""
+    prepare("tiny", tiny(), raw, tmp_path / "tiny")
+    dataset = load(tmp_path / "tiny")
+    assert dataset.split("train+valid").data_ptr() == dataset.images["train"].data_ptr()
+    assert dataset.split("train+valid").flatten().tolist() == [1, 0, 0, 1, 1, 1, 0, 0, 1, 0]
 
 
 # -------------------------------------------------------------------------------------------- the real datasets
@@ -287,7 +318,104 @@ def test_dynamic_mnist_is_the_published_one(real_data: Path, tmp_path: Path) -> 
     assert (round(values.mean().item(), 4), round(values.std().item(), 4)) == (0.1307, 0.3081)
 
 
+def test_fashion_mnist_is_the_published_one(real_data: Path, tmp_path: Path) -> None:
+    """Digests of the decompressed files as projects that checked the publisher's own gzip files give them."""
+    dataset = prepared("fashion_mnist", tmp_path, real_data)
+    published = {
+        "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+        "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+        "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+        "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+    }
+    for name, sha256 in published.items():
+        assert hashlib.sha256((tmp_path / "raw" / name).read_bytes()).hexdigest() == sha256
+    assert {split: len(images) for split, images in dataset.images.items()} == {
+        "train": 50_000,
+        "valid": 10_000,
+        "test": 10_000,
+    }
+    labels = torch.cat([dataset.labels["train"], dataset.labels["valid"]])
+    assert labels.bincount().tolist() == [6000] * 10 and dataset.labels["test"].bincount().tolist() == [1000] * 10
+    values = dataset.split("train+valid").double() / 255
+    assert (round(values.mean().item(), 4), round(values.std().item(), 4)) == (0.2860, 0.3530)  # published
+
+
+@pytest.fixture(scope="module")
+def lake(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, Path]:
+    folder = tmp_path_factory.mktemp("lake")
+    return prepared("omniglot_lake", folder, real_data), folder
+
+
+def test_lake_s_archives_have_their_published_numbers_of_drawings(lake: tuple[Dataset, Path]) -> None:
+    """30 + 20 alphabets, 964 + 659 characters, each drawn by 20 people."""
+    dataset, folder = lake
+    for name, characters, alphabets in (("images_background", 964, 30), ("images_evaluation", 659, 20)):
+        with zipfile.ZipFile(folder / "raw" / f"{name}.zip") as archive:
+            drawings = [path.split("/") for path in archive.namelist() if path.endswith(".png")]
+        assert len(drawings) == characters * 20
+        assert len({alphabet for _, alphabet, _, _ in drawings}) == alphabets
+        assert len({(alphabet, character) for _, alphabet, character, _ in drawings}) == characters
+    assert {split: len(images) for split, images in dataset.images.items()} == {
+        "train": 23_000,
+        "valid": 1_345,
+        "test": 8_070,
+    }
+
+
+def test_lake_s_drawings_are_those_of_the_archives(lake: tuple[Dataset, Path]) -> None:
+    """The ink of all drawings but the 45 unused ones is that in the archives; hardly any drawing is there twice."""
+    dataset, folder = lake
+    ink = []
+    for name in ("images_background", "images_evaluation"):
+        with zipfile.ZipFile(folder / "raw" / f"{name}.zip") as archive:
+            for path in sorted(path for path in archive.namelist() if path.endswith(".png")):
+                ink.append(1 - np.asarray(Image.open(io.BytesIO(archive.read(path)))).mean())
+    images = np.concatenate([dataset.images[split].numpy() for split in ("train", "valid", "test")])
+    got = np.sort(images.mean(axis=(1, 2, 3)) / 255)
+    assert len(got) == 32_460 - 45
+    assert np.quantile(got, [0.1, 0.5, 0.9]) == pytest.approx(np.quantile(ink, [0.1, 0.5, 0.9]), abs=1e-3)
+    assert len(np.unique(images.reshape(len(images), -1), axis=0)) > 0.999 * len(images)
+
+
+def test_lake_s_split_is_that_of_all_results(lake: tuple[Dataset, Path]) -> None:
+    """A pin, not a truth: no change of the code may silently move drawings between the splits."""
+    dataset, folder = lake
+    content = dataset.images["test"].numpy().tobytes()
+    assert hashlib.sha256(content).hexdigest() == "fe51011747129cdc861eab961cfdb9707cd213ad5604bd830449f083f3952f92"
+    again = prepared("omniglot_lake", folder, None)
+    assert again.fingerprint == dataset.fingerprint
+
+
+def test_the_first_of_lake_s_drawings_are_as_mixed_as_all(lake: tuple[Dataset, Path]) -> None:
+    """`max_images` takes the first ones; neighbours in the archives are one character and would not stand for all."""
+    for images in lake[0].images.values():
+        ink = images.double().mean(dim=(1, 2, 3)) / 255
+        assert abs(ink[:500].mean() - ink.mean()).item() < 5 * ink.std().item() / 500**0.5
+
+
 @pytest.mark.parametrize("name", sorted(CONFIGS))
 def test_official_sources_are_secure_or_embedded(name: str) -> None:
-    assert CONFIGS[name].sources
-    assert all(source.startswith(("https://", "package:")) for source in CONFIGS[name].sources)
+    """Plain http only where a published SHA-256 tells what must arrive; no source only where a person is told where."""
+    config = CONFIGS[name]
+    assert config.sources or (config.homepage or "").startswith("https://")
+    pinned = all(file.sha256 and file.trust == "published" for file in config.files)
+    for source in config.sources:
+        assert source.startswith(("https://", "package:")) or (source.startswith("http://") and pinned)
+
+
+@pytest.mark.parametrize(
+    ("name", "splits"),
+    [
+        ("omniglot", (24_345, 8_070)),
+        ("omniglot_lake", (24_345, 8_070)),
+        ("fashion_mnist", (60_000, 10_000)),
+        ("cifar10", (50_000, 10_000)),
+        ("svhn", (0, 26_032)),
+        ("imagenet32", (1_281_149, 49_999)),
+        ("imagenet32_npz", (1_281_167, 50_000)),
+        ("celeba64", (162_770 + 19_867, 19_962)),
+    ],
+)
+def test_split_sizes_are_the_published_ones(name: str, splits: tuple[int, int]) -> None:
+    sizes = CONFIGS[name].splits
+    assert (sizes.get("train", 0) + sizes.get("valid", 0), sizes["test"]) == splits

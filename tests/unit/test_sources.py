@@ -6,6 +6,7 @@ import errno
 import gzip
 import hashlib
 import io
+import json
 import os
 import socket
 import sys
@@ -300,6 +301,98 @@ def test_every_source_is_listed_in_order(server: Server, closed_address: str, tm
     places = [message.index(f"  - {source}: ") for source in (tmp_path / "nowhere", server.address, closed_address)]
     assert places == sorted(places)
     assert message.startswith("Dataset 'tiny': no source gives images.")
+
+
+# ------------------------------------------------------------------------- other digests, and trust at first use
+
+
+def with_file(config: DatasetConfig, **changes: Any) -> DatasetConfig:
+    """The configuration with another declaration of its only file."""
+    file = config.files[0].model_dump() | changes
+    return DatasetConfig.model_validate(config.model_dump() | {"files": [file]})
+
+
+def first_use(**changes: Any) -> DatasetConfig:
+    return with_file(config(), trust="first_use", bytes=20_000, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"sha256": None}, "give the published sha256 or md5"),
+        ({"md5": "0" * 32}, "sha256 or md5, not both"),
+        ({"md5": "0" * 31, "sha256": None}, "md5"),
+        ({"trust": "never"}, "trust"),
+    ],
+)
+def test_wrong_declarations_of_a_file(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        with_file(config(), **changes)
+
+
+def test_md5_where_no_sha256_is_published(tmp_path: Path, good_mirror: Path) -> None:
+    md5 = hashlib.md5(CONTENT["images"]).hexdigest()
+    assert_fetched(with_file(config(), sha256=None, md5=md5), tmp_path / "raw", good_mirror)
+    assert_fetched(with_file(config(), sha256=None, md5=md5), tmp_path / "raw", tmp_path / "nowhere")
+    message = refusal(with_file(config(), sha256=None, md5="0" * 32), tmp_path / "other", good_mirror)
+    assert "wrong content: SHA-256" in message and f"instead of MD5 {'0' * 32}" in message
+
+
+def test_an_official_gzip_file_is_kept_as_it_is(server: Server, tmp_path: Path) -> None:
+    """The checksum of a .tar.gz is that of the file itself."""
+    archive = with_file(
+        config(server.address), name="tiny.tar.gz", bytes=len(PACKED), sha256=hashlib.sha256(PACKED).hexdigest()
+    )
+    server.answers = {"/tiny.tar.gz": [body(PACKED)]}
+    fetch("tiny", archive, tmp_path / "raw", None)
+    assert contents(tmp_path / "raw") == {"tiny.tar.gz": PACKED}
+    assert server.requests == ["/tiny.tar.gz"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"), [({}, "which is the published"), ({"sha256": "0" * 64}, "which is not the published")]
+)
+def test_first_use_is_recorded_beside_the_folder_and_said(
+    tmp_path: Path, good_mirror: Path, caplog: pytest.LogCaptureFixture, changes: dict[str, Any], said: str
+) -> None:
+    caplog.set_level("INFO", logger="biva")
+    assert_fetched(first_use(**changes), tmp_path / "raw", good_mirror)
+    sha256 = hashlib.sha256(CONTENT["images"]).hexdigest()
+    record = json.loads((tmp_path / "raw.first-use.json").read_text())
+    assert record == {"images": {"bytes": 10_240, "sha256": sha256}}
+    assert said in caplog.text and sha256 in caplog.text and "10,240 bytes" in caplog.text
+    assert_fetched(first_use(**changes), tmp_path / "raw", tmp_path / "nowhere")  # it is trusted now
+
+
+def test_nothing_else_is_trusted_after_the_first_use(tmp_path: Path, good_mirror: Path) -> None:
+    assert_fetched(first_use(), tmp_path / "raw", good_mirror)
+    (tmp_path / "raw" / "images").write_bytes(b"changed")
+    (good_mirror / "images").write_bytes(b"replaced by the publisher")
+    message = refusal(first_use(), tmp_path / "raw", good_mirror)
+    assert "as at its first use" in message and "raw.first-use.json; delete that file to trust the new" in message
+    (tmp_path / "raw.first-use.json").unlink()
+    fetch("tiny", first_use(), tmp_path / "raw", str(good_mirror))
+    assert contents(tmp_path / "raw") == {"images": b"replaced by the publisher"}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"  <!DOCTYPE html><p>Sign in first", "gives a web page"),
+        (b"<html>moved</html>", "gives a web page"),
+        (b"", "gives nothing"),
+        (bytes(20_001), "gives more than the declared 20,000 bytes"),
+    ],
+)
+def test_what_is_never_trusted(tmp_path: Path, good_mirror: Path, content: bytes, message: str) -> None:
+    (good_mirror / "images").write_bytes(content)
+    assert message in refusal(first_use(sha256=None), tmp_path / "raw", good_mirror)
+    assert not (tmp_path / "raw.first-use.json").exists()
+
+
+def test_where_a_person_gets_the_files(tmp_path: Path) -> None:
+    by_hand = DatasetConfig.model_validate(config().model_dump() | {"homepage": "https://example.org/tiny"})
+    assert "get the files from https://example.org/tiny and put" in refusal(by_hand, tmp_path / "raw")
 
 
 # ---------------------------------------------------------------------------------------- several files, the disk

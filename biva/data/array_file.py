@@ -1,0 +1,112 @@
+"""The array file: safetensors, written piece by piece and read mapped, so that no array need fit in memory.
+
+A safetensors file is the length of its header (8 bytes, little endian), the header (JSON: name -> type, shape, place),
+and the arrays' bytes. The `safetensors` package writes the same bytes, but only from arrays that are in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from biva.data.raw import Array, Arrays, parts
+from biva.records import writing_atomically
+
+_TYPES: dict[str, tuple[np.dtype[Any], torch.dtype]] = {
+    "U8": (np.dtype(np.uint8), torch.uint8),
+    "I64": (np.dtype(np.int64), torch.int64),
+}
+"""Type in the header -> that of NumPy and of PyTorch."""
+
+_LENGTH = struct.Struct("<Q")
+
+
+def write_arrays(path: Path, arrays: Arrays) -> str:
+    """Write the arrays, holding one piece of one array at a time.
+
+    Args:
+        path: the file; it gets its name when it is complete.
+        arrays: name -> array, uint8 or int64.
+
+    Returns:
+        SHA-256 of the file.
+
+    Raises:
+        UserError: the disk is full or cannot be written, or what a stream raises. An earlier file stays then.
+    """
+    order = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))  # as safetensors does: aligned
+    digest = hashlib.sha256()
+    with writing_atomically(path) as file:
+        header = _header(arrays, order)
+        file.write(header)
+        digest.update(header)
+        for name in order:
+            left = _size(arrays[name])
+            for part in parts(arrays[name]):
+                content = np.ascontiguousarray(part).data
+                left -= content.nbytes
+                file.write(content)
+                digest.update(content)
+            if left:
+                given = _size(arrays[name]) - left
+                raise ValueError(f"a reader gave {given:,} bytes for {name} of shape {arrays[name].shape}")
+    return digest.hexdigest()
+
+
+def _size(array: Array) -> int:
+    return math.prod(array.shape) * array.dtype.itemsize
+
+
+def _header(arrays: Arrays, order: list[str]) -> bytes:
+    names = {numpy_type: name for name, (numpy_type, _) in _TYPES.items()}
+    header, start = {}, 0
+    for name in order:
+        stop = start + _size(arrays[name])
+        header[name] = {
+            "dtype": names[arrays[name].dtype],
+            "shape": list(arrays[name].shape),
+            "data_offsets": [start, stop],
+        }
+        start = stop
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return _LENGTH.pack(len(text)) + text
+
+
+def map_arrays(path: Path) -> dict[str, Tensor]:
+    """The arrays of a file that `write_arrays` wrote, mapped: pages are read when they are used.
+
+    All share one storage, so that neighbours can be seen as one array (`joined`).
+    """
+    with path.open("rb") as file:
+        (length,) = _LENGTH.unpack(file.read(_LENGTH.size))
+        header = json.loads(file.read(length))
+    storage: Any = torch.UntypedStorage.from_file(str(path), shared=False, nbytes=path.stat().st_size)
+    arrays = {}
+    for name, about in header.items():
+        numpy_type, torch_type = _TYPES[about["dtype"]]
+        start = (_LENGTH.size + length + about["data_offsets"][0]) // numpy_type.itemsize
+        flat = torch.empty(0, dtype=torch_type).set_(storage, start, (math.prod(about["shape"]),), (1,))
+        arrays[name] = flat.view(about["shape"])
+    return arrays
+
+
+def joined(first: Tensor, second: Tensor) -> Tensor:
+    """One array after the other, along the first axis; a view where they are neighbours in memory, else a copy."""
+    neighbours = (
+        first.untyped_storage().data_ptr() == second.untyped_storage().data_ptr()
+        and first.is_contiguous()
+        and second.is_contiguous()
+        and first.storage_offset() + first.numel() == second.storage_offset()
+    )
+    if neighbours:
+        return first.as_strided((len(first) + len(second), *first.shape[1:]), first.stride())
+    return torch.cat([first, second])

@@ -1,0 +1,81 @@
+"""What datasets there are, and what of them is present on this machine: the table of `biva data list`."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+
+from biva.config import DatasetConfig
+
+_HEADINGS = ("dataset", "shape", "train / valid / test", "raw", "prepared", "present", "from")
+_SPLITS = ("train", "valid", "test")
+
+_NOTES = 100
+"""Width of the notes below the table."""
+
+
+def catalogue(configs: Mapping[str, DatasetConfig], resources: Path) -> str:
+    """The table and a note per dataset.
+
+    Args:
+        configs: dataset name -> entry of `config/datasets.yaml`.
+        resources: folder with a folder per dataset, in which files are only looked for, not verified.
+    """
+    rows = [_HEADINGS, *(_row(name, config, resources / name) for name, config in configs.items())]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    notes = [_note(name, config) for name, config in configs.items()]
+    return "\n".join([*lines, "", *notes])
+
+
+def _row(name: str, config: DatasetConfig, folder: Path) -> tuple[str, ...]:
+    splits = " / ".join(f"{config.splits[split]:,}" if split in config.splits else "-" for split in _SPLITS)
+    pixels = sum(config.splits.values()) * math.prod(config.shape)
+    raw = sum(file.bytes for file in config.files)
+    bound = "<= " if any(file.trust == "first_use" for file in config.files) else ""
+    return (
+        name,
+        "x".join(map(str, config.shape)),
+        splits,
+        bound + _size(raw),
+        _size(pixels),
+        _present(config, folder),
+        _origin(config),
+    )
+
+
+def _size(number: int) -> str:
+    """Bytes as people say them: 1 GB is 10^9."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if number >= size:
+            return f"{number / size:.1f} {unit}"
+    return f"{number} B"
+
+
+def _present(config: DatasetConfig, folder: Path) -> str:
+    raw = [(folder / "raw" / file.name).is_file() for file in config.files]
+    states = []
+    if any(raw):
+        states.append("raw" if all(raw) else f"raw {sum(raw)} of {len(raw)}")
+    if (folder / "data.safetensors").is_file() and (folder / "data.json").is_file():
+        states.append("prepared")
+    return ", ".join(states) or "-"
+
+
+def _origin(config: DatasetConfig) -> str:
+    """The host or package of the first source."""
+    if not config.sources:
+        return "by hand"
+    scheme, _, rest = config.sources[0].partition("://")
+    return rest.split("/", 1)[0] if rest else scheme
+
+
+def _note(name: str, config: DatasetConfig) -> str:
+    lines = [f"title: {config.title}", f"paper: {config.paper}", f"licence: {config.licence}"]
+    if config.homepage:
+        lines.append(f"homepage: {config.homepage}")
+    wrapped = [textwrap.fill(line, _NOTES, initial_indent="  ", subsequent_indent="    ") for line in lines]
+    return "\n".join([name, *wrapped])
