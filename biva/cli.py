@@ -203,7 +203,7 @@ def detect(
 
     \b
     Example:
-      biva detect quick digits/digits_8x8/biva/seed1 photos
+      biva detect fashion_anomaly_small fashion_mnist/small_28x28/biva/seed1 mnist
     """
     from biva.data.datasets import load
     from biva.evaluation.detect import detect

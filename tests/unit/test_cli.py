@@ -12,10 +12,13 @@ import pytest
 import typer.main
 
 from biva.cli import app
-from biva.config import CONFIG_FOLDER, find_dataset, find_run, find_table, load_architecture, load_experiments
+from biva.config import CONFIG_FOLDER, find_anomaly, find_dataset, find_run, find_table, load_architecture, load_experiments
 
 ROOT = Path(__file__).parents[2]
-VERBS = ("describe", "data", "fetch", "prepare", "train", "evaluate", "track", "collect", "table", "figure", "schema")
+VERBS = (
+    *("describe", "data", "fetch", "prepare", "train", "evaluate", "detect", "track"),
+    *("collect", "table", "figure", "anomalies", "schema"),
+)
 
 
 def biva(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -63,6 +66,11 @@ def test_the_examples_name_things_that_exist() -> None:
                     find_dataset(dataset, config)
                 case (("train" | "evaluate"), [experiments, run]):
                     find_run(experiments, run, config)
+                case "detect", [experiments, run, pair]:
+                    find_run(experiments, run, config)
+                    find_anomaly(experiments, pair, config)
+                case "anomalies", [experiments, pair]:
+                    find_anomaly(experiments, pair, config)
                 case (("collect" | "figure"), [experiments, *_]):
                     load_experiments(experiments, config)
                 case "table", [experiments, table]:
