@@ -7,10 +7,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file
 
-from biva.config import RunConfig
+from biva.config import AnomalyPair, RunConfig
 from biva.records import RunFolder, append_line, write_json
 
 IMAGES = 5
@@ -182,6 +185,57 @@ def evaluate(folder: RunFolder, config: RunConfig, bounds: dict[int, tuple[float
         },
         folder.arrays,
     )
+
+
+def anomaly_record(
+    pair: AnomalyPair, aurocs: dict[str, tuple[float, float, float]], images: tuple[int, int] = (IMAGES, 2 * IMAGES)
+) -> dict[str, Any]:
+    """Content of `anomaly/NAME.json`: per score (value, low, high) of the AUROC.
+
+    AUPRC is a tenth of it, FPR80 one minus it.
+    """
+
+    def numbers(value: float, low: float, high: float) -> dict[str, float]:
+        return {"value": value, "low": low, "high": high}
+
+    return {
+        "settings": pair.model_dump(mode="json"),
+        "normal": {"dataset": pair.normal, "fingerprint": "a" * 64, "images": images[0]},
+        "anomalous": {"dataset": pair.anomalous, "fingerprint": "b" * 64, "images": images[1]},
+        "samples": pair.importance_samples,
+        "seed": 1,
+        "device": "cpu",
+        "finished": "2026-01-02T06:00:00+00:00",
+        "wall_seconds": 2.5,
+        "repeats": 1000,
+        "scores": {
+            score: {
+                "auroc": numbers(value, low, high),
+                "auprc": numbers(value / 10, low / 10, high / 10),
+                "fpr80": numbers(1 - value, 1 - high, 1 - low),
+            }
+            for score, (value, low, high) in aurocs.items()
+        },
+    }
+
+
+def detect(
+    folder: RunFolder,
+    pair: AnomalyPair,
+    aurocs: dict[str, tuple[float, float, float]],
+    normal: NDArray[np.float64],
+    anomalous: NDArray[np.float64],
+) -> None:
+    """Write `anomaly/NAME.json` and its arrays: L^{>k} of the normal (L+1, N) and the anomalous (L+1, M) images."""
+    record = anomaly_record(pair, aurocs, (normal.shape[1], anomalous.shape[1]))
+    write_json(folder.anomaly(pair.name), record)
+    arrays = {"normal": normal, "anomalous": anomalous}
+    for kind, bounds in list(arrays.items()):
+        for k, bound in enumerate(bounds):
+            arrays[f"score/L>{k}/{kind}"] = -bound
+            arrays[f"score/LLR>{k}/{kind}"] = bounds[0] - bound
+        del arrays[f"score/LLR>0/{kind}"]
+    save_arrays(arrays, folder.anomaly(pair.name).with_suffix(".safetensors"))
 
 
 def ramp(count: int) -> torch.Tensor:

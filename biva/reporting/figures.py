@@ -36,7 +36,7 @@ RECONSTRUCTIONS_SHOWN = 10
 
 
 @dataclass(frozen=True)
-class _Run:
+class Run:
     """A run's folder and what `run.json` says of it, or its place `.../DATASET/ARCHITECTURE/MODEL/seedN` if not run."""
 
     folder: RunFolder
@@ -46,7 +46,7 @@ class _Run:
     seed: int
 
     @classmethod
-    def at(cls, folder: RunFolder) -> _Run:
+    def at(cls, folder: RunFolder) -> Run:
         if folder.identity.is_file():
             config = read_json(folder.identity)["config"]
             return cls(folder, config["dataset"], config["architecture_name"], config["model"], config["seed"])
@@ -60,8 +60,16 @@ class _Run:
         return f"{self.dataset}/{self.architecture}/{self.model}/seed{self.seed}"
 
 
-_Group = list[_Run]
+_Group = list[Run]
 """Runs of one dataset and architecture, by model and seed: what may be compared in one pair of axes."""
+
+
+def in_order(folders: Iterable[RunFolder]) -> list[Run]:
+    """Runs by dataset, architecture, model and seed."""
+    return sorted(
+        (Run.at(folder) for folder in folders),
+        key=lambda run: (run.dataset, run.architecture, MODELS.index(run.model), run.seed),
+    )
 
 
 def draw(figure: FigureName, folders: Iterable[RunFolder]) -> Figure:
@@ -71,10 +79,7 @@ def draw(figure: FigureName, folders: Iterable[RunFolder]) -> Figure:
         UserError: no run has the record that the figure shows.
     """
     drawing = _DRAWINGS[figure]
-    runs = sorted(
-        (_Run.at(folder) for folder in folders),
-        key=lambda run: (run.dataset, run.architecture, MODELS.index(run.model), run.seed),
-    )
+    runs = in_order(folders)
     ready = [run for run in runs if drawing.record(run.folder).is_file()]
     if not ready:
         raise UserError(
@@ -88,10 +93,10 @@ def draw(figure: FigureName, folders: Iterable[RunFolder]) -> Figure:
         canvas = Figure(layout="constrained")
         heights = [drawing.height(group) for group in groups.values()]
         canvas.set_size_inches(COLUMN_WIDTH, sum(heights))
-        for part, group in zip(_parts(canvas, heights), groups.values(), strict=True):
+        for part, group in zip(parts(canvas, heights), groups.values(), strict=True):
             part.suptitle(f"{drawing.title}: {group[0].dataset}, {group[0].architecture}", fontsize=8)
             drawing.draw(part, group)
-        _name_missing(canvas, [run for run in runs if run not in ready])
+        name_missing(canvas, [run for run in runs if run not in ready])
     return canvas
 
 
@@ -104,12 +109,12 @@ def save(figure: Figure, stem: Path) -> None:
         write_atomically(stem.with_name(f"{stem.name}.{kind}"), content.getvalue())
 
 
-def _parts(canvas: Figure, heights: list[float]) -> list[Any]:
+def parts(canvas: Figure, heights: list[float]) -> list[Any]:
     """One part of the figure per height, from top to bottom."""
     return list(canvas.subfigures(len(heights), 1, height_ratios=heights, squeeze=False).flat)
 
 
-def _pairs_of_axes(part: Any, number: int, heights: list[float] | None = None) -> list[Axes]:
+def pairs_of_axes(part: Any, number: int, heights: list[float] | None = None) -> list[Axes]:
     """Axes two by two; of an odd number the last stands alone. `heights` are the relative heights of the rows."""
     rows = math.ceil(number / 2)
     axes = list(part.subplots(rows, min(number, 2), squeeze=False, height_ratios=heights).flat)
@@ -118,15 +123,16 @@ def _pairs_of_axes(part: Any, number: int, heights: list[float] | None = None) -
     return axes[:number]
 
 
-def _name_missing(canvas: Figure, missing: list[_Run]) -> None:
+def name_missing(canvas: Figure, missing: list[Run]) -> None:
+    """Write below the figure which runs have no record for it."""
     if missing:
         names = "\n".join(run.name for run in missing)
         canvas.supxlabel(f"not run: {names}", fontsize=5, color=MUTED)
 
 
-def _first_seeds(group: _Group) -> _Group:
-    """The first seed of every model."""
-    return list({run.model: run for run in reversed(group)}.values())[::-1]
+def first_seeds(runs: list[Run]) -> list[Run]:
+    """Of runs in order, the first seed of every model (and architecture)."""
+    return list({(run.architecture, run.model): run for run in reversed(runs)}.values())[::-1]
 
 
 def _by_model(group: _Group) -> dict[str, _Group]:
@@ -199,8 +205,8 @@ def _show(axes: Axes, picture: Images, title: str) -> None:
 
 def _draw_samples(part: Any, group: _Group) -> None:
     """Draws from the prior, the first seed of every model."""
-    runs = _first_seeds(group)
-    for axes, run in zip(_pairs_of_axes(part, len(runs)), runs, strict=True):
+    runs = first_seeds(group)
+    for axes, run in zip(pairs_of_axes(part, len(runs)), runs, strict=True):
         samples = load_file(run.folder.arrays)["samples"][:SAMPLES_SHOWN]
         columns = math.ceil(math.sqrt(len(samples)))
         _show(axes, image_grid(samples, columns), f"{LABELS[run.model]}, seed {run.seed}")
@@ -208,7 +214,7 @@ def _draw_samples(part: Any, group: _Group) -> None:
 
 def _draw_reconstructions(part: Any, group: _Group) -> None:
     """Test images in the upper row, their reconstructions below, the first seed of every model."""
-    runs = _first_seeds(group)
+    runs = first_seeds(group)
     for axes, run in zip(part.subplots(len(runs), 1, squeeze=False).flat, runs, strict=True):
         arrays = load_file(run.folder.arrays)
         pair = [arrays[name][:RECONSTRUCTIONS_SHOWN] for name in ("originals", "reconstructions")]
@@ -233,7 +239,7 @@ def _group_label(name: str) -> str:
 def _draw_kl_per_layer(part: Any, group: _Group) -> None:
     """A bar per latent group, z_1 at the bottom: KL, mean over seeds, a dot per seed; beside it the active units."""
     models = _by_model(group)
-    panels = _pairs_of_axes(part, len(models), _kl_row_heights(group))
+    panels = pairs_of_axes(part, len(models), _kl_row_heights(group))
     for axes, (model, runs) in zip(panels, models.items(), strict=True):
         records = [read_json(run.folder.evaluation) for run in runs]
         names = sorted(records[0]["kl_per_group"], key=group_order)

@@ -75,7 +75,7 @@ def likelihood_table(
     for (architecture, model), run in groups.items():
         seeds = [r.seed for r in planned if (r.architecture_name, r.model) == (architecture, model)]
         mine = ours[(ours["architecture"] == architecture) & (ours["model"] == model)]
-        name = escape(LABELS[model]) + (f" ({_code(architecture)})" if several else "")
+        name = escape(LABELS[model]) + (f" ({code(architecture)})" if several else "")
         cells = [name]
         for k in table.k:
             cells.append(our_cell(mine[mine["k"] == k], seeds))
@@ -89,8 +89,8 @@ def likelihood_table(
     body = frame.to_latex(index=False, escape=False, column_format=_column_format(frame), multicolumn_format="c")
     if reported:
         body = _with_rules(body, ours=len(rows), ks=len(table.k))
-    return _environment(
-        caption=f"{quantity.title} of {_code(table.dataset)} test images, in {quantity.unit}; "
+    return environment(
+        caption=f"{quantity.title} of {code(table.dataset)} test images, in {quantity.unit}; "
         f"{quantity.direction} is better.",
         label=f"tab:{table.name}",
         body=body,
@@ -136,7 +136,7 @@ def _number(value: float) -> str:
 
 def _notes_on_ours(ours: pd.DataFrame, planned: list[RunConfig]) -> list[str]:
     """How our numbers came to be: spread, protocol, budget, images; from the results, not from the plan."""
-    architectures = ", ".join(_code(name) for name in sorted({run.architecture_name for run in planned}))
+    architectures = ", ".join(code(name) for name in sorted({run.architecture_name for run in planned}))
     if ours.empty:
         return [f"Ours: architecture {architectures}; {NOT_RUN}."]
     run_rows = ours.drop_duplicates("run_id")
@@ -144,17 +144,17 @@ def _notes_on_ours(ours: pd.DataFrame, planned: list[RunConfig]) -> list[str]:
         "Ours: mean $\\pm$ standard deviation over seeds (number of seeds; $1/2$: one of two planned). With one seed "
         "there is none: $\\pm$ is then the standard error over test images, marked $^{\\mathrm{se}}$. "
         f"Seeds {_list(run_rows['seed'])}; architecture {architectures}; "
-        f"{_range(run_rows['updates'])} updates; {_range(run_rows['images_evaluated'])} test images; device "
+        f"{span(run_rows['updates'])} updates; {span(run_rows['images_evaluated'])} test images; device "
         + ", ".join(escape(device) for device in sorted(set(run_rows["device"])))
         + "."
     ]
     for protocol in sorted(set(run_rows["protocol"])):
-        notes.append(f"Protocol {_code(protocol)}: {PROTOCOLS.get(protocol, 'unknown to this version of biva')}.")
+        notes.append(f"Protocol {code(protocol)}: {PROTOCOLS.get(protocol, 'unknown to this version of biva')}.")
     present = {run.digest for run in planned}
     if earlier := sorted(set(run_rows["config_digest"]) - present):
         notes.append(
             f"Some of our values come from a configuration other than the present one (digest "
-            f"{', '.join(_code(digest) for digest in earlier)})."
+            f"{', '.join(code(digest) for digest in earlier)})."
         )
     return notes
 
@@ -267,7 +267,8 @@ def _with_rules(body: str, ours: int, ks: int) -> str:
     return "\n".join([begin, toprule, heads, under_k, subheads, midrule, *mine, *between, *others])
 
 
-def _environment(caption: str, label: str, body: str, notes: Iterable[str]) -> str:
+def environment(caption: str, label: str, body: str, notes: Iterable[str]) -> str:
+    """A `table` environment: the tabular `body` under its caption, and below it the notes, a paragraph each."""
     return "\n".join(
         [
             r"\begin{table}[tbp]",
@@ -339,7 +340,8 @@ def _printable(character: str) -> str:
     return f"U+{ord(character):04X}"
 
 
-def _code(text: str) -> str:
+def code(text: str) -> str:
+    """`text`, escaped, in typewriter letters."""
     return rf"\texttt{{{escape(text)}}}"
 
 
@@ -347,7 +349,7 @@ def _list(values: pd.Series) -> str:
     return ", ".join(str(value) for value in sorted(set(values)))
 
 
-def _range(values: pd.Series) -> str:
+def span(values: pd.Series) -> str:
     """Smallest to largest, with thousands separated."""
     low, high = (f"{int(value):,}".replace(",", "{,}") for value in (values.min(), values.max()))
     return f"${low}$" if low == high else f"${low}$--${high}$"

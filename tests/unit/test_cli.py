@@ -12,7 +12,15 @@ import pytest
 import typer.main
 
 from biva.cli import app
-from biva.config import CONFIG_FOLDER, find_anomaly, find_dataset, find_run, find_table, load_architecture, load_experiments
+from biva.config import (
+    CONFIG_FOLDER,
+    find_anomaly,
+    find_dataset,
+    find_run,
+    find_table,
+    load_architecture,
+    load_experiments,
+)
 
 ROOT = Path(__file__).parents[2]
 VERBS = (

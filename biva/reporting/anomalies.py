@@ -1,0 +1,341 @@
+"""Table and figure of an anomaly pair: how well L^{>k} and LLR^{>k} tell one dataset's test images from another's.
+
+Both are made of the records `anomaly/NAME.json` and their arrays alone. The table needs the package booktabs only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+from sklearn.metrics import roc_curve
+
+from biva.config import AnomalyPair, RunConfig
+from biva.errors import UserError
+from biva.records import RunFolder, read_json
+from biva.reporting.figures import Run, first_seeds, in_order, name_missing, pairs_of_axes, parts
+from biva.reporting.style import COLUMN_WIDTH, LABELS, LOOK, MODELS, MUTED
+from biva.reporting.tables import MARKS, NOT_REPORTED, NOT_RUN, PROTOCOLS, code, environment, escape, span
+
+Record = dict[str, Any]
+Arrays = dict[str, NDArray[np.float64]]
+
+METRICS: dict[str, str] = {"auroc": r"AUROC $\uparrow$", "auprc": r"AUPRC $\uparrow$", "fpr80": r"FPR80 $\downarrow$"}
+"""Metric -> head of its column; the arrow points to what is better."""
+
+CONFIRMATION = {"yes": "", "no": " (unconfirmed)", "value only": " (the value is confirmed, its setting is not)"}
+
+LINES_AT_FULL_SIZE = 35
+
+BINS = 40
+NORMAL, ANOMALOUS = "#BBBBBB", "#D55E00"
+"""A filled light grey and a dark orange line, which differ in lightness too."""
+
+
+def anomaly_table(records: list[tuple[RunConfig, Record | None]], pair: AnomalyPair, paper: pd.DataFrame) -> str:
+    """One `table` environment: for every model a row per score, with AUROC, AUPRC and FPR80.
+
+    One seed shows its value and the 95% bootstrap interval, several show `mean ± s.d. (n)`. The best AUROC of a model
+    is bold. What has no record is `not run`. Reported values stand at the end, with the number of their source and
+    the mark of their confirmation.
+
+    Args:
+        records: the planned runs, each with its `anomaly/NAME.json` or None; those on the pair's normal dataset count.
+        pair: the anomaly pair.
+        paper: the frame of `biva.reporting.results.load_paper_results`.
+
+    Raises:
+        UserError: no run is planned on the normal dataset, or a record lacks a field.
+    """
+    records = sorted(
+        ((run, record) for run, record in records if run.dataset == pair.normal),
+        key=lambda planned: (MODELS.index(planned[0].model), planned[0].architecture_name, planned[0].seed),
+    )
+    if not records:
+        raise UserError(f"Anomaly pair {pair.name!r} is about dataset {pair.normal!r}, on which no run is planned.")
+    try:
+        blocks, notes = _our_blocks(records), _notes_on_ours(records, pair)
+    except KeyError as error:
+        raise UserError(
+            f"A record of anomaly pair {pair.name!r} lacks the field {error}. It was written by another version of "
+            "biva: delete it and run `biva detect` again."
+        ) from None
+    rows, reported_notes = _reported(paper, pair)
+    return environment(
+        caption=f"Anomaly detection by $L^{{>k}}$: test images of {code(pair.normal)} are normal, those of "
+        f"{code(pair.anomalous)} anomalous.",
+        label=f"tab:{pair.name}",
+        body=_tabular([*blocks, rows] if rows else blocks),
+        notes=[_DEFINITIONS, *notes, *reported_notes],
+    )
+
+
+_DEFINITIONS = (
+    r"Scores: $-L^{>k}$ (rows $L^{>k}$), where $L^{>k}$ takes only the latents above stage $k$ from the posterior and "
+    r"the others from the prior, so that $L^{>0} = L$ is the plain bound; and $\mathrm{LLR}^{>k} = L - L^{>k}$ "
+    r"(Havtorn et al.\ 2021). An image with a higher score is taken for an anomaly. AUROC, AUPRC (anomalies are the "
+    r"positives): higher is better. FPR80, the share of normal images taken for anomalies when 80\% of the anomalies "
+    r"are found: lower is better. Bold: the best AUROC of the model."
+)
+
+
+# ------------------------------------------------------------------------------------------------------ our values
+
+
+def _our_blocks(records: list[tuple[RunConfig, Record | None]]) -> list[list[str]]:
+    """The lines of every model (and architecture)."""
+    groups: dict[tuple[str, str], list[tuple[RunConfig, Record | None]]] = {}
+    for run, record in records:
+        groups.setdefault((run.model, run.architecture_name), []).append((run, record))
+    several = len({architecture for _, architecture in groups}) > 1
+    return [
+        _block(escape(LABELS[model]) + (f" ({code(architecture)})" if several else ""), group)
+        for (model, architecture), group in groups.items()
+    ]
+
+
+def _block(name: str, group: list[tuple[RunConfig, Record | None]]) -> list[str]:
+    """The lines of one model: a score each, or one that says `not run`."""
+    scores = [record["scores"] for _, record in group if record is not None]
+    if not scores:
+        return [_line(name, "all", *[NOT_RUN] * len(METRICS))]
+    names = _score_names(len(group[0][0].architecture.stages))
+    aurocs = {score: np.mean([seed[score]["auroc"]["value"] for seed in scores]) for score in names}
+    best = max(aurocs.values())
+    lines = []
+    for score in names:
+        cells = [
+            our_cell([seed[score][metric] for seed in scores], len(group), metric == "auroc" and aurocs[score] == best)
+            for metric in METRICS
+        ]
+        lines.append(_line(name if score == names[0] else "", symbol(score), *cells))
+    return lines
+
+
+def _score_names(stages: int) -> list[str]:
+    return [f"L>{k}" for k in range(stages + 1)] + [f"LLR>{k}" for k in range(1, stages + 1)]
+
+
+def symbol(score: str) -> str:
+    """A score's name as LaTeX and matplotlib set it: `LLR>2` with the 2 raised."""
+    kind, _, k = score.partition(">")
+    return f"$L^{{>{k}}}$" if kind == "L" else rf"$\mathrm{{LLR}}^{{>{k}}}$"
+
+
+def our_cell(seeds: list[dict[str, float]], planned: int, bold: bool) -> str:
+    """One number of one score, given as `value`, `low` and `high` of every seed that ran, out of those planned.
+
+    One seed: the value and its interval. Several: `mean ± s.d. (n)`, the s.d. being that of the sample (n - 1).
+    """
+    values = [seed["value"] for seed in seeds]
+    mean = f"{np.mean(values):.3f}"
+    shown = rf"\mathbf{{{mean}}}" if bold else mean
+    if len(values) > 1:
+        spread = rf"{{\pm}}{np.std(values, ddof=1):.3f}"
+    else:
+        spread = rf"\ [{seeds[0]['low']:.3f}, {seeds[0]['high']:.3f}]"
+    if len(values) < planned:
+        return f"${shown}{spread}$ ({len(values)}/{planned})"
+    return f"${shown}{spread}$" + (f" ({planned})" if planned > 1 else "")
+
+
+def _notes_on_ours(records: list[tuple[RunConfig, Record | None]], pair: AnomalyPair) -> list[str]:
+    """How our numbers came to be: images, K, spread, seeds, budget, protocol."""
+    ran = [(run, record) for run, record in records if record is not None]
+    architectures = ", ".join(code(name) for name in sorted({run.architecture_name for run, _ in records}))
+    if not ran:
+        return [f"Ours: architecture {architectures}; {NOT_RUN}."]
+    runs = [run for run, _ in ran]
+    done = pd.DataFrame(
+        {
+            "normal": record["normal"]["images"],
+            "anomalous": record["anomalous"]["images"],
+            "samples": record["samples"],
+            "repeats": record["repeats"],
+            "device": record["device"],
+        }
+        for _, record in ran
+    )
+    budget = pd.Series([run.training.max_updates for run in runs])
+    notes = [
+        f"Ours: {span(done['normal'])} normal and {span(done['anomalous'])} anomalous test images; $K$ = "
+        f"{span(done['samples'])} importance samples; in brackets the 95\\% interval over {span(done['repeats'])} "
+        f"bootstrap resamplings of the images{_note_on_seeds(records)}. "
+        f"Seeds {', '.join(str(seed) for seed in sorted({run.seed for run in runs}))}; architecture {architectures}; "
+        f"trained for at most {span(budget)} updates; device "
+        + ", ".join(escape(device) for device in sorted(set(done["device"])))
+        + "."
+    ]
+    for protocol in sorted({run.training.protocol for run in runs}):
+        notes.append(f"Protocol {code(protocol)}: {PROTOCOLS[protocol]}.")
+    if any(record["settings"] != pair.model_dump(mode="json") for _, record in ran):
+        notes.append("Some of our values come from settings of the pair other than the present ones.")
+    return notes
+
+
+def _note_on_seeds(records: list[tuple[RunConfig, Record | None]]) -> str:
+    if len({run.seed for run, _ in records}) == 1:
+        return ""
+    return (
+        r", or with several seeds mean $\pm$ standard deviation over them (number of seeds; $1/2$: one of two planned)"
+    )
+
+
+# ------------------------------------------------------------------------------------------------- reported values
+
+
+def _reported(paper: pd.DataFrame, pair: AnomalyPair) -> tuple[list[str], list[str]]:
+    """A line for every reported model, and the notes on their sources."""
+    rows = paper[
+        (paper["table"] == "anomaly")
+        & (paper["dataset"] == f"{_reported_name(pair.normal)}/{_reported_name(pair.anomalous)}")
+        & paper["metric"].isin(list(METRICS))
+    ]
+    if rows.empty:
+        return [], ["No reported value on this pair of datasets is known."]
+    sources: dict[tuple[str, str], int] = {}
+    lines = []
+    for model, values in rows.groupby("model", sort=False):
+        cells = dict.fromkeys(METRICS, NOT_REPORTED)
+        for row in values.to_dict("records"):
+            number = sources.setdefault((row["source"], row["confirmed"]), len(sources) + 1)
+            cells[row["metric"]] = f"${row['value']:.3f}{_superscript(number, row['confirmed'])}$"
+        name = rf"\multicolumn{{2}}{{@{{}}p{{26mm}}}}{{\raggedright {escape(str(model))}}}"
+        lines.append(_line(name, *cells.values()))
+    listed = "; ".join(
+        f"${_superscript(number, confirmed)}$\\,{escape(source)}{CONFIRMATION[confirmed]}"
+        for (source, confirmed), number in sources.items()
+    )
+    return lines, [
+        f"Below the last rule: reported values. {NOT_REPORTED}\\,: no reported value known. Sources: {listed}."
+    ]
+
+
+def _reported_name(dataset: str) -> str:
+    """The dataset as reported values name it, which do not say how it is binarised."""
+    return dataset.removesuffix("_dynamic").removesuffix("_static")
+
+
+def _superscript(number: int, confirmed: str) -> str:
+    return f"^{{{','.join([str(number), *filter(None, [MARKS[confirmed]])])}}}"
+
+
+# ----------------------------------------------------------------------------------------------------------- LaTeX
+
+
+def _line(*cells: str) -> str:
+    return " & ".join(cells) + r" \\"
+
+
+def _tabular(blocks: list[list[str]]) -> str:
+    """A rule between any two blocks of lines; smaller letters where many lines must fit on a page."""
+    size = r"\scriptsize" if sum(map(len, blocks)) > LINES_AT_FULL_SIZE else r"\footnotesize"
+    ruled = [line for block in blocks for line in (r"\midrule", *block)]
+    head = _line("Model", "Score", *METRICS.values())
+    return "\n".join(
+        [size, r"\begin{tabular}{@{}llrrr@{}}", r"\toprule", head, *ruled, r"\bottomrule", r"\end{tabular}"],
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------- figure
+
+
+def draw_anomaly(folders: Iterable[RunFolder], pair: AnomalyPair) -> Figure:
+    """Histograms of L^{>k} per k and ROC curves, of the first seed of every model; of more than two, BIVA's alone.
+
+    Args:
+        folders: the runs; those on the pair's normal dataset are drawn.
+        pair: the anomaly pair.
+
+    Raises:
+        UserError: no run has a record of the pair.
+    """
+    runs = [run for run in in_order(folders) if run.dataset == pair.normal]
+    ready = [run for run in runs if run.folder.anomaly(pair.name).is_file() and _arrays(run, pair).is_file()]
+    if not ready:
+        raise UserError(
+            f"Nothing to draw for anomaly pair {pair.name!r}: none of the {len(runs)} runs on {pair.normal!r} has a "
+            "record of it. Run `biva detect EXPERIMENTS RUN` first."
+        )
+    shown = first_seeds(ready)
+    if len(shown) > 2:
+        shown = [run for run in shown if run.model == "biva"] or shown
+    with matplotlib.rc_context(LOOK):
+        canvas = Figure(layout="constrained")
+        drawn = [(run, load_file(_arrays(run, pair))) for run in shown]
+        heights = [_TITLE_HEIGHT + _histograms_height(arrays) + _ROC_HEIGHT for _, arrays in drawn]
+        canvas.set_size_inches(COLUMN_WIDTH, sum(heights))
+        for part, (run, arrays) in zip(parts(canvas, heights), drawn, strict=True):
+            aurocs = {
+                score: numbers["auroc"]["value"]
+                for score, numbers in read_json(run.folder.anomaly(pair.name))["scores"].items()
+            }
+            part.suptitle(f"{LABELS[run.model]}, seed {run.seed}, {run.architecture}", fontsize=8)
+            upper, lower = parts(part, [_histograms_height(arrays), _ROC_HEIGHT])
+            _draw_histograms(upper, arrays, aurocs, pair)
+            _draw_roc(lower, arrays, aurocs)
+        name_missing(canvas, [run for run in runs if run not in ready])
+    return canvas
+
+
+def _arrays(run: Run, pair: AnomalyPair) -> Path:
+    return run.folder.anomaly(pair.name).with_suffix(".safetensors")
+
+
+_TITLE_HEIGHT = 0.2
+_ROC_HEIGHT = 2.0
+
+
+def _histograms_height(arrays: Arrays) -> float:
+    """Height in inches: panels two by two, and a legend."""
+    return 0.4 + 0.85 * ((len(arrays["normal"]) + 1) // 2)
+
+
+def _draw_histograms(part: Any, arrays: Arrays, aurocs: dict[str, float], pair: AnomalyPair) -> None:
+    """Test images over L^{>k}, a panel per k, normal ones and anomalies in the same bins."""
+    panels = pairs_of_axes(part, len(arrays["normal"]))
+    for k, axes in enumerate(panels):
+        normal, anomalous = arrays["normal"][k], arrays["anomalous"][k]
+        bins = np.histogram_bin_edges(np.concatenate([normal, anomalous]), BINS).tolist()
+        axes.hist(normal, bins, color=NORMAL, label=f"{pair.normal} (normal)")
+        label = f"{pair.anomalous} (anomalous)"
+        axes.hist(anomalous, bins, histtype="step", color=ANOMALOUS, linewidth=0.8, label=label)
+        axes.set_title(f"{symbol(f'L>{k}')}, AUROC {aurocs[f'L>{k}']:.3f}")
+        axes.grid(axis="x", visible=False)
+    part.supxlabel("nats", fontsize=7)
+    part.supylabel("test images", fontsize=7)
+    part.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+
+
+def _draw_roc(part: Any, arrays: Arrays, aurocs: dict[str, float]) -> None:
+    """ROC of the plain bound, dashed, and of LLR^{>k}, darker for lower k."""
+    axes: Axes = part.subplots()
+    axes.axline((0, 0), slope=1, color=MUTED, linewidth=0.4)
+    ratios = [score for score in _score_names(len(arrays["normal"]) - 1) if score.startswith("LLR")]
+    colours = matplotlib.colormaps["cividis"](np.linspace(0, 0.85, len(ratios)))
+    for score, colour, style in zip(["L>0", *ratios], ["black", *colours], ["--", *["-"] * len(ratios)], strict=True):
+        false_positives, true_positives = _roc(arrays, score)
+        label = f"{symbol(score)}  {aurocs[score]:.3f}"
+        axes.plot(false_positives, true_positives, style, color=colour, label=label)
+    axes.set_aspect("equal")
+    axes.set_xlim(-0.01, 1.01)
+    axes.set_ylim(-0.01, 1.01)
+    axes.set_xlabel("normal images taken for anomalies")
+    axes.set_ylabel("anomalies found")
+    part.legend(loc="outside right center", title="score, AUROC", title_fontsize=6)
+
+
+def _roc(arrays: Arrays, score: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """False and true positive rates of a score, anomalies being the positives."""
+    normal, anomalous = arrays[f"score/{score}/normal"], arrays[f"score/{score}/anomalous"]
+    labels = np.concatenate([np.zeros(len(normal)), np.ones(len(anomalous))])
+    false_positives, true_positives, _ = roc_curve(labels, np.concatenate([normal, anomalous]))
+    return false_positives, true_positives
