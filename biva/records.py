@@ -126,11 +126,21 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def append_line(path: Path, content: dict[str, Any]) -> None:
-    """Append one JSON line and have it on disk before returning."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(content, sort_keys=True) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    """Append one JSON line and have it on disk before returning.
+
+    Raises:
+        UserError: the disk is full or the file cannot be written; `read_lines` leaves out what half a line there is.
+    """
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(content, sort_keys=True) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise UserError(
+            f"Cannot append to {path}: {error.strerror}. Free some space or mend the permissions, then run the same "
+            "command again: training goes on from its last checkpoint."
+        ) from error
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -309,11 +309,32 @@ def test_write_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     path = tmp_path / "a.json"
     records.write_json(path, {"a": 1})
 
-    def full(_descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", full)
+    monkeypatch.setattr("os.fsync", _disk_full)
     with pytest.raises(UserError, match="No space left on device"):
         records.write_json(path, {"a": 2})
     assert json.loads(path.read_text()) == {"a": 1}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_during_training_is_one_message_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run_to_end(tmp_path / "whole")
+    calls = iter(range(1, 100))
+
+    def full_at_the_second_line(path: Path, content: dict[str, Any]) -> None:
+        with monkeypatch.context() as patch:
+            if next(calls) == 2:
+                patch.setattr("os.fsync", _disk_full)
+            append_line(path, content)
+
+    append_line = records.append_line
+    monkeypatch.setattr(records, "append_line", full_at_the_second_line)
+    with pytest.raises(UserError, match=r"Cannot append to .*record\.jsonl: No space left on device"):
+        run_to_end(tmp_path / "parts")
+    monkeypatch.undo()
+    assert_same_result(run_to_end(tmp_path / "parts"), whole)
+
+
+def _disk_full(_descriptor: int) -> None:
+    raise OSError(28, "No space left on device")
