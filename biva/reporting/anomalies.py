@@ -208,7 +208,7 @@ def _reported(paper: pd.DataFrame, pair: AnomalyPair) -> tuple[list[str], list[s
         for row in values.to_dict("records"):
             number = sources.setdefault((row["source"], row["confirmed"]), len(sources) + 1)
             cells[row["metric"]] = f"${row['value']:.3f}{_superscript(number, row['confirmed'])}$"
-        name = rf"\multicolumn{{2}}{{@{{}}p{{26mm}}}}{{\raggedright {escape(str(model))}}}"
+        name = rf"\multicolumn{{2}}{{@{{}}p{{31mm}}}}{{\raggedright {escape(str(model))}}}"
         lines.append(_line(name, *cells.values()))
     listed = "; ".join(
         f"${_superscript(number, confirmed)}$\\,{escape(source)}{CONFIRMATION[confirmed]}"
@@ -296,7 +296,7 @@ _ROC_HEIGHT = 2.0
 
 def _histograms_height(arrays: Arrays) -> float:
     """Height in inches: panels two by two, and a legend."""
-    return 0.4 + 0.85 * ((len(arrays["normal"]) + 1) // 2)
+    return 0.4 + 0.95 * ((len(arrays["normal"]) + 1) // 2)
 
 
 def _draw_histograms(part: Any, arrays: Arrays, aurocs: dict[str, float], pair: AnomalyPair) -> None:
@@ -326,11 +326,12 @@ def _draw_roc(part: Any, arrays: Arrays, aurocs: dict[str, float]) -> None:
         label = f"{symbol(score)}  {aurocs[score]:.3f}"
         axes.plot(false_positives, true_positives, style, color=colour, label=label)
     axes.set_aspect("equal")
-    axes.set_xlim(-0.01, 1.01)
-    axes.set_ylim(-0.01, 1.01)
+    for limits, ticks in ((axes.set_xlim, axes.set_xticks), (axes.set_ylim, axes.set_yticks)):
+        limits(-0.01, 1.01)
+        ticks([0, 0.2, 0.4, 0.6, 0.8, 1])
     axes.set_xlabel("normal images taken for anomalies")
     axes.set_ylabel("anomalies found")
-    part.legend(loc="outside right center", title="score, AUROC", title_fontsize=6)
+    axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), title="score, AUROC", title_fontsize=6)
 
 
 def _roc(arrays: Arrays, score: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
