@@ -411,11 +411,7 @@ def find_anomaly(experiments_name: str, name: str, folder: Path = CONFIG_FOLDER)
     Raises:
         UserError: there is none; the message lists those there are.
     """
-    pairs = {pair.name: pair for pair in load_experiments(experiments_name, folder).anomalies}
-    if name not in pairs:
-        known = ", ".join(pairs) or "none"
-        raise UserError(f"Experiment set {experiments_name!r} has no anomaly pair {name!r}. Its pairs: {known}.")
-    return pairs[name]
+    return _named(load_experiments(experiments_name, folder).anomalies, experiments_name, name, "anomaly pair")
 
 
 def find_table(experiments_name: str, name: str, folder: Path = CONFIG_FOLDER) -> LikelihoodTable:
@@ -424,8 +420,15 @@ def find_table(experiments_name: str, name: str, folder: Path = CONFIG_FOLDER) -
     Raises:
         UserError: there is none; the message lists those there are.
     """
-    tables = {table.name: table for table in load_experiments(experiments_name, folder).tables}
-    if name not in tables:
-        known = ", ".join(tables) or "none"
-        raise UserError(f"Experiment set {experiments_name!r} has no table {name!r}. Its tables: {known}.")
-    return tables[name]
+    return _named(load_experiments(experiments_name, folder).tables, experiments_name, name, "table")
+
+
+Report = TypeVar("Report", AnomalyPair, LikelihoodTable)
+
+
+def _named(reports: tuple[Report, ...], experiments_name: str, name: str, kind: str) -> Report:
+    for report in reports:
+        if report.name == name:
+            return report
+    known = ", ".join(report.name for report in reports) or "none"
+    raise UserError(f"Experiment set {experiments_name!r} has no {kind} {name!r}. Its {kind}s: {known}.")

@@ -2,6 +2,7 @@
 
 import torch
 
+from biva.evaluation.likelihood import ImageNoise
 from biva.models.architectures import Architecture, Dropout, ModelName, Stage
 from biva.models.hierarchical_vae import HierarchicalVAE
 
@@ -37,3 +38,10 @@ def tiny_model(model: ModelName, *, seed: int = 0, **sizes: object) -> Hierarchi
 def double_noise(shape: torch.Size) -> torch.Tensor:
     """Float64 standard normal numbers."""
     return torch.randn(shape, dtype=torch.float64)
+
+
+class DoubleImageNoise(ImageNoise):
+    """Noise of the evaluation in the tiny models' precision."""
+
+    def __call__(self, shape: torch.Size) -> torch.Tensor:
+        return super().__call__(shape).double()

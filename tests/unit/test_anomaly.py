@@ -11,28 +11,21 @@ from torch import Tensor
 
 from biva.bounds import elbo
 from biva.evaluation.anomaly import bootstrap, bounds_above, scores, separation
-from biva.evaluation.likelihood import ImageNoise, importance_sample
+from biva.evaluation.likelihood import importance_sample
 from biva.models.architectures import ModelName
 from biva.models.generative import Latent, LatentSource, Priors, posterior_above
 from biva.models.latents import DiagonalGaussian
-from tests.models import MODELS, double_noise, tiny_model
+from tests.models import MODELS, DoubleImageNoise, double_noise, tiny_model
 from tests.unit.test_models import log_joint
 
 CPU = torch.device("cpu")
 IMAGES = torch.randint(0, 2, (5, 1, 4, 4), generator=torch.Generator().manual_seed(0)).double()
 
 
-class Double(ImageNoise):
-    """Noise in the tiny models' precision."""
-
-    def __call__(self, shape: torch.Size) -> Tensor:
-        return super().__call__(shape).double()
-
-
 @pytest.fixture(autouse=True)
 def _double_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("biva.evaluation.anomaly.ImageNoise", Double)
-    monkeypatch.setattr("biva.evaluation.likelihood.ImageNoise", Double)
+    monkeypatch.setattr("biva.evaluation.anomaly.ImageNoise", DoubleImageNoise)
+    monkeypatch.setattr("biva.evaluation.likelihood.ImageNoise", DoubleImageNoise)
 
 
 @pytest.mark.parametrize("model_name", MODELS)

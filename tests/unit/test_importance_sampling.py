@@ -19,22 +19,15 @@ from biva.evaluation.likelihood import (
 )
 from biva.models.architectures import ModelName
 from biva.models.hierarchical_vae import HierarchicalVAE
-from tests.models import MODELS, tiny_architecture, tiny_model
+from tests.models import MODELS, DoubleImageNoise, tiny_architecture, tiny_model
 
 CPU = torch.device("cpu")
 IMAGES = torch.randint(0, 2, (5, 1, 4, 4), generator=torch.Generator().manual_seed(0)).double()
 
 
-class Double(ImageNoise):
-    """Noise in the tiny models' precision."""
-
-    def __call__(self, shape: torch.Size) -> Tensor:
-        return super().__call__(shape).double()
-
-
 @pytest.fixture(autouse=True)
 def _double_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("biva.evaluation.likelihood.ImageNoise", Double)
+    monkeypatch.setattr("biva.evaluation.likelihood.ImageNoise", DoubleImageNoise)
 
 
 def sample(
