@@ -11,13 +11,13 @@ import torch
 from safetensors.torch import save as serialise
 
 from biva import records
-from biva.config import AnomalyPair, Evaluation, RunConfig, parse
+from biva.config import AnomalyPair, Evaluation
 from biva.data.datasets import Dataset
-from biva.devices import choose_device, device_name
+from biva.devices import device_name
 from biva.errors import UserError
 from biva.evaluation.anomaly import Scores, bootstrap, bounds_above, scores, separation
 from biva.evaluation.likelihood import fixed_input, rows_within
-from biva.evaluation.run import check_data, load_model
+from biva.evaluation.run import load_trained
 from biva.records import RunFolder
 from biva.seeds import derive_seed
 
@@ -30,20 +30,15 @@ def detect(folder: RunFolder, pair: AnomalyPair, settings: Evaluation, normal: D
     Raises:
         UserError: training is not complete, or a dataset is not the right one.
     """
-    identity = records.read_json(folder.identity)
-    records.read_json(folder.training)  # its presence says that training is complete
-    check_data(folder, identity, normal)
+    started = time.monotonic()
+    trained = load_trained(folder, normal)
+    run, model, device = trained.run, trained.model, trained.device
     if (normal.shape, normal.binarisation) != (anomalous.shape, anomalous.binarisation):
         raise UserError(
             f"Anomaly pair {pair.name!r}: {normal.name} has images of shape {normal.shape}, binarisation "
             f"{normal.binarisation}, but {anomalous.name} has {anomalous.shape}, {anomalous.binarisation}. "
             "A model can only score images of the kind it was trained on."
         )
-    run = parse(RunConfig, identity["config"], folder.identity)
-    started = time.monotonic()
-    torch.set_num_threads(run.threads)
-    device = choose_device(run.device)
-    model = load_model(run, folder.weights.read_bytes(), device)
     seed = derive_seed(run.seed, "anomaly", pair.name)
     rows = rows_within(settings.memory_budget_mb, run.architecture)
     bounds = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -36,21 +37,44 @@ def load_model(run: RunConfig, weights: bytes, device: torch.device) -> Hierarch
     return model.to(device).eval()
 
 
+@dataclass(frozen=True)
+class Trained:
+    """A run whose training is complete, ready to be evaluated."""
+
+    run: RunConfig
+    model: HierarchicalVAE
+    device: torch.device
+    weights_sha256: str
+
+
+def load_trained(folder: RunFolder, dataset: Dataset) -> Trained:
+    """Load a run's selected weights, and set the threads that its configuration asks for.
+
+    Raises:
+        UserError: training is not complete, or `dataset` is not what the run was trained on.
+    """
+    identity = records.read_json(folder.identity)
+    records.read_json(folder.training)  # its presence says that training is complete
+    if identity["data_fingerprint"] != dataset.fingerprint:
+        raise UserError(
+            f"{folder.path} was trained on data with fingerprint {identity['data_fingerprint'][:12]}, but the data "
+            f"here has {dataset.fingerprint[:12]}. Prepare the data that it was trained on, or train it again."
+        )
+    run = parse(RunConfig, identity["config"], folder.identity)
+    torch.set_num_threads(run.threads)
+    device, weights = choose_device(run.device), folder.weights.read_bytes()
+    return Trained(run, load_model(run, weights, device), device, hashlib.sha256(weights).hexdigest())
+
+
 def evaluate(folder: RunFolder, settings: Evaluation, dataset: Dataset) -> None:
     """Bounds, KL per latent group, active units, samples and reconstructions of the selected weights on the test split.
 
     Raises:
         UserError: training is not complete, or the data is not what the run was trained on.
     """
-    identity = records.read_json(folder.identity)
-    records.read_json(folder.training)  # its presence says that training is complete
-    check_data(folder, identity, dataset)
-    run = parse(RunConfig, identity["config"], folder.identity)
     started = time.monotonic()
-    torch.set_num_threads(run.threads)
-    device = choose_device(run.device)
-    weights = folder.weights.read_bytes()
-    model = load_model(run, weights, device)
+    trained = load_trained(folder, dataset)
+    run, model, device = trained.run, trained.model, trained.device
     x = fixed_input(dataset, "test")[: settings.max_images]
     seed = derive_seed(run.seed, "evaluation")
     samples = importance_sample(
@@ -70,7 +94,7 @@ def evaluate(folder: RunFolder, settings: Evaluation, dataset: Dataset) -> None:
         "images": len(x),
         "device": device_name(device),
         "seed": seed,
-        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        "weights_sha256": trained.weights_sha256,
         "metrics": metrics(samples, bounds, run),
         "kl_per_group": {name: _mean(value) for name, value in samples.kl.items()},
         "active_units": {
@@ -80,19 +104,6 @@ def evaluate(folder: RunFolder, settings: Evaluation, dataset: Dataset) -> None:
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     records.write_json(folder.evaluation, result)
-
-
-def check_data(folder: RunFolder, identity: dict[str, Any], dataset: Dataset) -> None:
-    """Refuse data other than those that the run was trained on.
-
-    Raises:
-        UserError: the fingerprints differ.
-    """
-    if identity["data_fingerprint"] != dataset.fingerprint:
-        raise UserError(
-            f"{folder.path} was trained on data with fingerprint {identity['data_fingerprint'][:12]}, but the data "
-            f"here has {dataset.fingerprint[:12]}. Prepare the data that it was trained on, or train it again."
-        )
 
 
 def metrics(samples: ImportanceSamples, bounds: dict[int, Tensor], run: RunConfig) -> list[dict[str, Any]]:

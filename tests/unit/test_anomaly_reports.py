@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,8 @@ from biva.errors import UserError
 from biva.reporting.anomalies import anomaly_table, draw_anomaly
 from biva.reporting.figures import save
 from biva.reporting.results import load_paper_results
-from biva.reporting.tables import standalone
 from tests.fake_runs import anomaly_record, detect, fake_config, fake_run
+from tests.latex import compiled_on_one_page
 
 ROOT = Path(__file__).resolve().parents[2]
 PAIR = AnomalyPair(name="mnist", normal="digits", anomalous="mnist_dynamic", importance_samples=20)
@@ -138,16 +137,10 @@ def test_the_table_compiles_on_one_page_and_within_its_width(kind: str, paper: p
         for seed in ((1, 2, 3) if kind == "seeds" else (1,))
     ]
     tex = table([(run, None if run.model == "lvae" or run.seed == 3 else record) for run in runs], paper, pair)
-    (tmp_path / "page.tex").write_text(standalone(tex), encoding="utf-8")
-    done = subprocess.run(
-        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "page.tex"],
-        cwd=tmp_path, capture_output=True, text=True, errors="replace",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-2000:]
-    assert "(1 page" in done.stdout
-    assert "Float too large" not in done.stdout
+    printed = compiled_on_one_page(tex, tmp_path)
+    assert "Float too large" not in printed
     if kind != "hostile":
-        assert not re.findall(r"Overfull \\hbox.*", done.stdout)
+        assert not re.findall(r"Overfull \\hbox.*", printed)
 
 
 def test_a_pair_without_runs_is_refused(paper: pd.DataFrame) -> None:

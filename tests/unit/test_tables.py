@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import pandas as pd
@@ -13,8 +12,9 @@ import pytest
 from biva.config import LikelihoodTable, RunConfig
 from biva.errors import UserError
 from biva.reporting.results import PAPER_COLUMNS, collect, load_paper_results
-from biva.reporting.tables import escape, likelihood_table, standalone
+from biva.reporting.tables import escape, likelihood_table
 from tests.fake_runs import edit, fake_config, fake_run
+from tests.latex import compiled_on_one_page
 
 PAPER = Path(__file__).parents[2] / "config" / "paper_results.csv"
 DIGITS = LikelihoodTable(name="likelihood", dataset="digits", k=(1, 1000))
@@ -175,12 +175,6 @@ def test_the_table_compiles_on_one_page_and_within_its_width(kind: str, tmp_path
     ]  # fmt: skip
     paper = load_paper_results(PAPER) if kind != "hostile" else paper_frame(model=HOSTILE, source=HOSTILE)
     tex = likelihood_table(collect(folders), paper, DIGITS if kind == "digits" else MNIST, configs)
-    (tmp_path / "page.tex").write_text(standalone(tex), encoding="utf-8")
-    done = subprocess.run(
-        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "page.tex"],
-        cwd=tmp_path, capture_output=True, text=True, errors="replace",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-2000:]
-    assert "(1 page" in done.stdout
+    printed = compiled_on_one_page(tex, tmp_path)
     if kind != "hostile":
-        assert not re.findall(r"Overfull \\hbox.*", done.stdout)
+        assert not re.findall(r"Overfull \\hbox.*", printed)

@@ -1,0 +1,76 @@
+"""The evaluation record of a run against its own per-image arrays and the files it was made from."""
+
+import hashlib
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from biva import records
+from biva.config import Evaluation
+from biva.errors import UserError
+from biva.evaluation.run import evaluate
+from biva.records import RunFolder
+from biva.training.loop import train
+from tests.unit.test_training import toy_dataset, toy_run
+
+SETTINGS = Evaluation(importance_samples=(1, 10, 40), max_images=7, prior_samples=5)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    folder = RunFolder(tmp_path_factory.mktemp("run"))
+    train(toy_run(), toy_dataset(), folder, lambda: None)
+    return folder
+
+
+def test_metrics_are_means_and_standard_errors_over_images(trained: RunFolder) -> None:
+    evaluate(trained, SETTINGS, toy_dataset())
+    record, arrays = records.read_json(trained.evaluation), load_file(trained.arrays)
+    rows = {(row["metric"], row["k"]): row for row in record["metrics"]}
+    for k in (1, 10, 40):
+        values = arrays[f"bound/{k}"]
+        assert values.shape == (7,)
+        assert rows["log_likelihood_bound", k]["value"] == pytest.approx(np.mean(values))
+        assert rows["log_likelihood_bound", k]["standard_error"] == pytest.approx(np.std(values, ddof=1) / math.sqrt(7))
+    assert (arrays["bound/1"] < arrays["bound/10"]).all()  # Jensen: groups of the same samples
+    assert (arrays["bound/10"] < arrays["bound/40"]).all()
+    kl = sum(group["value"] for group in record["kl_per_group"].values())
+    assert rows["kl_divergence", 1]["value"] == pytest.approx(kl)
+    assert rows["log_likelihood_bound", 1]["value"] == pytest.approx(rows["log_likelihood", 1]["value"] - kl)
+    assert rows["active_units", None]["value"] == sum(group["active"] for group in record["active_units"].values())
+    assert {group["total"] for group in record["active_units"].values()} == {2}
+    assert record["images"] == 7
+    assert record["weights_sha256"] == hashlib.sha256(trained.weights.read_bytes()).hexdigest()
+
+
+def test_pictures_are_images(trained: RunFolder) -> None:
+    evaluate(trained, SETTINGS, toy_dataset())
+    arrays = load_file(trained.arrays)
+    shapes = {name: arrays[name].shape for name in ("samples", "originals", "reconstructions")}
+    assert shapes == {"samples": (5, 1, 4, 4), "originals": (7, 1, 4, 4), "reconstructions": (7, 1, 4, 4)}
+    assert all(arrays[name].min() >= 0 and arrays[name].max() <= 1 for name in shapes)
+    assert set(np.unique(arrays["originals"])) == {0.0, 1.0}
+
+
+def test_repeating_gives_the_same_bits_and_smaller_chunks_the_same_numbers(
+    trained: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate(trained, SETTINGS, toy_dataset())
+    first, arrays = trained.arrays.read_bytes(), load_file(trained.arrays)
+    evaluate(trained, SETTINGS, toy_dataset())
+    assert trained.arrays.read_bytes() == first
+    monkeypatch.setattr("biva.evaluation.run.rows_within", lambda *_: 3)
+    evaluate(trained, SETTINGS, toy_dataset())
+    for name, values in load_file(trained.arrays).items():
+        np.testing.assert_allclose(values, arrays[name], rtol=1e-5)
+
+
+def test_other_data_or_an_unfinished_training_is_refused(trained: RunFolder, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="was trained on data with fingerprint ffffffffffff"):
+        evaluate(trained, SETTINGS, replace(toy_dataset(), fingerprint="0" * 64))
+    with pytest.raises(UserError, match=r"run\.json does not exist"):
+        evaluate(RunFolder(tmp_path), SETTINGS, toy_dataset())
