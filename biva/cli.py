@@ -155,9 +155,12 @@ def prepare(dataset: DatasetName) -> None:
 def train(experiments: Experiments, run: RunName) -> None:
     """Train one run, from its last checkpoint if it has one.
 
+    A fine-tuned run (MODEL_finetuned) starts from the selected weights of the run that it fine-tunes.
+
     \b
-    Example:
+    Examples:
       biva train quick digits/digits_8x8/biva/seed1
+      biva train static_mnist mnist_static/biva_28x28/biva_finetuned/seed1
     """
     from biva.data.datasets import load
     from biva.tracking import mirror_or_warn
@@ -165,9 +168,12 @@ def train(experiments: Experiments, run: RunName) -> None:
     from biva.training.signals import Interrupted
 
     config = find_run(experiments, run)
-    folder = _run_folder(config)
+    folder, parent = _run_folder(config), None
+    if config.parent_name:
+        parent = _run_folder(find_run(experiments, config.parent_name))
+    dataset = load(RESOURCES / config.dataset)
     try:
-        train(config, load(RESOURCES / config.dataset), folder, on_evaluation=lambda: mirror_or_warn(folder))
+        train(config, dataset, folder, on_evaluation=lambda: mirror_or_warn(folder), parent_folder=parent)
     except Interrupted as interruption:
         print(interruption, file=sys.stderr)
         raise typer.Exit(interruption.exit_status) from None

@@ -19,6 +19,8 @@ from biva.models.architectures import Architecture, ModelName
 
 CONFIG_FOLDER = Path("config")
 
+FINETUNED = "_finetuned"
+
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
 Protocol = Literal["paper", "clean"]
 PROTOCOL_SPLITS: dict[Protocol, tuple[str, ...]] = {"paper": ("train", "test"), "clean": ("train", "valid", "test")}
@@ -37,9 +39,11 @@ class Strict(BaseModel):
 
 
 class MainConfig(Strict):
-    """`config/config.yaml`: which experiment set runs, and where data may be found."""
+    """`config/config.yaml`: what runs, and where data may be found."""
 
-    experiments: Name = Field(description="Name of a file in config/experiments/, without .yaml.")
+    experiments: Name = Field(
+        description="A file in config/experiments/, without .yaml: an experiment set or a collection of sets."
+    )
     data_mirror: str | None = Field(
         default=None,
         description="Folder or https address that is tried before the official sources; BIVA_DATA_MIRROR overrides it.",
@@ -81,6 +85,15 @@ class Training(Strict):
     ema_decay: float = Field(default=0.9995, ge=0, lt=1, description="Exponential moving average of the weights.")
     free_bits: float = Field(default=2.0, ge=0, description="Nats per latent group and example; training only.")
     checkpoint_seconds: float = Field(default=60, ge=0, description="A kill loses at most this much training.")
+
+
+class Finetuning(Strict):
+    """Training on from a run's selected weights without free bits (paper.md section 4): a run of its own."""
+
+    models: Annotated[tuple[ModelName, ...], Field(min_length=1)] = Field(
+        description="The runs of these models are fine-tuned."
+    )
+    training: Training = Field(description="As for any run; free_bits must be 0.")
 
 
 class Evaluation(Strict):
@@ -127,6 +140,7 @@ class Experiments(Strict):
     threads: int = Field(ge=1, description="CPU threads per job; part of what makes a CPU run repeatable bit for bit.")
     runs: Annotated[tuple[RunGroup, ...], Field(min_length=1)]
     training: Training
+    finetuning: Finetuning | None = None
     evaluation: Evaluation
     anomalies: tuple[AnomalyPair, ...] = ()
     tables: tuple[LikelihoodTable, ...] = ()
@@ -143,6 +157,8 @@ class Experiments(Strict):
         runs = [(g.dataset, g.architecture, g.model, s) for g in self.runs for s in g.seeds]
         if len(set(runs)) < len(runs):
             raise ValueError("the same run (dataset, architecture, model, seed) is listed twice")
+        if self.finetuning:
+            self._check_finetuning(self.finetuning)
         for table in self.tables:
             if table.dataset not in {group.dataset for group in self.runs}:
                 raise ValueError(f"table {table.name!r} is of dataset {table.dataset!r}, which no run uses")
@@ -150,6 +166,29 @@ class Experiments(Strict):
                 raise ValueError(
                     f"table {table.name!r} wants K={sorted(missing)}, not in evaluation.importance_samples"
                 )
+        return self
+
+    def _check_finetuning(self, finetuning: Finetuning) -> None:
+        if finetuning.training.free_bits != 0:
+            raise ValueError(f"finetuning.training.free_bits must be 0, got {finetuning.training.free_bits}")
+        if finetuning.training.protocol != self.training.protocol:
+            raise ValueError(f"finetuning.training.protocol must be that of training, {self.training.protocol}")
+        if missing := set(finetuning.models) - {group.model for group in self.runs}:
+            raise ValueError(f"finetuning.models names {sorted(missing)}, of which the set has no run")
+
+
+class Collection(Strict):
+    """`config/experiments/NAME.yaml` that stands for several experiment sets, such as everything in the paper."""
+
+    description: str
+    sets: Annotated[tuple[Name, ...], Field(min_length=1)] = Field(
+        description="Experiment sets: files in config/experiments/, without .yaml; not collections."
+    )
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Collection:
+        if len(set(self.sets)) < len(self.sets):
+            raise ValueError(f"a set is listed twice in {list(self.sets)}")
         return self
 
 
@@ -243,10 +282,25 @@ class RunConfig(Strict):
     threads: int
     architecture: Architecture
     training: Training
+    finetunes: str | None = Field(
+        default=None, description="Digest of the run from whose selected weights this one goes on without free bits."
+    )
+
+    @property
+    def variant(self) -> str:
+        """The model and what is special about its training; the model's name in paths, tables and figures."""
+        return f"{self.model}{FINETUNED}" if self.finetunes else self.model
 
     @property
     def name(self) -> str:
         """Path of the run below `results/EXPERIMENTS/runs/`."""
+        return f"{self.dataset}/{self.architecture_name}/{self.variant}/seed{self.seed}"
+
+    @property
+    def parent_name(self) -> str | None:
+        """`name` of the run that this one fine-tunes."""
+        if self.finetunes is None:
+            return None
         return f"{self.dataset}/{self.architecture_name}/{self.model}/seed{self.seed}"
 
     @property
@@ -263,9 +317,9 @@ class RunConfig(Strict):
 
 
 def resolve_runs(experiments_name: str, experiments: Experiments, folder: Path = CONFIG_FOLDER) -> list[RunConfig]:
-    """All runs of an experiment set, in the file's order, with their architectures loaded."""
+    """All runs of an experiment set, in the file's order, each followed by its fine-tuning, if any."""
     architectures = {name: load_architecture(name, folder) for name in {g.architecture for g in experiments.runs}}
-    return [
+    runs = [
         RunConfig(
             experiments=experiments_name,
             dataset=group.dataset,
@@ -279,6 +333,16 @@ def resolve_runs(experiments_name: str, experiments: Experiments, folder: Path =
         )
         for group in experiments.runs
         for seed in group.seeds
+    ]
+    finetuning = experiments.finetuning
+    if finetuning is None:
+        return runs
+    finetuned = {"training": finetuning.training}
+    return [
+        variant
+        for run in runs
+        for variant in (run, run.model_copy(update=finetuned | {"finetunes": run.digest}))
+        if variant is run or run.model in finetuning.models
     ]
 
 
@@ -321,15 +385,18 @@ def _keys_at(schema: dict[str, Any], path: tuple[Any, ...]) -> list[str]:
     return sorted(node.get("properties", {}))
 
 
-def _load(model: type[Model], path: Path, kind: str) -> Model:
+def _read(path: Path, kind: str) -> Any:
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
         raise UserError(f"There is no {kind} {path.stem!r}: {path} does not exist. Known in {path.parent}/: {known}.")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML: {error}") from None
-    return parse(model, content, path)
+
+
+def _load(model: type[Model], path: Path, kind: str) -> Model:
+    return parse(model, _read(path, kind), path)
 
 
 def load_main(folder: Path = CONFIG_FOLDER) -> MainConfig:
@@ -342,9 +409,20 @@ def load_architecture(name: str, folder: Path = CONFIG_FOLDER) -> Architecture:
     return _load(Architecture, folder / "architectures" / f"{name}.yaml", "architecture")
 
 
+def load_sets(name: str, folder: Path = CONFIG_FOLDER) -> tuple[str, ...]:
+    """Names of the experiment sets that `config/experiments/NAME.yaml` stands for: its own, or a collection's."""
+    path = folder / "experiments" / f"{name}.yaml"
+    content = _read(path, "experiment set")
+    if isinstance(content, dict) and "sets" in content:
+        return parse(Collection, content, path).sets
+    return (name,)
+
+
 def load_experiments(name: str, folder: Path = CONFIG_FOLDER) -> Experiments:
     """`config/experiments/NAME.yaml`, with every dataset and architecture that it names known to exist."""
     path = folder / "experiments" / f"{name}.yaml"
+    if (sets := load_sets(name, folder)) != (name,):
+        raise UserError(f"{name!r} is a collection of experiment sets. Name one of them: {', '.join(sets)}.")
     experiments = _load(Experiments, path, "experiment set")
     datasets = load_datasets(folder)
     for number, group in enumerate(experiments.runs):

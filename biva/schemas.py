@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from biva.config import Datasets, Experiments, MainConfig
+from biva.config import Collection, Datasets, Experiments, MainConfig
 from biva.models.architectures import Architecture
 from biva.records import write_atomically
 
@@ -17,6 +17,7 @@ _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _MODELS: dict[str, type[BaseModel]] = {
     "config": MainConfig,
     "experiments": Experiments,
+    "collection": Collection,
     "datasets": Datasets,
     "architecture": Architecture,
 }

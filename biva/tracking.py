@@ -82,6 +82,7 @@ def mirror(folder: RunFolder) -> None:
     with _usable_store(), FileLock(folder.path / ".mirror.lock", timeout=LOCK_SECONDS):
         client, experiment = _open_experiment(run["experiments"])
         stored = _find_run(client, experiment, "biva.run_id", run["run_id"]) or _create_run(client, experiment, run)
+        _log_parent(client, experiment, stored, run)
         _log_parameters(client, stored, run)
         _log_input(client, stored, run)
         _log_history(client, stored, run, read_lines(folder.record))
@@ -287,7 +288,7 @@ def _create_run(client: Any, experiment: str, run: dict[str, Any]) -> Any:
     return client.create_run(
         experiment,
         start_time=_milliseconds(run["started"]),
-        run_name=f"{config['dataset']} / {config['model']} / seed {config['seed']}",
+        run_name=f"{config['dataset']} / {run['variant']} / seed {config['seed']}",
         tags={
             "biva.run_id": run["run_id"],
             "name": run["name"],
@@ -296,7 +297,7 @@ def _create_run(client: Any, experiment: str, run: dict[str, Any]) -> Any:
             "commit": run["commit"],
             "protocol": config["training"]["protocol"],
             "dataset": config["dataset"],
-            "model": config["model"],
+            "model": run["variant"],
             "architecture": config["architecture_name"],
             "seed": str(config["seed"]),
             "data_fingerprint": run["data_fingerprint"],
@@ -304,6 +305,15 @@ def _create_run(client: Any, experiment: str, run: dict[str, Any]) -> Any:
             "device": run["device"],
         },
     )
+
+
+def _log_parent(client: Any, experiment: str, stored: Any, run: dict[str, Any]) -> None:
+    """A fine-tuned run is a child of the run that it goes on from, as soon as the store has that one."""
+    if run["parent"] is None or "mlflow.parentRunId" in stored.data.tags:
+        return
+    parent = _find_run(client, experiment, "biva.run_id", run["parent"]["run_id"])
+    if parent:
+        client.set_tag(stored.info.run_id, "mlflow.parentRunId", parent.info.run_id)
 
 
 def _log_parameters(client: Any, stored: Any, run: dict[str, Any]) -> None:

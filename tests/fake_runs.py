@@ -115,6 +115,8 @@ def fake_run(
             "name": config.name,
             "started": started,
             "config": config.model_dump(mode="json"),
+            "variant": config.variant,
+            "parent": None,
             "config_digest": config.digest,
             "commit": commit,
             "data_fingerprint": "f" * 64,

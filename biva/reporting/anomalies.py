@@ -57,7 +57,7 @@ def anomaly_table(records: list[tuple[RunConfig, Record | None]], pair: AnomalyP
     """
     records = sorted(
         ((run, record) for run, record in records if run.dataset == pair.normal),
-        key=lambda planned: (MODELS.index(planned[0].model), planned[0].architecture_name, planned[0].seed),
+        key=lambda planned: (MODELS.index(planned[0].variant), planned[0].architecture_name, planned[0].seed),
     )
     if not records:
         raise UserError(f"Anomaly pair {pair.name!r} is about dataset {pair.normal!r}, on which no run is planned.")
@@ -94,7 +94,7 @@ def _our_blocks(records: list[tuple[RunConfig, Record | None]]) -> list[list[str
     """The lines of every model (and architecture)."""
     groups: dict[tuple[str, str], list[tuple[RunConfig, Record | None]]] = {}
     for run, record in records:
-        groups.setdefault((run.model, run.architecture_name), []).append((run, record))
+        groups.setdefault((run.variant, run.architecture_name), []).append((run, record))
     several = len({architecture for _, architecture in groups}) > 1
     return [
         _block(escape(LABELS[model]) + (f" ({code(architecture)})" if several else ""), group)

@@ -48,8 +48,9 @@ class Run:
     @classmethod
     def at(cls, folder: RunFolder) -> Run:
         if folder.identity.is_file():
-            config = read_json(folder.identity)["config"]
-            return cls(folder, config["dataset"], config["architecture_name"], config["model"], config["seed"])
+            identity = read_json(folder.identity)
+            config, variant = identity["config"], identity["variant"]
+            return cls(folder, config["dataset"], config["architecture_name"], variant, config["seed"])
         parts = folder.path.resolve().parts[-4:]
         if len(parts) < 4 or parts[2] not in MODELS or not re.fullmatch(r"seed-?\d+", parts[3]):
             raise UserError(f"{folder.path} is no run folder: expected .../DATASET/ARCHITECTURE/MODEL/seedN.")

@@ -84,7 +84,7 @@ def _rows(folder: RunFolder) -> list[dict[str, Any]]:
             "experiments": run["experiments"],
             "dataset": config["dataset"],
             "architecture": config["architecture_name"],
-            "model": config["model"],
+            "model": run["variant"],
             "seed": config["seed"],
             "protocol": config["training"]["protocol"],
             "run_id": run["run_id"],

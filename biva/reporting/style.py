@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
+from biva.config import FINETUNED
 from biva.models.architectures import ModelName
 
-MODELS: tuple[ModelName, ...] = get_args(ModelName)
-"""Every model, in the order of all tables and figures: from the simplest inference to the paper's."""
+MODELS: tuple[str, ...] = tuple(model + ending for model in get_args(ModelName) for ending in ("", FINETUNED))
+"""Every model and its fine-tuning, in the order of all tables and figures: from the simplest inference to the
+paper's. These are the variants of `biva.config.RunConfig`."""
 
 LABELS: dict[str, str] = {"vae": "VAE", "lvae": "LVAE", "lvae_plus": "LVAE+", "biva": "BIVA"}
+LABELS |= {model + FINETUNED: f"{label} finetuned" for model, label in LABELS.items()}
 
 COLOURS: dict[str, str] = {"vae": "#E69F00", "lvae": "#56B4E9", "lvae_plus": "#009E73", "biva": "#0072B2"}
-"""Four of Okabe and Ito's colours, which people with any kind of colour blindness tell apart."""
+COLOURS |= {"vae_finetuned": "#D55E00", "lvae_finetuned": "#CC79A7", "lvae_plus_finetuned": "#F0E442"}
+COLOURS |= {"biva_finetuned": "#000000"}
+"""Okabe and Ito's colours, which people with any kind of colour blindness tell apart."""
 
 MARKERS: dict[str, str] = {"vae": "s", "lvae": "v", "lvae_plus": "^", "biva": "o"}
+MARKERS |= {model + FINETUNED: marker for model, marker in zip(MARKERS, "PXDd", strict=True)}
 
 MUTED = "#555555"
 """Text and lines that explain rather than show data."""

@@ -61,7 +61,9 @@ def likelihood_table(
     Raises:
         UserError: no run is planned on the dataset, or `paper` has no table of that name for it.
     """
-    planned = sorted((run for run in planned if run.dataset == table.dataset), key=lambda run: MODELS.index(run.model))
+    planned = sorted(
+        (run for run in planned if run.dataset == table.dataset), key=lambda run: MODELS.index(run.variant)
+    )
     if not planned:
         raise UserError(f"Table {table.name!r} is of dataset {table.dataset!r}, on which no run is planned.")
     quantity = BITS if planned[0].architecture.likelihood == "mixture_of_logistics" else NATS
@@ -69,11 +71,11 @@ def likelihood_table(
     reported = _Reported(_paper_rows(paper, table), quantity) if table.paper_table else None
 
     by_architecture = sorted(planned, key=lambda run: run.architecture_name)
-    groups = {(run.architecture_name, run.model): run for run in by_architecture}
+    groups = {(run.architecture_name, run.variant): run for run in by_architecture}
     several = len({architecture for architecture, _ in groups}) > 1
     rows = []
     for (architecture, model), run in groups.items():
-        seeds = [r.seed for r in planned if (r.architecture_name, r.model) == (architecture, model)]
+        seeds = [r.seed for r in planned if (r.architecture_name, r.variant) == (architecture, model)]
         mine = ours[(ours["architecture"] == architecture) & (ours["model"] == model)]
         name = escape(LABELS[model]) + (f" ({code(architecture)})" if several else "")
         cells = [name]
@@ -106,7 +108,7 @@ def likelihood_table(
 
 def _results_of(planned: list[RunConfig], results: pd.DataFrame, quantity: _Quantity) -> pd.DataFrame:
     """Rows of the quantity that belong to planned runs."""
-    names = {(run.dataset, run.architecture_name, run.model, run.seed) for run in planned}
+    names = {(run.dataset, run.architecture_name, run.variant, run.seed) for run in planned}
     keys = zip(results["dataset"], results["architecture"], results["model"], results["seed"], strict=True)
     is_planned = np.array([key in names for key in keys], dtype=bool)
     return results[is_planned & (results["metric"] == quantity.metric).to_numpy()]
@@ -192,7 +194,7 @@ class _Reported:
 
     def cell_of_ours(self, run: RunConfig, k: int, last: bool) -> str:
         """The reported value of the model that `run` reproduces: `BIVA`, or with the number of stages `BIVA L=15`."""
-        label = LABELS[run.model]
+        label = LABELS[run.variant]
         names = [label, f"{label} L={len(run.architecture.stages)}"]
         self._taken.update(names)
         return self._cell(self._rows[self._rows["model"].isin(names)], k, last)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from biva import records
 from biva.config import RunConfig
 from biva.data.datasets import Dataset
 from biva.devices import device_name
+from biva.errors import UserError
 from biva.models.hierarchical_vae import count_parameters
 from biva.records import RunFolder
 from biva.training.state import SPLITS, State
@@ -40,12 +43,43 @@ def only_writer(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def set_aside_other_run(run: RunConfig, dataset: Dataset, folder: RunFolder) -> None:
-    """Move a run of other settings or other data, with its checkpoint, to `superseded/RUN_ID/`: nothing is lost."""
+@dataclass(frozen=True)
+class Parent:
+    """The run whose selected weights a fine-tuning starts from."""
+
+    run_id: str
+    weights: bytes
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What the fine-tuned run's `run.json` says of it."""
+        return {"run_id": self.run_id, "weights_sha256": hashlib.sha256(self.weights).hexdigest()}
+
+
+def load_parent(run: RunConfig, folder: RunFolder) -> Parent:
+    """The run in `folder`, which `run` fine-tunes.
+
+    Raises:
+        UserError: its training is not complete, or it was trained with other settings than the experiment set has now.
+    """
+    identity = records.read_json(folder.identity)
+    records.read_json(folder.training)  # its presence says that training is complete
+    if identity["config_digest"] != run.finetunes:
+        raise UserError(
+            f"{run.name} fine-tunes {run.parent_name}, but {folder.path} was trained with other settings (digest "
+            f"{identity['config_digest']}, now {run.finetunes}). Run `biva train {run.experiments} {run.parent_name}` "
+            "first."
+        )
+    return Parent(identity["run_id"], folder.weights.read_bytes())
+
+
+def set_aside_other_run(run: RunConfig, dataset: Dataset, folder: RunFolder, parent: Parent | None) -> None:
+    """Move a run of other settings, data or parent weights to `superseded/RUN_ID/`: nothing is lost."""
     if not folder.identity.exists():
         return
     identity = records.read_json(folder.identity)
-    if (identity["config_digest"], identity["data_fingerprint"]) == (run.digest, dataset.fingerprint):
+    earlier = (identity["config_digest"], identity["data_fingerprint"], identity["parent"])
+    if earlier == (run.digest, dataset.fingerprint, parent and parent.identity):
         return
     target = folder.path / "superseded" / identity["run_id"]
     target.mkdir(parents=True, exist_ok=True)
@@ -61,7 +95,9 @@ def truncate(record: Path, lines: int) -> None:
     records.write_atomically(record, "".join(f"{line}\n" for line in kept).encode())
 
 
-def write_identity(run: RunConfig, dataset: Dataset, folder: RunFolder, state: State, device: torch.device) -> None:
+def write_identity(
+    run: RunConfig, dataset: Dataset, folder: RunFolder, state: State, device: torch.device, parent: Parent | None
+) -> None:
     """Write `run.json` at the start; on resuming, note by which code and where the run goes on."""
     now, code = datetime.now(UTC).isoformat(timespec="seconds"), records.commit()
     if state.update and folder.identity.exists():
@@ -73,6 +109,8 @@ def write_identity(run: RunConfig, dataset: Dataset, folder: RunFolder, state: S
             "run_id": uuid.uuid4().hex,
             "experiments": run.experiments,
             "name": run.name,
+            "variant": run.variant,
+            "parent": parent and parent.identity,
             "started": now,
             "config": run.model_dump(mode="json"),
             "config_digest": run.digest,

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from safetensors.torch import load as deserialise
 from torch import Tensor
 from tqdm import tqdm
 
@@ -22,7 +23,7 @@ from biva.models.hierarchical_vae import HierarchicalVAE
 from biva.records import RunFolder
 from biva.seeds import derive_seed
 from biva.training import checkpoint
-from biva.training.folder import only_writer, set_aside_other_run, truncate, write_identity, write_results
+from biva.training.folder import load_parent, only_writer, set_aside_other_run, truncate, write_identity, write_results
 from biva.training.signals import Interrupted, caught_signals
 from biva.training.state import SPLITS, State, initial_state, step
 
@@ -45,7 +46,13 @@ def evaluate_selection(state: State, run: RunConfig, x: Tensor) -> tuple[dict[st
     return terms, kl
 
 
-def train(run: RunConfig, dataset: Dataset, folder: RunFolder, on_evaluation: Callable[[], None]) -> None:
+def train(
+    run: RunConfig,
+    dataset: Dataset,
+    folder: RunFolder,
+    on_evaluation: Callable[[], None],
+    parent_folder: RunFolder | None = None,
+) -> None:
     """Train one run to its end, from its newest checkpoint if it has one, and write its record and weights.
 
     Args:
@@ -53,23 +60,25 @@ def train(run: RunConfig, dataset: Dataset, folder: RunFolder, on_evaluation: Ca
         dataset: what to train on.
         folder: where the record goes; another process that trains there is waited for.
         on_evaluation: called after every line of the record, e.g. to mirror it.
+        parent_folder: the run that this one fine-tunes, if it does.
 
     Raises:
-        UserError: wrong settings, a full disk, or a diverged run.
+        UserError: wrong settings, no trained parent, a full disk, or a diverged run.
         Interrupted: SIGTERM or SIGINT came; the state is saved.
     """
     torch.set_num_threads(run.threads)
     device = choose_device(run.device)
     with only_writer(folder.path):
-        state = initial_state(run, dataset, device)
-        set_aside_other_run(run, dataset, folder)
+        parent = load_parent(run, parent_folder) if parent_folder else None
+        state = initial_state(run, dataset, device, deserialise(parent.weights) if parent else None)
+        set_aside_other_run(run, dataset, folder, parent)
         saved = checkpoint.load(folder.checkpoint)
         if saved is not None:
             state.load_state_dict(saved)
             truncate(folder.record, state.lines)
         else:
             folder.record.unlink(missing_ok=True)
-        write_identity(run, dataset, folder, state, device)
+        write_identity(run, dataset, folder, state, device, parent)
         on_evaluation()
         if not state.stopped:
             _run_to_end(state, run, dataset, folder, on_evaluation)

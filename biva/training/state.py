@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,8 +70,13 @@ class State:
             torch.cuda.set_rng_state(content["cuda_generator"], device)
 
 
-def initial_state(run: RunConfig, dataset: Dataset, device: torch.device) -> State:
-    """A model after data-dependent initialisation on one batch, the EMA started from it, the optimiser at update 0."""
+def initial_state(
+    run: RunConfig, dataset: Dataset, device: torch.device, parent_weights: Mapping[str, Tensor] | None = None
+) -> State:
+    """A model after data-dependent initialisation on one batch, the EMA started from it, the optimiser at update 0.
+
+    A run that fine-tunes another starts from that one's weights instead, with random streams of its own.
+    """
     training = run.training
     images = dataset.split(SPLITS[training.protocol][0])
     if training.batch_size > len(images):
@@ -79,19 +84,26 @@ def initial_state(run: RunConfig, dataset: Dataset, device: torch.device) -> Sta
             f"training.batch_size is {training.batch_size}, but dataset {dataset.name!r} has only {len(images)} "
             f"training images. Use a smaller batch."
         )
-    torch.manual_seed(derive_seed(run.seed, "initialisation"))
+
+    def seed(purpose: str) -> int:
+        return derive_seed(run.seed, purpose, *(["finetuning"] if run.finetunes else []))
+
+    torch.manual_seed(seed("initialisation"))
     model = HierarchicalVAE(run.architecture, run.model).to(device)
     batches = Batches(
         images,
         dataset.levels,
         dataset.binarisation,
         training.batch_size,
-        derive_seed(run.seed, "data"),
+        seed("data"),
         device,
     )
-    torch.manual_seed(derive_seed(run.seed, "training"))
-    with torch.no_grad(), data_dependent_init(model):
-        model(batches.next(), _noise(device))
+    torch.manual_seed(seed("training"))
+    if parent_weights is not None:
+        model.load_state_dict(parent_weights)
+    else:
+        with torch.no_grad(), data_dependent_init(model):
+            model(batches.next(), _noise(device))
     ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(training.ema_decay))
     ema.update_parameters(model)  # the first call copies: the average starts at the initialised weights
     optimiser = torch.optim.Adamax(model.parameters(), lr=training.learning_rate, betas=training.betas, foreach=True)

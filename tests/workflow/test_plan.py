@@ -18,9 +18,12 @@ def expected_jobs(path: Path) -> dict[str, int]:
     content: dict[str, Any] = yaml.safe_load(path.read_text())
     runs = sum(len(group["seeds"]) for group in content["runs"])
     datasets = len({group["dataset"] for group in content["runs"]})
-    counts = {"fetch": datasets, "prepare": datasets, "train": runs, "evaluate": runs, "collect": 1, "track": 1}
+    models = content.get("finetuning", {}).get("models", [])
+    finetuned = sum(len(group["seeds"]) for group in content["runs"] if group["model"] in models)
+    counts = {"fetch": datasets, "prepare": datasets, "train": runs, "finetune": finetuned}
+    counts |= {"evaluate": runs + finetuned, "collect": 1, "track": 1}
     counts |= {"table": len(content["tables"]), "figure": len(content["figures"])}
-    return counts
+    return {rule: jobs for rule, jobs in counts.items() if jobs}
 
 
 @pytest.mark.parametrize("experiments", ["quick", "static_mnist", "static_mnist_smoke"])
@@ -35,7 +38,17 @@ def test_the_default_is_the_quick_set(project: Project) -> None:
 
 def test_another_set_can_be_asked_for_by_file_name(project: Project) -> None:
     planned = project.planned("results/static_mnist_smoke/results.csv")
-    assert planned == {"fetch": 1, "prepare": 1, "train": 1, "evaluate": 1, "collect": 1}
+    assert planned == {"fetch": 1, "prepare": 1, "train": 1, "finetune": 1, "evaluate": 2, "collect": 1}
+
+
+def test_a_collection_plans_all_its_sets(project: Project) -> None:
+    sets = ["quick", "static_mnist_smoke"]
+    content = yaml.safe_dump({"description": "two sets", "sets": sets})
+    (project.path / "config" / "experiments" / "both.yaml").write_text(content)
+    alone = [expected_jobs(project.path / "config" / "experiments" / f"{name}.yaml") for name in sets]
+    rules = {rule for jobs in alone for rule in jobs}
+    together = {rule: sum(jobs.get(rule, 0) for jobs in alone) for rule in rules}
+    assert project.planned("--config", "experiments=both") == together
 
 
 @pytest.mark.parametrize(

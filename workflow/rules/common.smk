@@ -32,7 +32,8 @@ def told(function):
 def check(settings):
     """Refuse a wrong configuration before any job starts; hand `data_mirror` to the jobs."""
     settings = biva.config.parse(biva.config.MainConfig, settings, "config/config.yaml or --config")
-    biva.config.load_experiments(settings.experiments)
+    for name in biva.config.load_sets(settings.experiments):
+        biva.config.load_experiments(name)
     if settings.data_mirror:
         os.environ.setdefault("BIVA_DATA_MIRROR", settings.data_mirror)
 
@@ -64,6 +65,12 @@ def run_of(wildcards):
 def run_digest(wildcards):
     """Hash of all settings that change the trained weights."""
     return run_of(wildcards).digest
+
+
+def parent_files(wildcards):
+    """What a fine-tuned run starts from."""
+    folder = f"results/{wildcards.experiments}/runs/{run_of(wildcards).parent_name}"
+    return [f"{folder}/train.json", f"{folder}/weights.safetensors"]
 
 
 def run_threads(wildcards):
@@ -142,6 +149,11 @@ def report_files(experiments):
     return tables + [f"{figure}.{form}" for figure in figures for form in ("pdf", "png")]
 
 
-def all_results(experiments):
-    """Everything that `snakemake` makes for the set."""
-    return [f"results/{experiments}/results.csv", *report_files(experiments), f"results/{experiments}/tracked.txt"]
+def all_results(name):
+    """Everything that `snakemake` makes for an experiment set, or for every set of a collection."""
+    return [
+        file
+        for experiments in biva.config.load_sets(name)
+        for folder in [f"results/{experiments}"]
+        for file in (f"{folder}/results.csv", *report_files(experiments), f"{folder}/tracked.txt")
+    ]

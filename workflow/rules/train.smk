@@ -13,6 +13,8 @@ rule train:
         "results/{experiments}/logs/train/{dataset}/{architecture}/{model}/seed{seed}.log",
     benchmark:
         "results/{experiments}/benchmarks/train/{dataset}/{architecture}/{model}/seed{seed}.tsv"
+    wildcard_constraints:
+        model="(?!.*_finetuned)[a-z0-9_]+",
     conda:
         "../../environment.yml"
     # For Snakemake's scheduling. The job itself uses the threads of the experiment set on any machine: their number is
@@ -28,3 +30,13 @@ rule train:
     shell:
         "python -m biva train {wildcards.experiments}"
         " {wildcards.dataset}/{wildcards.architecture}/{wildcards.model}/seed{wildcards.seed} > {log} 2>&1"
+
+
+# Training on without free bits from the selected weights of another run; a run of its own like any other.
+use rule train as finetune with:
+    input:
+        data="resources/{dataset}/data.json",
+        arrays=ancient("resources/{dataset}/data.safetensors"),
+        parent=parent_files,
+    wildcard_constraints:
+        model="[a-z0-9_]+_finetuned",
