@@ -17,13 +17,16 @@ def expected_jobs(path: Path) -> dict[str, int]:
     """Counted from the experiment file itself."""
     content: dict[str, Any] = yaml.safe_load(path.read_text())
     runs = sum(len(group["seeds"]) for group in content["runs"])
-    datasets = len({group["dataset"] for group in content["runs"]})
+    pairs = content.get("anomalies", [])
+    datasets = len({group["dataset"] for group in content["runs"]} | {pair["anomalous"] for pair in pairs})
     counts = {"fetch": datasets, "prepare": datasets, "train": runs, "evaluate": runs, "collect": 1, "track": 1}
-    counts |= {"table": len(content["tables"]), "figure": len(content["figures"])}
-    return counts
+    counts |= {"table": len(content["tables"]), "figure": len(content["figures"]), "anomalies": len(pairs)}
+    scored = [group for pair in pairs for group in content["runs"] if group["dataset"] == pair["normal"]]
+    counts["detect"] = sum(len(group["seeds"]) for group in scored)
+    return {rule: count for rule, count in counts.items() if count}
 
 
-@pytest.mark.parametrize("experiments", ["quick", "static_mnist", "static_mnist_smoke"])
+@pytest.mark.parametrize("experiments", ["quick", "fashion_anomaly_small", "static_mnist", "static_mnist_smoke"])
 def test_a_shipped_experiment_set_is_planned_in_full(project: Project, experiments: str) -> None:
     planned = project.planned("--config", f"experiments={experiments}")
     assert planned == expected_jobs(project.path / "config" / "experiments" / f"{experiments}.yaml")
