@@ -14,15 +14,18 @@ from operator import getitem
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from biva.config import AnomalyPair, RunConfig
+from biva import cli
+from biva.config import AnomalyPair, RunConfig, load_experiments
 from biva.records import RunFolder, write_json
 from biva.reporting.results import collect, write_results
 from biva.tracking import TrackingError, mirror, mirror_or_warn, mirror_reports, records_from_mlflow
 from tests.fake_runs import (
     anomaly_record,
     cut_record,
+    detect,
     edit,
     evaluate,
     fake_config,
@@ -321,6 +324,32 @@ def test_results_rebuilt_from_mlflow_are_the_same_bytes(config: RunConfig, tmp_p
     assert (tmp_path / "from_disk.csv").read_text().count("\n") > 8
     assert "anomaly/photos/bound_above_0/auroc,20,0.30000000000000004,," in (tmp_path / "from_mlflow.csv").read_text()
     assert rebuilt[0].record.read_bytes() == current[0].record.read_bytes()
+
+
+def test_the_command_rebuilds_results_and_all_tables_from_mlflow_alone(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config").symlink_to(Path(__file__).parents[2] / "config")
+    folder = fake_run(Path("results/quick/runs"), fake_config(), bounds=BOUNDS)
+    (pair,) = load_experiments("quick").anomalies
+    scores = [*(f"L>{k}" for k in range(4)), *(f"LLR>{k}" for k in range(1, 4))]
+    bounds = np.arange(20.0).reshape(4, 5)
+    detect(
+        folder, pair, {score: (place / 8, place / 9, place / 7) for place, score in enumerate(scores)}, bounds, bounds
+    )
+    mirror(folder)
+    cli.collect("quick")
+    cli.table("quick", "likelihood")
+    cli.anomalies("quick", pair.name)
+    names = ("results.csv", "tables/likelihood.tex", f"anomalies/{pair.name}.tex")
+    files = [Path("results/quick", name) for name in names]
+    from_disk = [file.read_bytes() for file in files]
+    for file in [*files, folder.identity, folder.anomaly(pair.name)]:
+        file.unlink()
+    cli.collect("quick", from_mlflow=True)
+    assert [file.read_bytes() for file in files] == from_disk
 
 
 def test_tables_and_figures_are_one_run_with_the_latest_files(config: RunConfig, store: str, tmp_path: Path) -> None:
