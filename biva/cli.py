@@ -17,6 +17,7 @@ import typer
 
 from biva.config import (
     CONFIG_FOLDER,
+    AnomalyPair,
     FigureName,
     RunConfig,
     find_anomaly,
@@ -271,6 +272,8 @@ def collect(
         with TemporaryDirectory() as scratch:
             records_from_mlflow(experiments, Path(scratch))
             write_results(collect(RunFolder(Path(scratch) / run.name) for run in runs), target)
+            for pair in settings.anomalies:
+                _write_anomaly_table(experiments, pair, Path(scratch))
         for table in settings.tables:
             _write_table(experiments, table.name)
     else:
@@ -323,20 +326,15 @@ def anomalies(
     Example:
       biva anomalies fashion_anomaly_small mnist
     """
-    from biva.reporting.anomalies import anomaly_table, draw_anomaly
+    from biva.reporting.anomalies import draw_anomaly
     from biva.reporting.figures import save
-    from biva.reporting.results import load_paper_results
 
     settings = find_anomaly(experiments, pair)
-    runs = [run for run in resolve_runs(experiments, load_experiments(experiments)) if run.dataset == settings.normal]
-    folders = [_run_folder(run) for run in runs]
-    paths = [folder.anomaly(pair) for folder in folders]
-    records = [(run, read_json(path) if path.is_file() else None) for run, path in zip(runs, paths, strict=True)]
+    _write_anomaly_table(experiments, settings, RESULTS / experiments / "runs")
+    runs = resolve_runs(experiments, load_experiments(experiments))
     stem = RESULTS / experiments / "anomalies" / pair
-    tex = anomaly_table(records, settings, load_paper_results(CONFIG_FOLDER / "paper_results.csv"))
-    write_atomically(stem.with_suffix(".tex"), tex.encode())
-    save(draw_anomaly(folders, settings), stem)
-    print(*(f"{stem}.{form}" for form in ("tex", "pdf", "png")), sep="\n")
+    save(draw_anomaly(map(_run_folder, runs), settings), stem)
+    print(f"{stem}.pdf", f"{stem}.png", sep="\n")
 
 
 @app.command()
@@ -368,5 +366,19 @@ def _write_table(experiments: str, name: str) -> None:
         planned=resolve_runs(experiments, load_experiments(experiments)),
     )
     target = RESULTS / experiments / "tables" / f"{name}.tex"
+    write_atomically(target, tex.encode())
+    print(target)
+
+
+def _write_anomaly_table(experiments: str, pair: AnomalyPair, folder: Path) -> None:
+    """The table of an anomaly pair, from the records of the runs below `folder`."""
+    from biva.reporting.anomalies import anomaly_table
+    from biva.reporting.results import load_paper_results
+
+    runs = resolve_runs(experiments, load_experiments(experiments))
+    paths = [RunFolder(folder / run.name).anomaly(pair.name) for run in runs]
+    records = [(run, read_json(path) if path.is_file() else None) for run, path in zip(runs, paths, strict=True)]
+    tex = anomaly_table(records, pair, load_paper_results(CONFIG_FOLDER / "paper_results.csv"))
+    target = RESULTS / experiments / "anomalies" / f"{pair.name}.tex"
     write_atomically(target, tex.encode())
     print(target)

@@ -241,6 +241,7 @@ class DatasetConfig(Strict):
         "imagenet_png",
         "imagenet_npz",
         "celeba",
+        "photo_patches",
     ] = Field(description="Function of biva.data.archives that reads the files.")
     shape: tuple[int, int, int] = Field(description="Channels, height, width.")
     levels: int = Field(ge=2, le=256, description="Grey levels per channel, 0 .. levels-1.")

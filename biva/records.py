@@ -63,6 +63,10 @@ class RunFolder:
         """Record of an anomaly pair; its arrays lie beside it as `.safetensors`."""
         return self.path / "anomaly" / f"{name}.json"
 
+    def anomalies(self) -> list[Path]:
+        """The records of all anomaly pairs that there are, by name."""
+        return sorted((self.path / "anomaly").glob("*.json"))
+
     @property
     def checkpoint(self) -> Path:
         return self.path / "checkpoint"
@@ -123,6 +127,34 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path} should hold a JSON object, but holds a {type(content).__name__}.")
     return content
+
+
+def anomaly_metrics(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The numbers of an anomaly record as a list of metrics, such as `evaluation.json` has.
+
+    A metric is named `anomaly/PAIR/SCORE/auroc`, `auprc` or `fpr80`; a score is `bound_above_2`, for L^{>2}, or
+    `llr_above_2`. Each is a fraction; `low` and `high` are the ends of its 95% bootstrap interval, `k` is K, the
+    importance samples.
+    """
+    return [
+        {
+            "metric": f"anomaly/{record['settings']['name']}/{_score_name(score)}/{name}",
+            "k": record["samples"],
+            "value": number["value"],
+            "standard_error": None,
+            "low": number["low"],
+            "high": number["high"],
+            "unit": "fraction",
+        }
+        for score, numbers in record["scores"].items()
+        for name, number in numbers.items()
+    ]
+
+
+def _score_name(score: str) -> str:
+    """`L>2` and `LLR>2` in words that MLflow takes for a name."""
+    kind, _, stage = score.partition(">")
+    return f"{'bound' if kind == 'L' else 'llr'}_above_{stage}"
 
 
 def append_line(path: Path, content: dict[str, Any]) -> None:

@@ -30,7 +30,7 @@ from typing import Any
 from filelock import FileLock
 
 from biva.errors import UserError
-from biva.records import RunFolder, read_json, read_lines
+from biva.records import RunFolder, anomaly_metrics, read_json, read_lines
 
 STORE = Path("results/mlflow")
 """Folder of the database and the artifacts, unless MLFLOW_TRACKING_URI names another store."""
@@ -87,11 +87,13 @@ def mirror(folder: RunFolder) -> None:
         _log_input(client, stored, run)
         _log_history(client, stored, run, read_lines(folder.record))
         if folder.training.is_file():
-            _log_finals(client, stored, *_training_finals(read_json(folder.training)))
-        if folder.evaluation.is_file():
-            update = read_json(folder.training)["selected"]["update"]
-            _log_finals(client, stored, *_evaluation_finals(read_json(folder.evaluation), update))
-        if folder.training.is_file():
+            training = read_json(folder.training)
+            _log_finals(client, stored, *_training_finals(training))
+            update = training["selected"]["update"]
+            if folder.evaluation.is_file():
+                _log_finals(client, stored, *_evaluation_finals(read_json(folder.evaluation), update))
+            for path in folder.anomalies():
+                _log_finals(client, stored, *_anomaly_finals(read_json(path), update))
             _log_artifacts(client, stored, folder)
         _set_status(client, stored, folder)
 
@@ -180,10 +182,8 @@ def _started(stored: Any) -> datetime:
 
 
 def _download(client: Any, run_id: str, folder: RunFolder) -> RunFolder:
-    folder.path.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
-        for file in Path(client.download_artifacts(run_id, RECORDS, temporary)).iterdir():
-            shutil.copyfile(file, folder.path / file.name)
+        shutil.copytree(client.download_artifacts(run_id, RECORDS, temporary), folder.path, dirs_exist_ok=True)
     return folder
 
 
@@ -411,6 +411,15 @@ def _evaluation_finals(evaluation: dict[str, Any], selected_update: int) -> tupl
     return metrics, selected_update, evaluation["finished"]
 
 
+def _anomaly_finals(record: dict[str, Any], selected_update: int) -> tuple[dict[str, float], int, str]:
+    """Final metrics such as `anomaly/mnist/llr_above_1/auroc`, the ends of their intervals, their step and time."""
+    metrics: dict[str, float] = {}
+    for entry in anomaly_metrics(record):
+        name = entry["metric"]
+        metrics |= {name: entry["value"], f"{name}_low": entry["low"], f"{name}_high": entry["high"]}
+    return metrics, selected_update, record["finished"]
+
+
 def _log_finals(client: Any, stored: Any, metrics: dict[str, float], step: int, finished: str) -> None:
     """Metrics that are one number each; a repeated evaluation that gives another number is added as the latest."""
     from mlflow.entities import Metric
@@ -431,6 +440,8 @@ def _log_artifacts(client: Any, stored: Any, folder: RunFolder) -> None:
     for file in (folder.identity, folder.record, folder.training, folder.evaluation):
         if file.is_file():
             client.log_artifact(run_id, str(file), RECORDS)
+    for file in folder.anomalies():
+        client.log_artifact(run_id, str(file), f"{RECORDS}/{file.parent.name}")
     if folder.arrays.is_file():
         from biva.reporting.figures import draw, save
 

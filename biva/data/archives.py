@@ -6,7 +6,7 @@ files have labels that are used, "train/labels" and so on, int64 (N,). What does
 file must hold follows from the entry, so a reader compares before it allocates, and whatever else the file holds is
 refused with a message: no byte sequence leads to a traceback.
 
-Here are the formats of plain arrays; `biva.data.pictures` reads archives of PNG and JPEG files.
+Here are the formats of plain arrays; `biva.data.pictures` reads PNG and JPEG files.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from biva.config import DatasetConfig, RawFile
 from biva.data.containers import tar_members
-from biva.data.pictures import celeba, imagenet_npz, imagenet_png, omniglot_png
+from biva.data.pictures import celeba, imagenet_npz, imagenet_png, omniglot_png, photo_patches
 from biva.data.raw import CLASSES, SPLITS, Arrays, expect_files, expect_splits, read, split_off_valid
 from biva.errors import UserError
 
@@ -302,5 +302,6 @@ READERS: dict[str, Callable[[Path, DatasetConfig], Arrays]] = {
     "imagenet_png": imagenet_png,
     "imagenet_npz": imagenet_npz,
     "celeba": celeba,
+    "photo_patches": photo_patches,
 }
 """`reader` in `config/datasets.yaml` -> function."""

@@ -1,4 +1,4 @@
-"""Archives of PNG and JPEG files, and ImageNet's later arrays, to arrays.
+"""PNG and JPEG files, in archives or alone, and ImageNet's later arrays, to arrays.
 
 The readers are as in `biva.data.archives`. Those of large datasets give streams: an archive is read once from its
 beginning to its end, and no more than `CHUNK` images are held.
@@ -36,6 +36,18 @@ CELEBA_SIZE = (178, 218)
 
 CELEBA_CROP = 148
 """Side of the square in their centre that is kept, as in Dinh et al. (2017), Density Estimation using Real NVP."""
+
+PHOTO_SIZE = (640, 427)
+"""Width and height of scikit-learn's sample photographs."""
+
+PATCH_GRID = (12, 15)
+"""Rows and columns of the windows that are cut out of a photograph."""
+
+PATCH_BLOCK = 4
+"""Side of the block of a photograph's pixels that becomes one pixel, as in scikit-learn's digits."""
+
+PATCH_ORDER_SEED = 427
+"""Fixes the order of the patches for good."""
 
 LARGEST_PICTURE = 1 << 20
 """Bytes of one PNG or JPEG file. The largest official one, of CelebA, has a few tens of thousands."""
@@ -99,22 +111,24 @@ def _overlaps(source: int, target: int) -> NDArray[np.float64]:
     return overlaps
 
 
-def area_average(values: NDArray[np.uint8], shape: tuple[int, int], scale: int = 1) -> NDArray[np.uint8]:
-    """Shrink pictures: a pixel becomes the mean of the area that it covers, times `scale`, rounded to the nearest.
+def area_average(values: NDArray[np.uint8], shape: tuple[int, int], scale: int = 1, unit: int = 1) -> NDArray[np.uint8]:
+    """Shrink pictures: a pixel becomes the mean of the area it covers, times `scale / unit`, rounded to the nearest.
 
     All sums are whole numbers below 2^53, so they are exact and the same on every machine.
 
     Args:
         values: (..., H, W).
         shape: height and width to shrink to.
-        scale: factor.
+        scale: level that stands for the value `unit`.
+        unit: see `scale`.
 
     Returns:
         uint8 (..., *shape).
     """
     height, width = values.shape[-2:]
     sums = _overlaps(height, shape[0]) @ values.astype(np.float64) @ _overlaps(width, shape[1]).T
-    means: NDArray[np.uint8] = np.floor((2 * scale * sums + height * width) / (2 * height * width)).astype(np.uint8)
+    whole = height * width * unit
+    means: NDArray[np.uint8] = np.floor((2 * scale * sums + whole) / (2 * whole)).astype(np.uint8)
     return means
 
 
@@ -298,3 +312,42 @@ def _celeba_stream(path: Path, names: list[str], shape: tuple[int, ...]) -> Stre
                 yield area_average(square, (shape[2], shape[3]))
 
     return image_stream(images, shape, str(path))
+
+
+def photo_patches(raw: Path, config: DatasetConfig) -> Arrays:
+    """Read scikit-learn's two photographs: grey windows, evenly spaced, made into images as its digits were.
+
+    A pixel is the mean grey value (ITU-R 601 luma) of a block of `PATCH_BLOCK` x `PATCH_BLOCK` pixels, as a level;
+    black is 0. Windows do not overlap, and are shuffled by a fixed seed: the first are as mixed as all.
+
+    Raises:
+        UserError: a file is no such photograph, or the split has another size.
+    """
+    expect_splits(config, "test")
+    files = expect_files(config, "the photographs", 2)
+    _, height, width = config.shape
+    patches = np.stack(
+        [
+            area_average(window, (height, width), config.levels - 1, 255)[None]
+            for file in files
+            for window in _windows(raw / file.name, file, (PATCH_BLOCK * height, PATCH_BLOCK * width))
+        ]
+    )
+    if len(patches) != config.splits["test"]:
+        raise UserError(
+            f"config/datasets.yaml, {config.title!r}: `splits` says {config.splits['test']:,} images for test; "
+            f"reader {config.reader} gives {len(patches):,}."
+        )
+    return {"test/images": patches[np.random.RandomState(PATCH_ORDER_SEED).permutation(len(patches))]}
+
+
+def _windows(path: Path, file: RawFile, shape: tuple[int, int]) -> Iterator[NDArray[np.uint8]]:
+    """Row by row, the windows of height and width `shape` in the centres of the cells of `PATCH_GRID`."""
+    grey = decode(read(path, file), "JPEG", PHOTO_SIZE, "L", str(path))
+    tops, lefts = (
+        [(2 * cell + 1) * length // (2 * cells) - side // 2 for cell in range(cells)]
+        for length, cells, side in zip(grey.shape, PATCH_GRID, shape, strict=True)
+    )
+    for top in tops:
+        for left in lefts:
+            yield grey[top : top + shape[0], left : left + shape[1]]

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from biva.errors import UserError
-from biva.records import RunFolder, read_json, write_atomically
+from biva.records import RunFolder, anomaly_metrics, read_json, write_atomically
 from biva.reporting.style import MODELS
 
 COLUMNS: dict[str, str] = {
@@ -22,6 +22,8 @@ COLUMNS: dict[str, str] = {
     "k": "Int64",
     "value": "float64",
     "standard_error": "float64",
+    "low": "float64",
+    "high": "float64",
     "unit": "str",
     "protocol": "str",
     "run_id": "str",
@@ -35,8 +37,9 @@ COLUMNS: dict[str, str] = {
     "images_evaluated": "int64",
     "wall_seconds": "float64",
 }
-"""Column -> type of the results frame. `k` and `standard_error` are missing where a metric has none; `standard_error`
-is over test images; `wall_seconds` is the training's."""
+"""Column -> type of the results frame. `k`, `standard_error`, `low` and `high` are missing where a metric has none;
+`standard_error` is over test images, `low` and `high` are the ends of the 95% bootstrap interval over test images;
+`wall_seconds` is the training's."""
 
 PAPER_COLUMNS: dict[str, str] = {
     "table": "str",
@@ -59,6 +62,7 @@ CONFIRMED = ("yes", "no", "value only")
 def collect(folders: Iterable[RunFolder]) -> pd.DataFrame:
     """Every metric of every evaluated run, one row each, in an order that does not depend on that of `folders`.
 
+    The metrics of an anomaly pair are among them where the run has a record of it (`biva.records.anomaly_metrics`).
     A folder without `evaluation.json` has no result yet and gives no row.
 
     Raises:
@@ -95,13 +99,18 @@ def _rows(folder: RunFolder) -> list[dict[str, Any]]:
             "parameters": run["parameters"],
             "updates": training["updates"],
             "images_seen": training["images_seen"],
-            "images_evaluated": evaluation["images"],
             "wall_seconds": training["wall_seconds"],
         }
-        return [
-            same_for_all | {field: metric[field] for field in ("metric", "k", "value", "standard_error", "unit")}
+        evaluated = same_for_all | {"images_evaluated": evaluation["images"], "low": None, "high": None}
+        rows = [
+            evaluated | {field: metric[field] for field in ("metric", "k", "value", "standard_error", "unit")}
             for metric in evaluation["metrics"]
         ]
+        for path in folder.anomalies():
+            record = read_json(path)
+            images = record["normal"]["images"] + record["anomalous"]["images"]
+            rows += [same_for_all | {"images_evaluated": images} | metric for metric in anomaly_metrics(record)]
+        return rows
     except KeyError as error:
         raise UserError(
             f"The records in {folder.path} lack the field {error}. They were written by another version of biva: "

@@ -14,17 +14,30 @@ from operator import getitem
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from biva.config import RunConfig
-from biva.records import RunFolder
+from biva import cli
+from biva.config import AnomalyPair, RunConfig, load_experiments
+from biva.records import RunFolder, write_json
 from biva.reporting.results import collect, write_results
 from biva.tracking import TrackingError, mirror, mirror_or_warn, mirror_reports, records_from_mlflow
-from tests.fake_runs import cut_record, edit, evaluate, fake_config, fake_run, finish_training, record_line
+from tests.fake_runs import (
+    anomaly_record,
+    cut_record,
+    detect,
+    edit,
+    evaluate,
+    fake_config,
+    fake_run,
+    finish_training,
+    record_line,
+)
 
 pytest.importorskip("mlflow")
 
 BOUNDS = {1: (-25.0, 0.5), 1000: (-24.0, 0.25)}
+PAIR = AnomalyPair(name="photos", normal="digits", anomalous="photo_patches", importance_samples=20)
 STARTED = "2026-01-02T03:04:05+00:00"
 STARTED_MS = 1_767_323_045_000
 NOWHERE = "http://someone:secret@127.0.0.1:9"
@@ -206,6 +219,28 @@ def test_a_new_evaluation_becomes_the_latest(config: RunConfig, store: str, tmp_
     assert Store(config, store).run().data.metrics["test/log_likelihood_bound_k1"] == -23.0
 
 
+def test_anomaly_metrics_are_logged_once_and_a_new_detection_becomes_the_latest(
+    config: RunConfig, store: str, tmp_path: Path
+) -> None:
+    folder = fake_run(tmp_path, config, bounds=BOUNDS, started=STARTED)
+    mirror(folder)
+    write_json(folder.anomaly("photos"), anomaly_record(PAIR, {"L>0": (0.5, 0.25, 0.75), "LLR>1": (0.75, 0.5, 1.0)}))
+    mirror(folder)
+    mirror(folder)
+    stored = Store(config, store)
+    metrics = {name: value for name, value in stored.run().data.metrics.items() if name.startswith("anomaly/")}
+    assert len(metrics) == 2 * 3 * 3
+    for name, value in {"auroc": 0.75, "auroc_low": 0.5, "auroc_high": 1.0, "fpr80": 0.25, "auprc_low": 0.05}.items():
+        assert metrics[f"anomaly/photos/llr_above_1/{name}"] == value
+    assert metrics["anomaly/photos/bound_above_0/auroc"] == 0.5
+    finished = round(datetime(2026, 1, 2, 6, tzinfo=UTC).timestamp() * 1000) - STARTED_MS
+    assert stored.history("anomaly/photos/bound_above_0/auroc") == [(50, 0.5, finished)]
+    write_json(folder.anomaly("photos"), anomaly_record(PAIR, {"L>0": (0.625, 0.25, 0.75), "LLR>1": (0.75, 0.5, 1.0)}))
+    mirror(folder)
+    assert stored.run().data.metrics["anomaly/photos/bound_above_0/auroc"] == 0.625
+    assert len(stored.history("anomaly/photos/llr_above_1/auroc")) == 1
+
+
 def test_a_dead_store_is_one_warning_and_a_later_mirror_completes(
     config: RunConfig, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -272,6 +307,7 @@ def test_results_rebuilt_from_mlflow_are_the_same_bytes(config: RunConfig, tmp_p
         run("biva", 1, "runs", bounds={1: (-0.1 - 0.2, 1 / 3)}, started="2026-03-01T00:00:00+00:00"),
         run("vae", 2, "runs", bounds=BOUNDS, device="NA", commit="1e5"),
     ]
+    write_json(current[1].anomaly("photos"), anomaly_record(PAIR, {"L>0": (0.1 + 0.2, 0.25, 1 / 3)}))
     superseded = run("biva", 1, "old", bounds=BOUNDS, run_id="0" * 32, started="2026-02-01T00:00:00+00:00")
     unfinished = run("lvae", 1, "runs")
     for folder in (current[0], superseded, current[1], unfinished):
@@ -285,8 +321,35 @@ def test_results_rebuilt_from_mlflow_are_the_same_bytes(config: RunConfig, tmp_p
     write_results(collect(current), tmp_path / "from_disk.csv")
     write_results(collect(rebuilt), tmp_path / "from_mlflow.csv")
     assert (tmp_path / "from_disk.csv").read_bytes() == (tmp_path / "from_mlflow.csv").read_bytes()
-    assert (tmp_path / "from_disk.csv").read_text().count("\n") > 5
+    assert (tmp_path / "from_disk.csv").read_text().count("\n") > 8
+    assert "anomaly/photos/bound_above_0/auroc,20,0.30000000000000004,," in (tmp_path / "from_mlflow.csv").read_text()
     assert rebuilt[0].record.read_bytes() == current[0].record.read_bytes()
+
+
+def test_the_command_rebuilds_results_and_all_tables_from_mlflow_alone(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config").symlink_to(Path(__file__).parents[2] / "config")
+    folder = fake_run(Path("results/quick/runs"), fake_config(), bounds=BOUNDS)
+    (pair,) = load_experiments("quick").anomalies
+    scores = [*(f"L>{k}" for k in range(4)), *(f"LLR>{k}" for k in range(1, 4))]
+    bounds = np.arange(20.0).reshape(4, 5)
+    detect(
+        folder, pair, {score: (place / 8, place / 9, place / 7) for place, score in enumerate(scores)}, bounds, bounds
+    )
+    mirror(folder)
+    cli.collect("quick")
+    cli.table("quick", "likelihood")
+    cli.anomalies("quick", pair.name)
+    names = ("results.csv", "tables/likelihood.tex", f"anomalies/{pair.name}.tex")
+    files = [Path("results/quick", name) for name in names]
+    from_disk = [file.read_bytes() for file in files]
+    for file in [*files, folder.identity, folder.anomaly(pair.name)]:
+        file.unlink()
+    cli.collect("quick", from_mlflow=True)
+    assert [file.read_bytes() for file in files] == from_disk
 
 
 def test_tables_and_figures_are_one_run_with_the_latest_files(config: RunConfig, store: str, tmp_path: Path) -> None:

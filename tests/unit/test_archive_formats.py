@@ -368,6 +368,8 @@ def test_area_average_keeps_constants_and_rounds_half_up() -> None:
     assert area_average(np.array([[0, 1], [1, 0]], dtype=np.uint8), (1, 1)).tolist() == [[1]]
     assert area_average(np.array([[0, 1], [0, 0]], dtype=np.uint8), (1, 1)).tolist() == [[0]]
     assert area_average(np.array([[0, 30], [60, 90]], dtype=np.uint8), (2, 2)).tolist() == [[0, 30], [60, 90]]
+    # 16 levels above black: 8 of 255 is just above half a level, 7 just below.
+    assert area_average(np.array([[0, 7], [8, 255]], dtype=np.uint8), (2, 2), 16, 255).tolist() == [[0, 0], [1, 16]]
 
 
 def test_a_picture_is_refused_before_it_is_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -742,6 +744,62 @@ def test_celeba_from_a_server_in_pieces(
     dataset = load(tmp_path / "tiny")
     assert {split: len(images) for split, images in dataset.images.items()} == CELEBA_SPLITS
     assert dataset.split("train+valid")[:, 0, 32, 32].tolist() == pytest.approx([20, 80, 40], abs=2)
+
+
+# --------------------------------------------------------------------------------------------- patches of photographs
+
+ACROSS = np.broadcast_to(np.arange(640) * 255 / 640, (427, 640)).astype(np.uint8)
+DOWN = np.broadcast_to(np.arange(427)[:, None] * 255 / 427, (427, 640)).astype(np.uint8)
+PHOTOS = {"across.jpg": picture(ACROSS, "JPEG"), "down.jpg": picture(DOWN, "JPEG")}
+PHOTOS_CONFIG = config("photo_patches", PHOTOS, (1, 8, 8), {"test": 360})
+
+
+def test_patches_are_evenly_spaced_windows_of_both_photographs(read: Read) -> None:
+    """Grey values that grow with the column, or the row, tell where in the photograph a pixel is from."""
+    images = read(PHOTOS_CONFIG, PHOTOS)["test/images"][:, 0].astype(int)
+    grows_down = images[:, -1, 0] - images[:, 0, 0] > 8
+    for patches, side, cells in (
+        (images[~grows_down][:, 0, :], 640, 15),
+        (images[grows_down][:, :, 0], 427, 12),
+    ):
+        found = patches[np.argsort(patches[:, 0], kind="stable")].reshape(cells, 180 // cells, 8)
+        centres = (np.arange(cells) + 0.5) / cells * side
+        blocks = centres[:, None] - 16 + 4 * np.arange(8) + 1.5  # a block of 4 pixels, from its first to its last
+        assert np.abs(found - (blocks * 255 / side)[:, None, :]).max() < 2
+
+
+def test_patches_of_both_photographs_are_mixed(read: Read) -> None:
+    images = read(PHOTOS_CONFIG, PHOTOS)["test/images"][:, 0].astype(int)
+    grows_down = images[:, -1, 0] - images[:, 0, 0] > 8
+    assert 30 < grows_down[:90].sum() < 60
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (picture(ACROSS[:-1], "JPEG"), "across.jpg has 640 x 426 pixels; expected 640 x 427"),
+        (picture(ACROSS, "PNG"), "across.jpg is no JPEG picture"),
+        (PHOTOS["across.jpg"][:900], "across.jpg is no JPEG picture or is damaged"),
+        (PHOTOS["across.jpg"] + bytes(1), "bytes long; config/datasets.yaml declares"),
+    ],
+)
+def test_photographs_malformed(read: Read, content: bytes, message: str) -> None:
+    assert message in refusal(read, PHOTOS_CONFIG, PHOTOS | {"across.jpg": content})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"splits": {"test": 400}}, "`splits` says 400 images for test; reader photo_patches gives 360"),
+        ({"splits": {"train": 360, "test": 360}}, "reader photo_patches gives only test"),
+        ({"files": PHOTOS_CONFIG.files[:1]}, "reader photo_patches needs 2 file(s)"),
+    ],
+)
+def test_photographs_that_contradict_the_configuration(read: Read, changes: dict[str, Any], message: str) -> None:
+    assert message in refusal(read, PHOTOS_CONFIG.model_copy(update=changes), PHOTOS)
+
+
+# ------------------------------------------------------------------------------------------------------ prepared data
 
 
 def test_a_damaged_archive_leaves_no_array_file(tmp_path: Path) -> None:

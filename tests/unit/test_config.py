@@ -169,7 +169,7 @@ def test_the_name_of_an_experiment_set_is_no_path(name: object) -> None:
             "digits/digits_8x8/biva/seed1",
         ),
         (lambda: find_table("quick", "nope", ROOT / "config"), "nope", "likelihood"),
-        (lambda: find_dataset("nope", ROOT / "config"), "nope", "digits, mnist_static, mnist_dynamic"),
+        (lambda: find_dataset("nope", ROOT / "config"), "nope", "digits, photo_patches, mnist_static"),
     ],
 )
 def test_what_is_not_there_is_told_with_what_is(find: Callable[[], Any], asked: str, known: str) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_digits, load_sample_images
 
 from biva.config import DatasetConfig, load_datasets
 from biva.data.datasets import Dataset, Split, load, prepare
@@ -274,6 +274,28 @@ def test_digits_split_does_not_depend_on_the_global_seeds(digits: Dataset, tmp_p
     np.random.seed(5)
     torch.manual_seed(5)
     assert prepared("digits", tmp_path, None).fingerprint == digits.fingerprint
+
+
+def test_photo_patches_are_those_of_scikit_learn_s_photographs(tmp_path: Path) -> None:
+    """Every patch is one of the windows around evenly spaced centres, with its luma to the nearest level."""
+    found = prepared("photo_patches", tmp_path, None).split("test").numpy()[:, 0]
+    exact = [
+        (photo @ [0.299, 0.587, 0.114])[y : y + 32, x : x + 32].reshape(8, 4, 8, 4).mean(axis=(1, 3)) * 16 / 255
+        for photo in load_sample_images().images
+        for y in (np.linspace(0, 427, 25)[1::2] - 16).astype(int)
+        for x in (np.linspace(0, 640, 31)[1::2] - 16).astype(int)
+    ]
+    assert found.shape == (360, 8, 8)
+    distances = np.abs(found[:, None] - np.array(exact)[None]).max(axis=(2, 3))
+    assert (distances.min(axis=1) < 0.6).all()
+    assert (distances.min(axis=0) < 0.6).all()
+
+
+def test_photo_patches_are_of_the_kind_of_digits() -> None:
+    """The same shape, levels and binarisation, and as many test images."""
+    digits, patches = CONFIGS["digits"], CONFIGS["photo_patches"]
+    assert (patches.shape, patches.levels, patches.binarisation) == (digits.shape, digits.levels, digits.binarisation)
+    assert patches.splits == {"test": digits.splits["test"]}
 
 
 def test_static_mnist_has_its_published_means(real_data: Path, tmp_path: Path) -> None:

@@ -7,12 +7,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from biva.config import AnomalyPair
 from biva.errors import UserError
+from biva.records import write_json
 from biva.reporting.results import collect, load_paper_results, read_results, write_results
-from tests.fake_runs import edit, fake_config, fake_run
+from tests.fake_runs import IMAGES, anomaly_record, edit, fake_config, fake_run
 
 HEADER = (
-    "experiments,dataset,architecture,model,seed,metric,k,value,standard_error,unit,protocol,run_id,commit,"
+    "experiments,dataset,architecture,model,seed,metric,k,value,standard_error,low,high,unit,protocol,run_id,commit,"
     "config_digest,data_fingerprint,device,parameters,updates,images_seen,images_evaluated,wall_seconds"
 )
 
@@ -26,10 +28,31 @@ def test_a_row_says_what_the_records_say(tmp_path: Path) -> None:
     # 0.1 + 0.2 seconds of training must keep all their digits; 50 updates of batch 4 saw 200 images.
     tail = f"clean,{'ab' * 16},0123abc-dirty,{config.digest},{'f' * 64},cpu,1234,50,200,5,0.30000000000000004"
     assert lines[1:] == [
-        f"quick,digits,digits_8x8,biva,3,active_units,,7.0,,units,{tail}",
-        f"quick,digits,digits_8x8,biva,3,kl_divergence,1,5.0,0.1,nats,{tail}",
-        f"quick,digits,digits_8x8,biva,3,log_likelihood_bound,1000,-24.1,0.1,nats,{tail}",
+        f"quick,digits,digits_8x8,biva,3,active_units,,7.0,,,,units,{tail}",
+        f"quick,digits,digits_8x8,biva,3,kl_divergence,1,5.0,0.1,,,nats,{tail}",
+        f"quick,digits,digits_8x8,biva,3,log_likelihood_bound,1000,-24.1,0.1,,,nats,{tail}",
     ]
+
+
+def test_anomaly_pairs_give_a_row_per_score_and_metric(tmp_path: Path) -> None:
+    folder = fake_run(tmp_path, bounds={})
+    pair = AnomalyPair(name="photos", normal="digits", anomalous="photo_patches", importance_samples=20)
+    aurocs = {"L>0": (0.5, 0.25, 0.75), "LLR>1": (0.75, 0.5, 1.0)}
+    write_json(folder.anomaly("photos"), anomaly_record(pair, aurocs, images=(5, 7)))
+    frame = collect([folder])
+    of_pairs = frame[frame["metric"].str.startswith("anomaly/")]
+    columns = ["metric", "k", "value", "low", "high", "unit", "images_evaluated"]
+    rows = {name.removeprefix("anomaly/"): row for name, *row in of_pairs[columns].itertuples(index=False)}
+    assert rows == {
+        "photos/bound_above_0/auprc": [20, 0.05, 0.025, 0.075, "fraction", 12],
+        "photos/bound_above_0/auroc": [20, 0.5, 0.25, 0.75, "fraction", 12],
+        "photos/bound_above_0/fpr80": [20, 0.5, 0.25, 0.75, "fraction", 12],
+        "photos/llr_above_1/auprc": [20, 0.075, 0.05, 0.1, "fraction", 12],
+        "photos/llr_above_1/auroc": [20, 0.75, 0.5, 1.0, "fraction", 12],
+        "photos/llr_above_1/fpr80": [20, 0.25, 0.0, 0.5, "fraction", 12],
+    }
+    assert of_pairs["standard_error"].isna().all()
+    assert set(frame[~frame["metric"].str.startswith("anomaly/")]["images_evaluated"]) == {IMAGES}
 
 
 def test_rows_are_sorted_by_dataset_model_seed_and_k_in_any_order_of_folders(tmp_path: Path) -> None:
@@ -74,7 +97,7 @@ def test_a_record_that_lacks_a_field_is_refused_by_name(tmp_path: Path) -> None:
         collect([folder])
 
 
-@pytest.mark.parametrize("content", ["", "a,b\n1,2\n", HEADER + "\n" + "x," * 20 + "1\n"])
+@pytest.mark.parametrize("content", ["", "a,b\n1,2\n", HEADER + "\n" + "x," * 22 + "1\n"])
 def test_a_file_that_is_no_results_table_is_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / "results.csv").write_text(content)
     with pytest.raises(UserError, match=r"results\.csv .*Run `biva collect"):

@@ -24,6 +24,10 @@ def main() -> None:
             folder = f"results/{experiments}/runs/{run}"
             existing = " ".join(sorted(path.name for path in Path(folder).iterdir()))
             write(folder, *RUN_FILES[verb])
+        case "detect", [experiments, run, pair]:
+            write(f"results/{experiments}/runs/{run}/anomaly", f"{pair}.json", f"{pair}.safetensors")
+        case "anomalies", [experiments, pair]:
+            write(f"results/{experiments}/anomalies", *(f"{pair}.{form}" for form in ("tex", "pdf", "png")))
         case "collect", [experiments]:
             write(f"results/{experiments}", "results.csv")
         case "table", [experiments, name]:

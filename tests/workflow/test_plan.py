@@ -16,17 +16,24 @@ RUN = "results/quick/runs/digits/digits_8x8/biva"
 def expected_jobs(path: Path) -> dict[str, int]:
     """Counted from the experiment file itself."""
     content: dict[str, Any] = yaml.safe_load(path.read_text())
-    runs = sum(len(group["seeds"]) for group in content["runs"])
-    datasets = len({group["dataset"] for group in content["runs"]})
     models = content.get("finetuning", {}).get("models", [])
-    finetuned = sum(len(group["seeds"]) for group in content["runs"] if group["model"] in models)
-    counts = {"fetch": datasets, "prepare": datasets, "train": runs, "finetune": finetuned}
-    counts |= {"evaluate": runs + finetuned, "collect": 1, "track": 1}
+    finetuned = [group for group in content["runs"] if group["model"] in models]
+    pairs = content.get("anomalies", [])
+    datasets = {group["dataset"] for group in content["runs"]} | {pair["anomalous"] for pair in pairs}
+    trained = content["runs"] + finetuned
+    scored = [group for pair in pairs for group in trained if group["dataset"] == pair["normal"]]
+    counts = {"fetch": len(datasets), "prepare": len(datasets), "collect": 1, "track": 1}
+    counts |= {"train": seeds(content["runs"]), "finetune": seeds(finetuned), "evaluate": seeds(trained)}
+    counts |= {"detect": seeds(scored), "anomalies": len(pairs)}
     counts |= {"table": len(content["tables"]), "figure": len(content["figures"])}
     return {rule: jobs for rule, jobs in counts.items() if jobs}
 
 
-@pytest.mark.parametrize("experiments", ["quick", "static_mnist", "static_mnist_smoke"])
+def seeds(groups: list[dict[str, Any]]) -> int:
+    return sum(len(group["seeds"]) for group in groups)
+
+
+@pytest.mark.parametrize("experiments", ["quick", "fashion_anomaly_small", "static_mnist", "static_mnist_smoke"])
 def test_a_shipped_experiment_set_is_planned_in_full(project: Project, experiments: str) -> None:
     planned = project.planned("--config", f"experiments={experiments}")
     assert planned == expected_jobs(project.path / "config" / "experiments" / f"{experiments}.yaml")

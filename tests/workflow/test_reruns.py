@@ -14,13 +14,17 @@ import pytest
 from tests.workflow.conftest import ROOT, Project, copy_project
 
 EXPERIMENTS = "config/experiments/quick.yaml"
-REPORTS = {"collect": 1, "table": 1, "figure": 2, "track": 1}
+FROM_RESULTS = {"collect": 1, "table": 1, "track": 1}
+REPORTS = {**FROM_RESULTS, "figure": 2, "anomalies": 1}
+ALL_AGAIN = {"train": 2, "evaluate": 2, "detect": 2, **REPORTS}
+PAIR = {"name": "photos", "normal": "digits", "anomalous": "photo_patches", "importance_samples": 2}
 RUN = "results/quick/runs/digits/digits_8x8/vae/seed1"
 
 
 def two_small_runs(content: dict[str, Any]) -> None:
     content["runs"] = [{"dataset": "digits", "architecture": "digits_8x8", "model": "vae", "seeds": [1, 2]}]
     content["figures"] = ["learning_curves", "samples"]
+    content["anomalies"] = [PAIR]
     content["tables"] = [{"name": "likelihood", "dataset": "digits", "k": [1]}]
     content["evaluation"]["importance_samples"] = [1, 10]
 
@@ -61,8 +65,10 @@ def changes_no_number(content: dict[str, Any]) -> None:
 
 def test_a_finished_workflow_made_everything_once_and_has_nothing_to_do(finished: Project) -> None:
     verbs = sorted(line.split()[0] for line in calls(finished))
-    assert verbs == sorted(["fetch", "prepare", *2 * ["train", "evaluate", "figure"], "collect", "table", "track"])
-    for name in ["results.csv", "tables/likelihood.tex", "figures/samples.pdf", "figures/samples.png", "tracked.txt"]:
+    twice = ["fetch", "prepare", "train", "evaluate", "detect", "figure"]
+    assert verbs == sorted([*2 * twice, "collect", "table", "anomalies", "track"])
+    names = ["results.csv", "tables/likelihood.tex", "figures/samples.pdf", "figures/samples.png", "tracked.txt"]
+    for name in [*names, "anomalies/photos.tex", "anomalies/photos.pdf", "anomalies/photos.png"]:
         assert (finished.path / "results" / "quick" / name).is_file()
     assert (finished.path / "results/quick/tracked.txt").read_text() == "tracked\n"
     assert finished.planned() == {}
@@ -75,11 +81,13 @@ def test_a_finished_workflow_made_everything_once_and_has_nothing_to_do(finished
         (set_key("figures", value=["samples"]), {"track": 1}),
         (set_key("figures", value=["learning_curves", "samples", "reconstructions"]), {"figure": 1, "track": 1}),
         (set_key("tables", 0, "k", value=[1, 10]), {"table": 1, "track": 1}),
-        (set_key("evaluation", "importance_samples", value=[1, 100]), {"evaluate": 2, **REPORTS, "figure": 1}),
-        (set_key("runs", 0, "seeds", value=[1, 2, 3]), {"train": 1, "evaluate": 1, **REPORTS}),
+        (set_key("evaluation", "importance_samples", value=[1, 100]), {"evaluate": 2, "figure": 1, **FROM_RESULTS}),
+        (set_key("anomalies", 0, "importance_samples", value=3), {"detect": 2, "anomalies": 1, **FROM_RESULTS}),
+        (set_key("anomalies", value=[]), FROM_RESULTS),
+        (set_key("runs", 0, "seeds", value=[1, 2, 3]), {"train": 1, "evaluate": 1, "detect": 1, **REPORTS}),
         (set_key("runs", 0, "seeds", value=[1]), REPORTS),
-        (set_key("training", "batch_size", value=7), {"train": 2, "evaluate": 2, **REPORTS}),
-        (set_key("threads", value=2), {"train": 2, "evaluate": 2, **REPORTS}),
+        (set_key("training", "batch_size", value=7), ALL_AGAIN),
+        (set_key("threads", value=2), ALL_AGAIN),
     ],
     ids=lambda value: "" if callable(value) else "+".join(value) or "nothing",
 )
@@ -92,7 +100,7 @@ def test_an_edit_of_the_experiment_file_runs_again_only_what_it_changes(
 
 def test_an_edit_of_the_architecture_trains_again(finished: Project) -> None:
     finished.edit("config/architectures/digits_8x8.yaml", set_key("filters", value=8))
-    assert finished.planned() == {"train": 2, "evaluate": 2, **REPORTS}
+    assert finished.planned() == ALL_AGAIN
 
 
 def test_newer_files_of_equal_content_run_nothing_again(finished: Project) -> None:
@@ -108,7 +116,12 @@ def test_newer_files_of_equal_content_run_nothing_again(finished: Project) -> No
 
 def test_a_new_fingerprint_trains_again(finished: Project) -> None:
     (finished.path / "resources/digits/data.json").write_text('{"fingerprint": "another"}')
-    assert finished.planned() == {"train": 2, "evaluate": 2, **REPORTS}
+    assert finished.planned() == ALL_AGAIN
+
+
+def test_a_new_fingerprint_of_the_anomalies_scores_again(finished: Project) -> None:
+    (finished.path / "resources/photo_patches/data.json").write_text('{"fingerprint": "another"}')
+    assert finished.planned() == {"detect": 2, "anomalies": 1, **FROM_RESULTS}
 
 
 def test_edited_code_runs_nothing_again(finished: Project) -> None:
@@ -119,7 +132,7 @@ def test_edited_code_runs_nothing_again(finished: Project) -> None:
 
 
 def test_training_can_be_forced(finished: Project) -> None:
-    assert finished.planned("--forcerun", "train") == {"train": 2, "evaluate": 2, **REPORTS}
+    assert finished.planned("--forcerun", "train") == ALL_AGAIN
     assert finished.planned("--force", f"{RUN}/train.json") == {"train": 1}
 
 
@@ -158,4 +171,6 @@ def test_a_failing_job_shows_its_log_and_does_not_stop_the_others(finished: Proj
     assert done.returncode != 0
     assert "error: this run diverged" in done.stdout
     commands = [line.split(" | ")[0] for line in calls(finished)[before:]]
-    assert commands == [f"{verb} quick digits/digits_8x8/vae/seed2" for verb in ("train", "evaluate")]
+    run = "quick digits/digits_8x8/vae/seed2"
+    assert commands[0] == f"train {run}"
+    assert sorted(commands[1:]) == [f"detect {run} photos", f"evaluate {run}"]

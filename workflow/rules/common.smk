@@ -94,13 +94,23 @@ def run_folders(experiments):
     return [f"results/{experiments}/runs/{run.name}" for run in runs_of_set(experiments)]
 
 
+def folders_on(experiments, dataset):
+    """Folders of the runs on one dataset."""
+    return [f"results/{experiments}/runs/{run.name}" for run in runs_of_set(experiments) if run.dataset == dataset]
+
+
 def run_files(experiments, *names):
     """These files of every run of the set."""
     return [f"{folder}/{name}" for folder in run_folders(experiments) for name in names]
 
 
 def collected_files(wildcards):
-    return run_files(wildcards.experiments, "train.json", "evaluation.json")
+    """The records that results.csv and MLflow are made of."""
+    experiments = wildcards.experiments
+    records = run_files(experiments, "train.json", "evaluation.json")
+    for pair in experiment_set(experiments).anomalies:
+        records += [f"{folder}/anomaly/{pair.name}.json" for folder in folders_on(experiments, pair.normal)]
+    return records
 
 
 @told
@@ -134,8 +144,7 @@ def anomalous_data(wildcards):
 
 def pair_files(wildcards):
     """The pair's records of every run on its normal data."""
-    normal, runs = pair_of(wildcards).normal, runs_of_set(wildcards.experiments)
-    folders = [f"results/{wildcards.experiments}/runs/{run.name}" for run in runs if run.dataset == normal]
+    folders = folders_on(wildcards.experiments, pair_of(wildcards).normal)
     return [f"{folder}/anomaly/{wildcards.pair}.{form}" for folder in folders for form in ("json", "safetensors")]
 
 
