@@ -28,6 +28,7 @@ from biva.config import (
     load_experiments,
     load_main,
     resolve_runs,
+    scoring_runs,
 )
 from biva.errors import UserError
 from biva.models.architectures import ModelName
@@ -317,7 +318,7 @@ def anomalies(
 ) -> None:
     """Write the table and the figure of an anomaly pair.
 
-    Writes results/EXPERIMENTS/anomalies/PAIR.tex, .pdf and .png.
+    Writes results/EXPERIMENTS/anomalies/PAIR.tex, .pdf and .png; where nothing has run, the table alone.
 
     \b
     Example:
@@ -328,15 +329,16 @@ def anomalies(
     from biva.reporting.results import load_paper_results
 
     settings = find_anomaly(experiments, pair)
-    runs = [run for run in resolve_runs(experiments, load_experiments(experiments)) if run.dataset == settings.normal]
+    runs = scoring_runs(resolve_runs(experiments, load_experiments(experiments)), settings)
     folders = [_run_folder(run) for run in runs]
     paths = [folder.anomaly(pair) for folder in folders]
     records = [(run, read_json(path) if path.is_file() else None) for run, path in zip(runs, paths, strict=True)]
     stem = RESULTS / experiments / "anomalies" / pair
     tex = anomaly_table(records, settings, load_paper_results(CONFIG_FOLDER / "paper_results.csv"))
     write_atomically(stem.with_suffix(".tex"), tex.encode())
+    print(f"{stem}.tex")
     save(draw_anomaly(folders, settings), stem)
-    print(*(f"{stem}.{form}" for form in ("tex", "pdf", "png")), sep="\n")
+    print(f"{stem}.pdf", f"{stem}.png", sep="\n")
 
 
 @app.command()

@@ -119,6 +119,9 @@ class AnomalyPair(Strict):
     name: Name = Field(description="File name of the pair's records, table and figure.")
     normal: Name = Field(description="Dataset that runs of this set train on.")
     anomalous: Name = Field(description="Dataset whose test images are the anomalies; same shape and levels.")
+    models: Annotated[tuple[ModelName, ...], Field(min_length=1)] | None = Field(
+        default=None, exclude=True, description="The runs of these models score; null: all. Changes no score."
+    )
     importance_samples: int = Field(ge=1, description="K of L^{>k}, for every k.")
     max_images: int | None = Field(default=None, ge=1, description="First images of either test split only; null: all.")
 
@@ -154,6 +157,9 @@ class Experiments(Strict):
         for pair in self.anomalies:
             if pair.normal not in {group.dataset for group in self.runs}:
                 raise ValueError(f"anomaly pair {pair.name!r} is about dataset {pair.normal!r}, which no run uses")
+            on_normal = {group.model for group in self.runs if group.dataset == pair.normal}
+            if missing := set(pair.models or ()) - on_normal:
+                raise ValueError(f"anomaly pair {pair.name!r} names models {sorted(missing)}, of which no run is on it")
         runs = [(g.dataset, g.architecture, g.model, s) for g in self.runs for s in g.seeds]
         if len(set(runs)) < len(runs):
             raise ValueError("the same run (dataset, architecture, model, seed) is listed twice")
@@ -344,6 +350,11 @@ def resolve_runs(experiments_name: str, experiments: Experiments, folder: Path =
         for variant in (run, run.model_copy(update=finetuned | {"finetunes": run.digest}))
         if variant is run or run.model in finetuning.models
     ]
+
+
+def scoring_runs(runs: list[RunConfig], pair: AnomalyPair) -> list[RunConfig]:
+    """Those of the runs that score an anomaly pair."""
+    return [run for run in runs if run.dataset == pair.normal and (pair.models is None or run.model in pair.models)]
 
 
 # ------------------------------------------------------------------------------------------------------ loading

@@ -52,14 +52,20 @@ def runs_of_set(name):
     return biva.config.resolve_runs(name, experiment_set(name))
 
 
+@cache
+@told
+def found(find, experiments, name):
+    """What a function of `biva.config` finds in the set by name; looked up once, since many jobs ask."""
+    return find(experiments, name)
+
+
 # ------------------------------------------------------------------------------------------------------ one run
 
 
-@told
 def run_of(wildcards):
     """The run that a train or evaluate job's wildcards name."""
     w = wildcards
-    return biva.config.find_run(w.experiments, f"{w.dataset}/{w.architecture}/{w.model}/seed{w.seed}")
+    return found(biva.config.find_run, w.experiments, f"{w.dataset}/{w.architecture}/{w.model}/seed{w.seed}")
 
 
 def run_digest(wildcards):
@@ -103,10 +109,9 @@ def collected_files(wildcards):
     return run_files(wildcards.experiments, "train.json", "evaluation.json")
 
 
-@told
 def table_settings(wildcards):
     """What the table shows, and name -> config digest of the runs that it shows as numbers or as "not run"."""
-    table = biva.config.find_table(wildcards.experiments, wildcards.table)
+    table = found(biva.config.find_table, wildcards.experiments, wildcards.table)
     runs = {run.name: run.digest for run in runs_of_set(wildcards.experiments) if run.dataset == table.dataset}
     return table.model_dump(mode="json") | {"runs": runs}
 
@@ -118,9 +123,8 @@ def figure_files(wildcards):
     return run_files(wildcards.experiments, "evaluation.json", "evaluation.safetensors")
 
 
-@told
 def pair_of(wildcards):
-    return biva.config.find_anomaly(wildcards.experiments, wildcards.pair)
+    return found(biva.config.find_anomaly, wildcards.experiments, wildcards.pair)
 
 
 def pair_settings(wildcards):
@@ -133,9 +137,9 @@ def anomalous_data(wildcards):
 
 
 def pair_files(wildcards):
-    """The pair's records of every run on its normal data."""
-    normal, runs = pair_of(wildcards).normal, runs_of_set(wildcards.experiments)
-    folders = [f"results/{wildcards.experiments}/runs/{run.name}" for run in runs if run.dataset == normal]
+    """The pair's records of every run that scores it."""
+    runs = biva.config.scoring_runs(runs_of_set(wildcards.experiments), pair_of(wildcards))
+    folders = [f"results/{wildcards.experiments}/runs/{run.name}" for run in runs]
     return [f"{folder}/anomaly/{wildcards.pair}.{form}" for folder in folders for form in ("json", "safetensors")]
 
 
