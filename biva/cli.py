@@ -238,8 +238,8 @@ def track(
     """
     from biva.tracking import mirror, mirror_reports
 
-    for path in folders:
-        mirror(RunFolder(path))
+    for path in sorted(folders, key=lambda path: bool(read_json(RunFolder(path).identity).get("parent"))):
+        mirror(RunFolder(path))  # the runs that others fine-tune come first, so that those find them
         print(path)
     for experiments in sorted({read_json(RunFolder(path).identity)["experiments"] for path in folders}):
         mirror_reports(experiments, RESULTS / experiments)

@@ -158,8 +158,10 @@ class Experiments(Strict):
             if pair.normal not in {group.dataset for group in self.runs}:
                 raise ValueError(f"anomaly pair {pair.name!r} is about dataset {pair.normal!r}, which no run uses")
             on_normal = {group.model for group in self.runs if group.dataset == pair.normal}
-            if missing := set(pair.models or ()) - on_normal:
-                raise ValueError(f"anomaly pair {pair.name!r} names models {sorted(missing)}, of which no run is on it")
+            if unknown := set(pair.models or ()) - on_normal:
+                raise ValueError(
+                    f"anomaly pair {pair.name!r} names models {sorted(unknown)}, of which no run is on {pair.normal!r}"
+                )
         runs = [(g.dataset, g.architecture, g.model, s) for g in self.runs for s in g.seeds]
         if len(set(runs)) < len(runs):
             raise ValueError("the same run (dataset, architecture, model, seed) is listed twice")
@@ -319,6 +321,8 @@ class RunConfig(Strict):
             "training": {"checkpoint_seconds"},
         }
         content = self.model_dump(mode="json", exclude=irrelevant)
+        if self.finetunes is None:  # runs keep the digest that they had before there was fine-tuning
+            del content["finetunes"]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -391,6 +395,7 @@ def _keys_at(schema: dict[str, Any], path: tuple[Any, ...]) -> list[str]:
     for part in (None, *path):
         if part is not None:
             node = node.get("properties", {}).get(part) or node.get("items") or node.get("additionalProperties") or {}
+        node = next((option for option in node.get("anyOf", []) if "$ref" in option), node)  # a section or null
         if "$ref" in node:
             node = schema["$defs"][node["$ref"].rsplit("/", 1)[-1]]
     return sorted(node.get("properties", {}))

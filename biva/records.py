@@ -125,6 +125,12 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def variant_of(run: dict[str, Any]) -> str:
+    """`RunConfig.variant` by a `run.json`; those written before there was fine-tuning name the model alone."""
+    variant: str = run.get("variant") or run["config"]["model"]
+    return variant
+
+
 def append_line(path: Path, content: dict[str, Any]) -> None:
     """Append one JSON line and have it on disk before returning.
 
