@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 
-from biva.config import find_dataset, load_experiments, load_sets, resolve_runs, scoring_runs
+from biva import cli
+from biva.config import find_anomaly, find_dataset, load_experiments, load_sets, resolve_runs, scoring_runs
+from biva.errors import UserError
 from biva.reporting.anomalies import anomaly_table
 from biva.reporting.results import collect, load_paper_results
 from biva.reporting.tables import likelihood_table
+from tests.fake_runs import anomaly_record
 from tests.latex import compiled_on_one_page
 
 CONFIG = Path(__file__).parents[2] / "config"
@@ -135,10 +138,27 @@ def test_one_evaluation_is_one_epoch() -> None:
             assert training.evaluate_every == images // training.batch_size, name
 
 
+def test_tables_of_a_set_of_which_nothing_has_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the commands of config/README.md."""
+    (tmp_path / "config").symlink_to(CONFIG)
+    monkeypatch.chdir(tmp_path)
+    cli.collect("cifar10")
+    cli.table("cifar10", "cifar10_ablation")
+    with pytest.raises(UserError, match="Nothing to draw for anomaly pair 'svhn'"):
+        cli.anomalies("cifar10", "svhn")
+    for table in ("tables/cifar10_ablation.tex", "anomalies/svhn.tex"):
+        assert "not run" in (tmp_path / "results" / "cifar10" / table).read_text()
+
+
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
 def test_the_cifar10_tables_compile_on_one_page_and_within_their_width(
     tables: dict[str, list[str]], tmp_path: Path
 ) -> None:
-    for table in ("cifar10_ablation", "cifar10", "anomaly"):
-        for tex in tables[table]:
-            assert not re.findall(r"Overfull \\hbox.*", compiled_on_one_page(tex, tmp_path))
+    """Without runs; and the longest, of the 31 scores of BIVA with L=15, with one."""
+    pair = find_anomaly("cifar10", "svhn", CONFIG)
+    (biva,) = scoring_runs(resolve_runs("cifar10", load_experiments("cifar10", CONFIG), CONFIG), pair)
+    aurocs = {f"{kind}>{k}": (0.5, 0.4, 0.6) for kind in ("L", "LLR") for k in range(16)}
+    scored = anomaly_table([(biva, anomaly_record(pair, aurocs))], pair, PAPER)
+    assert sum("0.500" in line for line in scored.splitlines()) == 31
+    for tex in (*tables["cifar10_ablation"], *tables["cifar10"], *tables["anomaly"], scored):
+        assert not re.findall(r"Overfull \\hbox.*", compiled_on_one_page(tex, tmp_path))
