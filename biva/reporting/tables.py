@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from biva.config import LikelihoodTable, RunConfig
+from biva.config import FINETUNED, LikelihoodTable, RunConfig
 from biva.errors import UserError
 from biva.reporting.style import LABELS, MODELS
 
@@ -164,7 +164,7 @@ def _notes_on_ours(ours: pd.DataFrame, planned: list[RunConfig]) -> list[str]:
         "Ours: mean $\\pm$ standard deviation over seeds (number of seeds; $1/2$: one of two planned). With one seed "
         "there is none: $\\pm$ is then the standard error over test images, marked $^{\\mathrm{se}}$. "
         f"Seeds {_list(run_rows['seed'])}; {architectures(planned)}; "
-        f"{span(run_rows['updates'])} updates; {span(run_rows['images_evaluated'])} test images; device "
+        f"{_updates(run_rows)}; {span(run_rows['images_evaluated'])} test images; device "
         + ", ".join(escape(device) for device in sorted(set(run_rows["device"])))
         + "."
     ]
@@ -177,6 +177,13 @@ def _notes_on_ours(ours: pd.DataFrame, planned: list[RunConfig]) -> list[str]:
             f"{', '.join(code(digest) for digest in earlier)})."
         )
     return notes
+
+
+def _updates(runs: pd.DataFrame) -> str:
+    """The training budget used; that of fine-tuning comes on top of its parent's."""
+    finetuned = runs["model"].str.endswith(FINETUNED)
+    parts = [(runs[~finetuned], ""), (runs[finetuned], " of fine-tuning")]
+    return ", ".join(f"{span(part['updates'])} updates{kind}" for part, kind in parts if not part.empty)
 
 
 # ------------------------------------------------------------------------------------------------- reported values

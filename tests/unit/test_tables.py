@@ -130,11 +130,14 @@ def test_a_model_of_another_depth_is_not_taken_for_the_papers() -> None:
 def test_a_fine_tuned_run_is_a_row_below_its_parent(tmp_path: Path) -> None:
     parent = fake_config(dataset="mnist_static")
     child = parent.model_copy(update={"finetunes": parent.digest})
-    results = results_of(tmp_path, (parent, {1: (-82.0, 0.1)}), (child, {1: (-81.0, 0.1)}))
+    folders = [fake_run(tmp_path, parent, updates=50, bounds={1: (-82.0, 0.1)})]
+    folders += [fake_run(tmp_path, child, updates=30, bounds={1: (-81.0, 0.1)})]
+    results = collect(folders)
     tex = likelihood_table(results, load_paper_results(PAPER), MNIST, [child, parent])
     assert row_of(tex, "BIVA")[1:3] == [r"$-82.00{\pm}0.10^{\mathrm{se}}$ (1)", "$-81.20^{1}$"]
     assert row_of(tex, "BIVA finetuned")[1:3] == [r"$-81.00{\pm}0.10^{\mathrm{se}}$ (1)", r"$-80.47^{3,\ddagger}$"]
     assert tex.index("BIVA &") < tex.index("BIVA finetuned &") < tex.index("VLAE &")
+    assert "$50$ updates, $30$ updates of fine-tuning;" in tex
 
 
 def test_architectures_of_other_depths_are_told_apart_by_their_stages(tmp_path: Path) -> None:
