@@ -24,7 +24,8 @@ def elbo(log_likelihood: Tensor, kl: Tensor) -> Tensor:
 def free_bits_loss(log_likelihood: Tensor, kl: Tensor, free_bits: float) -> Tensor:
     """Training loss: the negative ELBO with max(KL, free_bits) per latent group and example (paper.md section 4).
 
-    A group whose KL is below `free_bits` nats feels no pressure towards its prior.
+    A group whose KL is below `free_bits` nats feels no pressure towards its prior. With 0 there are no free bits: it is
+    the negative ELBO itself, in which Monte Carlo terms below zero count in full.
 
     Args:
         log_likelihood: (B,).
@@ -34,7 +35,7 @@ def free_bits_loss(log_likelihood: Tensor, kl: Tensor, free_bits: float) -> Tens
     Returns:
         Scalar, mean over the batch.
     """
-    return -elbo(log_likelihood, kl.clamp(min=free_bits)).mean()
+    return -elbo(log_likelihood, kl.clamp(min=free_bits) if free_bits > 0 else kl).mean()
 
 
 def importance_weighted_bound(log_weights: Tensor, k: int) -> Tensor:

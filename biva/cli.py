@@ -29,6 +29,7 @@ from biva.config import (
     load_experiments,
     load_main,
     resolve_runs,
+    scoring_runs,
 )
 from biva.errors import UserError
 from biva.models.architectures import ModelName
@@ -238,8 +239,8 @@ def track(
     """
     from biva.tracking import mirror, mirror_reports
 
-    for path in folders:
-        mirror(RunFolder(path))
+    for path in sorted(folders, key=lambda path: bool(read_json(RunFolder(path).identity).get("parent"))):
+        mirror(RunFolder(path))  # the runs that others fine-tune come first, so that those find them
         print(path)
     for experiments in sorted({read_json(RunFolder(path).identity)["experiments"] for path in folders}):
         mirror_reports(experiments, RESULTS / experiments)
@@ -320,7 +321,7 @@ def anomalies(
 ) -> None:
     """Write the table and the figure of an anomaly pair.
 
-    Writes results/EXPERIMENTS/anomalies/PAIR.tex, .pdf and .png.
+    Writes results/EXPERIMENTS/anomalies/PAIR.tex, .pdf and .png; where nothing has run, the table alone.
 
     \b
     Example:
@@ -331,7 +332,7 @@ def anomalies(
 
     settings = find_anomaly(experiments, pair)
     _write_anomaly_table(experiments, settings, RESULTS / experiments / "runs")
-    runs = resolve_runs(experiments, load_experiments(experiments))
+    runs = scoring_runs(resolve_runs(experiments, load_experiments(experiments)), settings)
     stem = RESULTS / experiments / "anomalies" / pair
     save(draw_anomaly(map(_run_folder, runs), settings), stem)
     print(f"{stem}.pdf", f"{stem}.png", sep="\n")
@@ -375,7 +376,7 @@ def _write_anomaly_table(experiments: str, pair: AnomalyPair, folder: Path) -> N
     from biva.reporting.anomalies import anomaly_table
     from biva.reporting.results import load_paper_results
 
-    runs = resolve_runs(experiments, load_experiments(experiments))
+    runs = scoring_runs(resolve_runs(experiments, load_experiments(experiments)), pair)
     paths = [RunFolder(folder / run.name).anomaly(pair.name) for run in runs]
     records = [(run, read_json(path) if path.is_file() else None) for run, path in zip(runs, paths, strict=True)]
     tex = anomaly_table(records, pair, load_paper_results(CONFIG_FOLDER / "paper_results.csv"))

@@ -119,6 +119,9 @@ class AnomalyPair(Strict):
     name: Name = Field(description="File name of the pair's records, table and figure.")
     normal: Name = Field(description="Dataset that runs of this set train on.")
     anomalous: Name = Field(description="Dataset whose test images are the anomalies; same shape and levels.")
+    models: Annotated[tuple[ModelName, ...], Field(min_length=1)] | None = Field(
+        default=None, exclude=True, description="The runs of these models score; null: all. Changes no score."
+    )
     importance_samples: int = Field(ge=1, description="K of L^{>k}, for every k.")
     max_images: int | None = Field(default=None, ge=1, description="First images of either test split only; null: all.")
 
@@ -154,6 +157,11 @@ class Experiments(Strict):
         for pair in self.anomalies:
             if pair.normal not in {group.dataset for group in self.runs}:
                 raise ValueError(f"anomaly pair {pair.name!r} is about dataset {pair.normal!r}, which no run uses")
+            on_normal = {group.model for group in self.runs if group.dataset == pair.normal}
+            if unknown := set(pair.models or ()) - on_normal:
+                raise ValueError(
+                    f"anomaly pair {pair.name!r} names models {sorted(unknown)}, of which no run is on {pair.normal!r}"
+                )
         runs = [(g.dataset, g.architecture, g.model, s) for g in self.runs for s in g.seeds]
         if len(set(runs)) < len(runs):
             raise ValueError("the same run (dataset, architecture, model, seed) is listed twice")
@@ -314,6 +322,8 @@ class RunConfig(Strict):
             "training": {"checkpoint_seconds"},
         }
         content = self.model_dump(mode="json", exclude=irrelevant)
+        if self.finetunes is None:  # runs keep the digest that they had before there was fine-tuning
+            del content["finetunes"]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -345,6 +355,11 @@ def resolve_runs(experiments_name: str, experiments: Experiments, folder: Path =
         for variant in (run, run.model_copy(update=finetuned | {"finetunes": run.digest}))
         if variant is run or run.model in finetuning.models
     ]
+
+
+def scoring_runs(runs: list[RunConfig], pair: AnomalyPair) -> list[RunConfig]:
+    """Those of the runs that score an anomaly pair."""
+    return [run for run in runs if run.dataset == pair.normal and (pair.models is None or run.model in pair.models)]
 
 
 # ------------------------------------------------------------------------------------------------------ loading
@@ -381,6 +396,7 @@ def _keys_at(schema: dict[str, Any], path: tuple[Any, ...]) -> list[str]:
     for part in (None, *path):
         if part is not None:
             node = node.get("properties", {}).get(part) or node.get("items") or node.get("additionalProperties") or {}
+        node = next((option for option in node.get("anyOf", []) if "$ref" in option), node)  # a section or null
         if "$ref" in node:
             node = schema["$defs"][node["$ref"].rsplit("/", 1)[-1]]
     return sorted(node.get("properties", {}))

@@ -157,6 +157,12 @@ def _score_name(score: str) -> str:
     return f"{'bound' if kind == 'L' else 'llr'}_above_{stage}"
 
 
+def variant_of(run: dict[str, Any]) -> str:
+    """`RunConfig.variant` by a `run.json`; those written before there was fine-tuning name the model alone."""
+    variant: str = run.get("variant") or run["config"]["model"]
+    return variant
+
+
 def append_line(path: Path, content: dict[str, Any]) -> None:
     """Append one JSON line and have it on disk before returning.
 

@@ -30,7 +30,7 @@ from typing import Any
 from filelock import FileLock
 
 from biva.errors import UserError
-from biva.records import RunFolder, anomaly_metrics, read_json, read_lines
+from biva.records import RunFolder, anomaly_metrics, read_json, read_lines, variant_of
 
 STORE = Path("results/mlflow")
 """Folder of the database and the artifacts, unless MLFLOW_TRACKING_URI names another store."""
@@ -288,7 +288,7 @@ def _create_run(client: Any, experiment: str, run: dict[str, Any]) -> Any:
     return client.create_run(
         experiment,
         start_time=_milliseconds(run["started"]),
-        run_name=f"{config['dataset']} / {run['variant']} / seed {config['seed']}",
+        run_name=f"{config['dataset']} / {variant_of(run)} / seed {config['seed']}",
         tags={
             "biva.run_id": run["run_id"],
             "name": run["name"],
@@ -297,7 +297,7 @@ def _create_run(client: Any, experiment: str, run: dict[str, Any]) -> Any:
             "commit": run["commit"],
             "protocol": config["training"]["protocol"],
             "dataset": config["dataset"],
-            "model": run["variant"],
+            "model": variant_of(run),
             "architecture": config["architecture_name"],
             "seed": str(config["seed"]),
             "data_fingerprint": run["data_fingerprint"],
@@ -309,7 +309,7 @@ def _create_run(client: Any, experiment: str, run: dict[str, Any]) -> Any:
 
 def _log_parent(client: Any, experiment: str, stored: Any, run: dict[str, Any]) -> None:
     """A fine-tuned run is a child of the run that it goes on from, as soon as the store has that one."""
-    if run["parent"] is None or "mlflow.parentRunId" in stored.data.tags:
+    if not run.get("parent") or "mlflow.parentRunId" in stored.data.tags:
         return
     parent = _find_run(client, experiment, "biva.run_id", run["parent"]["run_id"])
     if parent:

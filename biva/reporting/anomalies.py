@@ -22,8 +22,19 @@ from biva.config import AnomalyPair, RunConfig
 from biva.errors import UserError
 from biva.records import RunFolder, read_json
 from biva.reporting.figures import Run, first_seeds, in_order, name_missing, pairs_of_axes, parts
-from biva.reporting.style import COLUMN_WIDTH, LABELS, LOOK, MODELS, MUTED
-from biva.reporting.tables import MARKS, NOT_REPORTED, NOT_RUN, PROTOCOLS, code, environment, escape, span
+from biva.reporting.style import COLUMN_WIDTH, LABELS, LOOK, MUTED
+from biva.reporting.tables import (
+    MARKS,
+    NOT_REPORTED,
+    NOT_RUN,
+    PROTOCOLS,
+    architectures,
+    code,
+    environment,
+    escape,
+    rows_of,
+    span,
+)
 
 Record = dict[str, Any]
 Arrays = dict[str, NDArray[np.float64]]
@@ -55,10 +66,7 @@ def anomaly_table(records: list[tuple[RunConfig, Record | None]], pair: AnomalyP
     Raises:
         UserError: no run is planned on the normal dataset, or a record lacks a field.
     """
-    records = sorted(
-        ((run, record) for run, record in records if run.dataset == pair.normal),
-        key=lambda planned: (MODELS.index(planned[0].variant), planned[0].architecture_name, planned[0].seed),
-    )
+    records = [(run, record) for run, record in records if run.dataset == pair.normal]
     if not records:
         raise UserError(f"Anomaly pair {pair.name!r} is about dataset {pair.normal!r}, on which no run is planned.")
     try:
@@ -92,14 +100,9 @@ _DEFINITIONS = (
 
 def _our_blocks(records: list[tuple[RunConfig, Record | None]]) -> list[list[str]]:
     """The lines of every model (and architecture)."""
-    groups: dict[tuple[str, str], list[tuple[RunConfig, Record | None]]] = {}
-    for run, record in records:
-        groups.setdefault((run.variant, run.architecture_name), []).append((run, record))
-    several = len({architecture for _, architecture in groups}) > 1
-    return [
-        _block(escape(LABELS[model]) + (f" ({code(architecture)})" if several else ""), group)
-        for (model, architecture), group in groups.items()
-    ]
+    by_name = {run.name: (run, record) for run, record in records}
+    rows = rows_of([run for run, _ in records])
+    return [_block(name, [by_name[run.name] for run in runs]) for name, runs in rows.items()]
 
 
 def _block(name: str, group: list[tuple[RunConfig, Record | None]]) -> list[str]:
@@ -150,9 +153,9 @@ def our_cell(seeds: list[dict[str, float]], planned: int, bold: bool) -> str:
 def _notes_on_ours(records: list[tuple[RunConfig, Record | None]], pair: AnomalyPair) -> list[str]:
     """How our numbers came to be: images, K, spread, seeds, budget, protocol."""
     ran = [(run, record) for run, record in records if record is not None]
-    architectures = ", ".join(code(name) for name in sorted({run.architecture_name for run, _ in records}))
+    sizes = architectures(run for run, _ in records)
     if not ran:
-        return [f"Ours: architecture {architectures}; {NOT_RUN}."]
+        return [f"Ours: {sizes}; {NOT_RUN}."]
     runs = [run for run, _ in ran]
     done = pd.DataFrame(
         {
@@ -169,7 +172,7 @@ def _notes_on_ours(records: list[tuple[RunConfig, Record | None]], pair: Anomaly
         f"Ours: {span(done['normal'])} normal and {span(done['anomalous'])} anomalous test images; $K$ = "
         f"{span(done['samples'])} importance samples; in brackets the 95\\% interval over {span(done['repeats'])} "
         f"bootstrap resamplings of the images{_note_on_seeds(records)}. "
-        f"Seeds {', '.join(str(seed) for seed in sorted({run.seed for run in runs}))}; architecture {architectures}; "
+        f"Seeds {', '.join(str(seed) for seed in sorted({run.seed for run in runs}))}; {sizes}; "
         f"trained for at most {span(budget)} updates; device "
         + ", ".join(escape(device) for device in sorted(set(done["device"])))
         + "."

@@ -25,7 +25,7 @@ from safetensors.numpy import load_file
 
 from biva.config import FigureName
 from biva.errors import UserError
-from biva.records import RunFolder, read_json, read_lines, write_atomically
+from biva.records import RunFolder, read_json, read_lines, variant_of, write_atomically
 from biva.reporting.style import COLOURS, COLUMN_WIDTH, LABELS, LOOK, MARKERS, MODELS, MUTED
 from biva.vision import torchvision_utils
 
@@ -49,8 +49,8 @@ class Run:
     def at(cls, folder: RunFolder) -> Run:
         if folder.identity.is_file():
             identity = read_json(folder.identity)
-            config, variant = identity["config"], identity["variant"]
-            return cls(folder, config["dataset"], config["architecture_name"], variant, config["seed"])
+            config = identity["config"]
+            return cls(folder, config["dataset"], config["architecture_name"], variant_of(identity), config["seed"])
         parts = folder.path.resolve().parts[-4:]
         if len(parts) < 4 or parts[2] not in MODELS or not re.fullmatch(r"seed-?\d+", parts[3]):
             raise UserError(f"{folder.path} is no run folder: expected .../DATASET/ARCHITECTURE/MODEL/seedN.")

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from biva.errors import UserError
-from biva.records import RunFolder, anomaly_metrics, read_json, write_atomically
+from biva.records import RunFolder, anomaly_metrics, read_json, variant_of, write_atomically
 from biva.reporting.style import MODELS
 
 COLUMNS: dict[str, str] = {
@@ -88,7 +88,7 @@ def _rows(folder: RunFolder) -> list[dict[str, Any]]:
             "experiments": run["experiments"],
             "dataset": config["dataset"],
             "architecture": config["architecture_name"],
-            "model": run["variant"],
+            "model": variant_of(run),
             "seed": config["seed"],
             "protocol": config["training"]["protocol"],
             "run_id": run["run_id"],

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from biva.config import LikelihoodTable, RunConfig
+from biva.config import FINETUNED, LikelihoodTable, RunConfig
 from biva.errors import UserError
 from biva.reporting.style import LABELS, MODELS
 
@@ -46,7 +46,7 @@ BITS = _Quantity("bits_per_dim", "bits/dim", r"Importance-weighted upper bounds 
 def likelihood_table(
     results: pd.DataFrame, paper: pd.DataFrame, table: LikelihoodTable, planned: list[RunConfig]
 ) -> str:
-    """One `table` environment: a row per model, and per K our value and, where the table has one, the reported value.
+    """One `table` environment: a row per model and architecture, and per K our value and, if any, the reported value.
 
     Ours is `mean ± s.d. (n)` over n seeds, or with one seed the standard error over test images, marked `se`.
     Bounds are in nats, higher is better, or for colour images in bits/dim, lower is better. Reported values
@@ -61,23 +61,17 @@ def likelihood_table(
     Raises:
         UserError: no run is planned on the dataset, or `paper` has no table of that name for it.
     """
-    planned = sorted(
-        (run for run in planned if run.dataset == table.dataset), key=lambda run: MODELS.index(run.variant)
-    )
+    planned = [run for run in planned if run.dataset == table.dataset]
     if not planned:
         raise UserError(f"Table {table.name!r} is of dataset {table.dataset!r}, on which no run is planned.")
     quantity = BITS if planned[0].architecture.likelihood == "mixture_of_logistics" else NATS
     ours = _results_of(planned, results, quantity)
     reported = _Reported(_paper_rows(paper, table), quantity) if table.paper_table else None
 
-    by_architecture = sorted(planned, key=lambda run: run.architecture_name)
-    groups = {(run.architecture_name, run.variant): run for run in by_architecture}
-    several = len({architecture for architecture, _ in groups}) > 1
     rows = []
-    for (architecture, model), run in groups.items():
-        seeds = [r.seed for r in planned if (r.architecture_name, r.variant) == (architecture, model)]
-        mine = ours[(ours["architecture"] == architecture) & (ours["model"] == model)]
-        name = escape(LABELS[model]) + (f" ({code(architecture)})" if several else "")
+    for name, runs in rows_of(planned).items():
+        run, seeds = runs[0], [run.seed for run in runs]
+        mine = ours[(ours["architecture"] == run.architecture_name) & (ours["model"] == run.variant)]
         cells = [name]
         for k in table.k:
             cells.append(our_cell(mine[mine["k"] == k], seeds))
@@ -101,6 +95,31 @@ def likelihood_table(
             *(reported.notes() if reported else [_why_nothing_reported(paper, table)]),
         ],
     )
+
+
+def rows_of(runs: list[RunConfig]) -> dict[str, list[RunConfig]]:
+    """Name of a table's row, as LaTeX -> the runs of one model and architecture, by seed; in the order of the rows.
+
+    Architectures are told apart by their number of stages, L, or by their names where that does not do it.
+    """
+    stages = {run.architecture_name: len(run.architecture.stages) for run in runs}
+    by_stages = len(set(stages.values())) == len(stages)
+
+    def place(run: RunConfig) -> tuple[int, int, str, int]:
+        return MODELS.index(run.variant), stages[run.architecture_name], run.architecture_name, run.seed
+
+    rows: dict[str, list[RunConfig]] = {}
+    for run in sorted(runs, key=place):
+        architecture = f"L={stages[run.architecture_name]}" if by_stages else f"({code(run.architecture_name)})"
+        name = escape(LABELS[run.variant]) + (f" {architecture}" if len(stages) > 1 else "")
+        rows.setdefault(name, []).append(run)
+    return rows
+
+
+def architectures(runs: Iterable[RunConfig]) -> str:
+    """The architectures of the runs and their numbers of stages, for the notes of a table."""
+    stages = {run.architecture_name: len(run.architecture.stages) for run in runs}
+    return "architecture " + ", ".join(f"{code(name)} (L={stages[name]})" for name in sorted(stages))
 
 
 # ------------------------------------------------------------------------------------------------------ our values
@@ -138,15 +157,14 @@ def _number(value: float) -> str:
 
 def _notes_on_ours(ours: pd.DataFrame, planned: list[RunConfig]) -> list[str]:
     """How our numbers came to be: spread, protocol, budget, images; from the results, not from the plan."""
-    architectures = ", ".join(code(name) for name in sorted({run.architecture_name for run in planned}))
     if ours.empty:
-        return [f"Ours: architecture {architectures}; {NOT_RUN}."]
+        return [f"Ours: {architectures(planned)}; {NOT_RUN}."]
     run_rows = ours.drop_duplicates("run_id")
     notes = [
         "Ours: mean $\\pm$ standard deviation over seeds (number of seeds; $1/2$: one of two planned). With one seed "
         "there is none: $\\pm$ is then the standard error over test images, marked $^{\\mathrm{se}}$. "
-        f"Seeds {_list(run_rows['seed'])}; architecture {architectures}; "
-        f"{span(run_rows['updates'])} updates; {span(run_rows['images_evaluated'])} test images; device "
+        f"Seeds {_list(run_rows['seed'])}; {architectures(planned)}; "
+        f"{_updates(run_rows)}; {span(run_rows['images_evaluated'])} test images; device "
         + ", ".join(escape(device) for device in sorted(set(run_rows["device"])))
         + "."
     ]
@@ -159,6 +177,13 @@ def _notes_on_ours(ours: pd.DataFrame, planned: list[RunConfig]) -> list[str]:
             f"{', '.join(code(digest) for digest in earlier)})."
         )
     return notes
+
+
+def _updates(runs: pd.DataFrame) -> str:
+    """The training budget used; that of fine-tuning comes on top of its parent's."""
+    finetuned = runs["model"].str.endswith(FINETUNED)
+    parts = [(runs[~finetuned], ""), (runs[finetuned], " of fine-tuning")]
+    return ", ".join(f"{span(part['updates'])} updates{kind}" for part, kind in parts if not part.empty)
 
 
 # ------------------------------------------------------------------------------------------------- reported values

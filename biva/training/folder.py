@@ -56,19 +56,21 @@ class Parent:
         return {"run_id": self.run_id, "weights_sha256": hashlib.sha256(self.weights).hexdigest()}
 
 
-def load_parent(run: RunConfig, folder: RunFolder) -> Parent:
+def load_parent(run: RunConfig, dataset: Dataset, folder: RunFolder) -> Parent:
     """The run in `folder`, which `run` fine-tunes.
 
     Raises:
-        UserError: its training is not complete, or it was trained with other settings than the experiment set has now.
+        UserError: its training is not complete, or it was trained with other settings or data than there are now.
     """
+    remedy = f"Run `biva train {run.experiments} {run.parent_name}` first."
+    if not (folder.training.is_file() and folder.weights.is_file()):
+        raise UserError(f"{run.name} fine-tunes {run.parent_name}, whose training is not complete. {remedy}")
     identity = records.read_json(folder.identity)
-    records.read_json(folder.training)  # its presence says that training is complete
-    if identity["config_digest"] != run.finetunes:
+    now = {"config_digest": run.finetunes, "data_fingerprint": dataset.fingerprint}
+    if changed := [f"{key} {identity[key]}, now {value}" for key, value in now.items() if identity[key] != value]:
         raise UserError(
-            f"{run.name} fine-tunes {run.parent_name}, but {folder.path} was trained with other settings (digest "
-            f"{identity['config_digest']}, now {run.finetunes}). Run `biva train {run.experiments} {run.parent_name}` "
-            "first."
+            f"{run.name} fine-tunes {run.parent_name}, but {folder.path} was trained with other settings or data "
+            f"({'; '.join(changed)}). {remedy}"
         )
     return Parent(identity["run_id"], folder.weights.read_bytes())
 
@@ -78,7 +80,7 @@ def set_aside_other_run(run: RunConfig, dataset: Dataset, folder: RunFolder, par
     if not folder.identity.exists():
         return
     identity = records.read_json(folder.identity)
-    earlier = (identity["config_digest"], identity["data_fingerprint"], identity["parent"])
+    earlier = (identity["config_digest"], identity["data_fingerprint"], identity.get("parent"))
     if earlier == (run.digest, dataset.fingerprint, parent and parent.identity):
         return
     target = folder.path / "superseded" / identity["run_id"]

@@ -69,7 +69,7 @@ def train(
     torch.set_num_threads(run.threads)
     device = choose_device(run.device)
     with only_writer(folder.path):
-        parent = load_parent(run, parent_folder) if parent_folder else None
+        parent = load_parent(run, dataset, parent_folder) if parent_folder else None
         state = initial_state(run, dataset, device, deserialise(parent.weights) if parent else None)
         set_aside_other_run(run, dataset, folder, parent)
         saved = checkpoint.load(folder.checkpoint)

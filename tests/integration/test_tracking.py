@@ -19,7 +19,7 @@ import pytest
 
 from biva import cli
 from biva.config import AnomalyPair, RunConfig, load_experiments
-from biva.records import RunFolder, write_json
+from biva.records import RunFolder, read_json, write_json
 from biva.reporting.results import collect, write_results
 from biva.tracking import TrackingError, mirror, mirror_or_warn, mirror_reports, records_from_mlflow
 from tests.fake_runs import (
@@ -139,6 +139,40 @@ def test_a_run_tells_what_made_it(config: RunConfig, store: str, tmp_path: Path)
         "figures/reconstructions.png", "figures/samples.png",
         "record/evaluation.json", "record/record.jsonl", "record/run.json", "record/train.json",
     ]  # fmt: skip
+
+
+def fine_tuned(folder: RunFolder, config: RunConfig, runs: Path) -> RunFolder:
+    """A fine-tuning of the run in `folder`."""
+    child = fake_run(runs, config.model_copy(update={"finetunes": config.digest}), bounds=BOUNDS, started=STARTED)
+    edit(child.identity, parent={"run_id": read_json(folder.identity)["run_id"], "weights_sha256": "a" * 64})
+    return child
+
+
+def test_a_fine_tuned_run_is_a_child_of_its_parent_once_the_store_has_both(
+    config: RunConfig, store: str, tmp_path: Path
+) -> None:
+    parent = fake_run(tmp_path, config, bounds=BOUNDS, started=STARTED)
+    child = fine_tuned(parent, config, tmp_path)
+    mirror(child)
+    assert "mlflow.parentRunId" not in Store(config, store).run().data.tags
+    mirror(parent)
+    mirror(child)
+    stored = {run.data.tags["model"]: run for run in Store(config, store).runs()}
+    assert stored["biva_finetuned"].data.tags["mlflow.parentRunId"] == stored["biva"].info.run_id
+    assert stored["biva_finetuned"].info.run_name == "digits / biva_finetuned / seed 1"
+    assert "mlflow.parentRunId" not in stored["biva"].data.tags
+    rebuilt = records_from_mlflow(config.experiments, tmp_path / "rebuilt")
+    assert set(collect(rebuilt)["model"]) == {"biva", "biva_finetuned"}
+
+
+def test_track_mirrors_parents_first(
+    config: RunConfig, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    parent = fake_run(tmp_path, config, bounds=BOUNDS, started=STARTED)
+    cli.track([fine_tuned(parent, config, tmp_path).path, parent.path])
+    stored = {run.data.tags["model"]: run for run in Store(config, store).runs() if "model" in run.data.tags}
+    assert stored["biva_finetuned"].data.tags["mlflow.parentRunId"] == stored["biva"].info.run_id
 
 
 def test_a_killed_run_goes_on_in_the_same_mlflow_run(config: RunConfig, store: str, tmp_path: Path) -> None:

@@ -22,11 +22,13 @@ from biva.config import (
     load_datasets,
     load_experiments,
     load_main,
+    load_sets,
     parse,
     resolve_runs,
 )
 from biva.errors import UserError
 from biva.schemas import schemas, write_schemas
+from tests.fake_runs import fake_config
 
 ROOT = Path(__file__).parents[2]
 SCHEMAS = ROOT / "workflow" / "schemas"
@@ -179,7 +181,92 @@ def test_what_is_not_there_is_told_with_what_is(find: Callable[[], Any], asked: 
     assert known in str(caught.value)
 
 
+def with_finetuning(**changes: Any) -> Edit:
+    """Fine-tune the BIVA runs of a set, with wrong settings."""
+
+    def edit(content: dict[str, Any]) -> None:
+        training = content["training"] | {"free_bits": 0} | changes.get("training", {})
+        content["finetuning"] = {"models": ["biva"]} | changes | {"training": training}
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (with_finetuning(training={"free_bits": 1}), ["finetuning.training.free_bits must be 0, got 1"]),
+        (with_finetuning(training={"protocol": "paper"}), ["protocol must be that of training, clean"]),
+        (with_finetuning(models=[]), ["finetuning.models", "at least 1 item"]),
+        (with_finetuning(models=["gan"]), ["finetuning.models.0", "'lvae_plus'", "'gan'"]),
+        (with_finetuning(seeds=[1]), ["finetuning.seeds: unknown key", "models, training"]),
+        (
+            lambda content: (with_finetuning()(content), content["runs"].pop()),
+            ["finetuning.models names ['biva'], of which the set has no run"],
+        ),
+    ],
+)
+def test_wrong_fine_tuning_is_refused(config: Path, edit: Edit, said: list[str]) -> None:
+    path = spoil(config, edit)
+    with pytest.raises(UserError) as caught:
+        load_experiments("quick", config)
+    for part in [str(path), *said]:
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("models", "said"),
+    [
+        ([], "at least 1 item"),
+        (["biva", "vae"], r"anomaly pair 'mnist' names models \['vae'\], of which no run is on 'fashion_mnist'"),
+    ],
+)
+def test_an_anomaly_pair_names_models_that_are_run(config: Path, models: list[str], said: str) -> None:
+    spoil(config, set_key("anomalies", 0, "models", value=models), "experiments/fashion_anomaly_small.yaml")
+    with pytest.raises(UserError, match=said):
+        load_experiments("fashion_anomaly_small", config)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"description": "none", "sets": []}, "sets: .*at least 1 item"),
+        ({"description": "twice", "sets": ["quick", "quick"]}, "a set is listed twice"),
+        ({"description": "more", "sets": ["quick"], "runs": []}, "runs: unknown key .*allowed here: description, sets"),
+    ],
+)
+def test_a_wrong_collection_is_refused(config: Path, content: dict[str, Any], said: str) -> None:
+    (config / "experiments" / "some.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError, match=rf"(?s)some\.yaml is not valid.*{said}"):
+        load_sets("some", config)
+
+
+def test_a_collection_is_no_experiment_set(config: Path) -> None:
+    with pytest.raises(UserError, match=r"'paper' is a collection of experiment sets\. Name one of them: static_"):
+        load_experiments("paper", config)
+
+
 # --------------------------------------------------------------------------------------------- what a run consists of
+
+
+def test_a_fine_tuned_run_follows_its_parent_and_changes_nothing_of_it(config: Path) -> None:
+    before = resolve_runs("quick", load_experiments("quick", config), config)
+    spoil(config, with_finetuning(training={"learning_rate": 1e-4}))
+    runs = resolve_runs("quick", load_experiments("quick", config), config)
+    assert [run.name.split("/", 2)[2] for run in runs[-4:]] == [
+        "biva/seed1", "biva_finetuned/seed1", "biva/seed2", "biva_finetuned/seed2",
+    ]  # fmt: skip
+    assert [run for run in runs if not run.finetunes] == before
+    parent, child = runs[-2:]
+    assert (child.variant, child.parent_name, child.finetunes) == ("biva_finetuned", parent.name, parent.digest)
+    assert (child.training.free_bits, child.training.learning_rate) == (0, 1e-4)
+    assert find_run("quick", child.name, config) == child
+    spoil(config, set_key("training", "batch_size", value=7))
+    assert find_run("quick", child.name, config).digest != child.digest
+
+
+def test_runs_keep_the_digest_that_they_had_before_there_was_fine_tuning() -> None:
+    """Noted down from the version before, whose trained runs must not be trained again."""
+    assert fake_config().digest == "0c5c878493db79c9"
 
 
 def test_runs_are_named_by_what_they_are() -> None:
@@ -228,7 +315,10 @@ def test_the_digest_does_not_change_with_what_cannot_change_the_weights(config: 
 SHIPPED = [
     ("config", ROOT / "config" / "config.yaml"),
     ("datasets", ROOT / "config" / "datasets.yaml"),
-    *(("experiments", path) for path in sorted((ROOT / "config" / "experiments").glob("*.yaml"))),
+    *(
+        ("collection" if "\nsets:" in path.read_text() else "experiments", path)
+        for path in sorted((ROOT / "config" / "experiments").glob("*.yaml"))
+    ),
     *(("architecture", path) for path in sorted((ROOT / "config" / "architectures").glob("*.yaml"))),
 ]
 
@@ -240,6 +330,8 @@ def test_every_shipped_file_is_valid(kind: str, path: Path) -> None:
     jsonschema.validate(yaml.safe_load(path.read_text()), schema)
     if kind == "experiments":
         assert resolve_runs(path.stem, load_experiments(path.stem, ROOT / "config"), ROOT / "config")
+    elif kind == "collection":
+        assert all(load_sets(name, ROOT / "config") == (name,) for name in load_sets(path.stem, ROOT / "config"))
     elif kind == "architecture":
         assert load_architecture(path.stem, ROOT / "config").stages
     elif kind == "datasets":

@@ -127,6 +127,37 @@ def test_a_model_of_another_depth_is_not_taken_for_the_papers() -> None:
     assert row_of(of_fifteen, "BIVA")[2] == "$-81.20^{1}$"
 
 
+def test_a_fine_tuned_run_is_a_row_below_its_parent(tmp_path: Path) -> None:
+    parent = fake_config(dataset="mnist_static")
+    child = parent.model_copy(update={"finetunes": parent.digest})
+    folders = [fake_run(tmp_path, parent, updates=50, bounds={1: (-82.0, 0.1)})]
+    folders += [fake_run(tmp_path, child, updates=30, bounds={1: (-81.0, 0.1)})]
+    results = collect(folders)
+    tex = likelihood_table(results, load_paper_results(PAPER), MNIST, [child, parent])
+    assert row_of(tex, "BIVA")[1:3] == [r"$-82.00{\pm}0.10^{\mathrm{se}}$ (1)", "$-81.20^{1}$"]
+    assert row_of(tex, "BIVA finetuned")[1:3] == [r"$-81.00{\pm}0.10^{\mathrm{se}}$ (1)", r"$-80.47^{3,\ddagger}$"]
+    assert tex.index("BIVA &") < tex.index("BIVA finetuned &") < tex.index("VLAE &")
+    assert "$50$ updates, $30$ updates of fine-tuning;" in tex
+
+
+def test_architectures_of_other_depths_are_told_apart_by_their_stages(tmp_path: Path) -> None:
+    """A row each, by model, then depth; each beside the value reported for its depth."""
+    deep = fake_config("lvae_plus", stages=3, dataset="mnist_static").model_copy(update={"architecture_name": "a_deep"})
+    planned = [deep, *(fake_config(model, dataset="mnist_static") for model in ("biva", "lvae_plus"))]
+    results = results_of(tmp_path, (planned[2], {1: (-25.0, 0.1)}), (deep, {1: (-24.0, 0.1)}))
+    tex = likelihood_table(results, paper_frame(model="LVAE+ L=3"), MNIST, planned)
+    assert [line.split(" &")[0] for line in tex.splitlines() if "&" in line][2:] == [
+        "LVAE+ L=2",
+        "LVAE+ L=3",
+        "BIVA L=2",
+    ]
+    assert row_of(tex, "LVAE+ L=2")[1:3] == [r"$-25.00{\pm}0.10^{\mathrm{se}}$ (1)", "--"]
+    assert row_of(tex, "LVAE+ L=3")[1:3] == [r"$-24.00{\pm}0.10^{\mathrm{se}}$ (1)", "$-81.20^{1}$"]
+    assert r"architecture \texttt{a\_deep} (L=3), \texttt{digits\_8x8} (L=2)" in tex
+    same = deep.model_copy(update={"architecture": planned[1].architecture})
+    assert r"LVAE+ (\texttt{a\_deep}) &" in likelihood_table(results, paper_frame(), MNIST, [*planned[1:], same])
+
+
 def test_the_notes_name_protocol_budget_seeds_and_images(tmp_path: Path) -> None:
     configs = [fake_config("vae", 1, protocol="paper"), fake_config("vae", 3, protocol="paper")]
     folders = [

@@ -174,3 +174,66 @@ def test_a_failing_job_shows_its_log_and_does_not_stop_the_others(finished: Proj
     run = "quick digits/digits_8x8/vae/seed2"
     assert commands[0] == f"train {run}"
     assert sorted(commands[1:]) == [f"detect {run} photos", f"evaluate {run}"]
+
+
+# ----------------------------------------------------------------------------------------------------- fine-tuning
+
+
+def fine_tune(content: dict[str, Any]) -> None:
+    content["finetuning"] = {"models": ["vae"], "training": content["training"] | {"free_bits": 0}}
+
+
+@pytest.fixture(scope="module")
+def finetuned_once(finished_once: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The finished workflow, to whose runs fine-tuning was added later."""
+    project = finished_once.copy(tmp_path_factory.mktemp("finetuned") / "project")
+    project.edit(EXPERIMENTS, fine_tune)
+    done = project.snakemake("--cores", "1")
+    assert done.returncode == 0, done.stdout
+    return project
+
+
+def test_fine_tuning_added_later_trains_nothing_else_again(finished_once: Project, finetuned_once: Project) -> None:
+    added = [line.split(" | ")[0] for line in calls(finetuned_once)[len(calls(finished_once)) :]]
+    runs = [f"quick digits/digits_8x8/vae_finetuned/seed{seed}" for seed in (1, 2)]
+    verbs = ("train", "evaluate")
+    assert sorted(line for line in added if line.startswith(verbs)) == sorted(f"{v} {r}" for v in verbs for r in runs)
+    assert finetuned_once.planned() == {}
+
+
+def test_a_parent_is_trained_first(finetuned_once: Project, tmp_path: Path) -> None:
+    project = finetuned_once.copy(tmp_path / "project")
+    shutil.rmtree(project.path / "results")
+    (project.path / "calls.txt").unlink()
+    child = "results/quick/runs/digits/digits_8x8/vae_finetuned/seed1/train.json"
+    assert project.snakemake("--cores", "2", child).returncode == 0
+    runs = [line.split()[2] for line in calls(project)]
+    assert runs == [f"digits/digits_8x8/{variant}/seed1" for variant in ("vae", "vae_finetuned")]
+
+
+@pytest.mark.parametrize(
+    ("edit", "planned"),
+    [
+        (
+            set_key("finetuning", "training", "batch_size", value=7),
+            {"finetune": 2, "evaluate": 2, "detect": 2, **REPORTS},
+        ),
+        (
+            set_key("training", "batch_size", value=7),
+            {"train": 2, "finetune": 2, "evaluate": 4, "detect": 4, **REPORTS},
+        ),
+    ],
+    ids=["its own settings", "the parent's settings"],
+)
+def test_fine_tuning_runs_again_with_its_parent(
+    finetuned_once: Project, tmp_path: Path, edit: Callable[[dict[str, Any]], None], planned: dict[str, int]
+) -> None:
+    project = finetuned_once.copy(tmp_path / "project")
+    project.edit(EXPERIMENTS, edit)
+    assert project.planned() == planned
+
+
+def test_other_weights_of_the_parent_fine_tune_again(finetuned_once: Project, tmp_path: Path) -> None:
+    project = finetuned_once.copy(tmp_path / "project")
+    (project.path / RUN / "weights.safetensors").write_text('{"trained": "anew"}')
+    assert project.planned() == {"finetune": 1, "evaluate": 2, "detect": 2, **REPORTS}

@@ -52,14 +52,20 @@ def runs_of_set(name):
     return biva.config.resolve_runs(name, experiment_set(name))
 
 
+@cache
+@told
+def found(find, experiments, name):
+    """What a function of `biva.config` finds in the set by name; looked up once, since many jobs ask."""
+    return find(experiments, name)
+
+
 # ------------------------------------------------------------------------------------------------------ one run
 
 
-@told
 def run_of(wildcards):
     """The run that a train or evaluate job's wildcards name."""
     w = wildcards
-    return biva.config.find_run(w.experiments, f"{w.dataset}/{w.architecture}/{w.model}/seed{w.seed}")
+    return found(biva.config.find_run, w.experiments, f"{w.dataset}/{w.architecture}/{w.model}/seed{w.seed}")
 
 
 def run_digest(wildcards):
@@ -94,9 +100,10 @@ def run_folders(experiments):
     return [f"results/{experiments}/runs/{run.name}" for run in runs_of_set(experiments)]
 
 
-def folders_on(experiments, dataset):
-    """Folders of the runs on one dataset."""
-    return [f"results/{experiments}/runs/{run.name}" for run in runs_of_set(experiments) if run.dataset == dataset]
+def scoring_folders(experiments, pair):
+    """Folders of the runs that score an anomaly pair."""
+    runs = biva.config.scoring_runs(runs_of_set(experiments), pair)
+    return [f"results/{experiments}/runs/{run.name}" for run in runs]
 
 
 def run_files(experiments, *names):
@@ -109,14 +116,13 @@ def collected_files(wildcards):
     experiments = wildcards.experiments
     records = run_files(experiments, "train.json", "evaluation.json")
     for pair in experiment_set(experiments).anomalies:
-        records += [f"{folder}/anomaly/{pair.name}.json" for folder in folders_on(experiments, pair.normal)]
+        records += [f"{folder}/anomaly/{pair.name}.json" for folder in scoring_folders(experiments, pair)]
     return records
 
 
-@told
 def table_settings(wildcards):
     """What the table shows, and name -> config digest of the runs that it shows as numbers or as "not run"."""
-    table = biva.config.find_table(wildcards.experiments, wildcards.table)
+    table = found(biva.config.find_table, wildcards.experiments, wildcards.table)
     runs = {run.name: run.digest for run in runs_of_set(wildcards.experiments) if run.dataset == table.dataset}
     return table.model_dump(mode="json") | {"runs": runs}
 
@@ -128,9 +134,8 @@ def figure_files(wildcards):
     return run_files(wildcards.experiments, "evaluation.json", "evaluation.safetensors")
 
 
-@told
 def pair_of(wildcards):
-    return biva.config.find_anomaly(wildcards.experiments, wildcards.pair)
+    return found(biva.config.find_anomaly, wildcards.experiments, wildcards.pair)
 
 
 def pair_settings(wildcards):
@@ -143,8 +148,8 @@ def anomalous_data(wildcards):
 
 
 def pair_files(wildcards):
-    """The pair's records of every run on its normal data."""
-    folders = folders_on(wildcards.experiments, pair_of(wildcards).normal)
+    """The pair's records of every run that scores it."""
+    folders = scoring_folders(wildcards.experiments, pair_of(wildcards))
     return [f"{folder}/anomaly/{wildcards.pair}.{form}" for folder in folders for form in ("json", "safetensors")]
 
 
