@@ -18,8 +18,8 @@ def expected_jobs(path: Path) -> dict[str, int]:
     content: dict[str, Any] = yaml.safe_load(path.read_text())
     runs = sum(len(group["seeds"]) for group in content["runs"])
     datasets = len({group["dataset"] for group in content["runs"]})
-    counts = {"fetch": datasets, "prepare": datasets, "train": runs, "evaluate": runs, "collect": 1, "track": 1}
-    counts |= {"table": len(content["tables"]), "figure": len(content["figures"])}
+    counts = {"fetch": datasets, "prepare": datasets, "train": runs, "evaluate": runs, "collect": 1}
+    counts |= {"summary": 1, "track": 1, "table": len(content["tables"]), "figure": len(content["figures"])}
     return counts
 
 

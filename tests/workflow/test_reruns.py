@@ -14,7 +14,8 @@ import pytest
 from tests.workflow.conftest import ROOT, Project, copy_project
 
 EXPERIMENTS = "config/experiments/quick.yaml"
-REPORTS = {"collect": 1, "table": 1, "figure": 2, "track": 1}
+LAST = {"summary": 1, "track": 1}
+REPORTS = {"collect": 1, "table": 1, "figure": 2, **LAST}
 RUN = "results/quick/runs/digits/digits_8x8/vae/seed1"
 
 
@@ -54,15 +55,17 @@ def set_key(*keys: Any, value: Any) -> Callable[[dict[str, Any]], None]:
 
 
 def changes_no_number(content: dict[str, Any]) -> None:
-    content["description"] = "other words"
     content["training"]["checkpoint_seconds"] = 5
     content["evaluation"]["memory_budget_mb"] = 100
 
 
 def test_a_finished_workflow_made_everything_once_and_has_nothing_to_do(finished: Project) -> None:
     verbs = sorted(line.split()[0] for line in calls(finished))
-    assert verbs == sorted(["fetch", "prepare", *2 * ["train", "evaluate", "figure"], "collect", "table", "track"])
-    for name in ["results.csv", "tables/likelihood.tex", "figures/samples.pdf", "figures/samples.png", "tracked.txt"]:
+    assert verbs == sorted(
+        ["fetch", "prepare", *2 * ["train", "evaluate", "figure"], "collect", "table", "summary", "track"]
+    )
+    reports = ["tables/likelihood.tex", "figures/samples.pdf", "figures/samples.png", "summary.tex"]
+    for name in ["results.csv", *reports, "tracked.txt"]:
         assert (finished.path / "results" / "quick" / name).is_file()
     assert (finished.path / "results/quick/tracked.txt").read_text() == "tracked\n"
     assert finished.planned() == {}
@@ -72,9 +75,13 @@ def test_a_finished_workflow_made_everything_once_and_has_nothing_to_do(finished
     ("edit", "planned"),
     [
         (changes_no_number, {}),
-        (set_key("figures", value=["samples"]), {"track": 1}),
-        (set_key("figures", value=["learning_curves", "samples", "reconstructions"]), {"figure": 1, "track": 1}),
-        (set_key("tables", 0, "k", value=[1, 10]), {"table": 1, "track": 1}),
+        (set_key("description", value="other words"), LAST),
+        (set_key("figures", value=["samples"]), LAST),
+        (
+            set_key("figures", value=["learning_curves", "samples", "reconstructions"]),
+            {"figure": 1, **LAST},
+        ),
+        (set_key("tables", 0, "k", value=[1, 10]), {"table": 1, **LAST}),
         (set_key("evaluation", "importance_samples", value=[1, 100]), {"evaluate": 2, **REPORTS, "figure": 1}),
         (set_key("runs", 0, "seeds", value=[1, 2, 3]), {"train": 1, "evaluate": 1, **REPORTS}),
         (set_key("runs", 0, "seeds", value=[1]), REPORTS),

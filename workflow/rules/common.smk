@@ -132,16 +132,21 @@ def pair_files(wildcards):
     return [f"{folder}/anomaly/{wildcards.pair}.{form}" for folder in folders for form in ("json", "safetensors")]
 
 
+def summary_texts(wildcards):
+    """What the summary shows that no run and no report depends on."""
+    architectures = {run.architecture.description for run in runs_of_set(wildcards.experiments)}
+    return [experiment_set(wildcards.experiments).description, *sorted(architectures)]
+
+
 def report_files(experiments):
     """Tables and figures of the set."""
-    settings, folder = experiment_set(experiments), f"results/{experiments}"
-    tables = [f"{folder}/tables/{table.name}.tex" for table in settings.tables]
-    pairs = [f"{folder}/anomalies/{pair.name}" for pair in settings.anomalies]
-    figures = [f"{folder}/figures/{name}" for name in settings.figures] + pairs
-    tables += [f"{pair}.tex" for pair in pairs]
-    return tables + [f"{figure}.{form}" for figure in figures for form in ("pdf", "png")]
+    settings = experiment_set(experiments)
+    files = [f"{table}.tex" for table in settings.table_stems]
+    files += [f"{figure}.{form}" for figure in settings.figure_stems for form in ("pdf", "png")]
+    return [f"results/{experiments}/{file}" for file in files]
 
 
 def all_results(experiments):
     """Everything that `snakemake` makes for the set."""
-    return [f"results/{experiments}/results.csv", *report_files(experiments), f"results/{experiments}/tracked.txt"]
+    folder = f"results/{experiments}"
+    return [f"{folder}/results.csv", *report_files(experiments), f"{folder}/summary.tex", f"{folder}/tracked.txt"]
