@@ -22,7 +22,7 @@ Images = npt.NDArray[np.float32]
 
 SAMPLES_SHOWN = 64
 RECONSTRUCTIONS_SHOWN = 10
-LARGEST_TILE = 0.33
+LARGEST_TILE = 0.3
 """Width of an image in a row of images, in inches, at most."""
 COLUMNS_SIDE_BY_SIDE = 10
 """Two models stand side by side if no more images than this stand in a row."""
@@ -96,8 +96,8 @@ def rows_height(name: str) -> Callable[[Group], float]:
         runs = first_seeds(group)
         rows, columns = (int(size) for size in load_file(runs[0].folder.arrays)[name].shape[:2])
         per_line = min(_per_line(columns), len(runs))
-        tile = min(LARGEST_TILE, (COLUMN_WIDTH / per_line - 0.3) / columns)
-        return 0.5 + (0.36 + rows * tile) * math.ceil(len(runs) / per_line)
+        tile = min(LARGEST_TILE, (COLUMN_WIDTH / per_line - 0.25) / columns)
+        return 0.3 + (0.32 + rows * tile) * math.ceil(len(runs) / per_line)
 
     return height
 

@@ -126,4 +126,4 @@ def _share(line: dict[str, Any], name: str) -> float:
 
 def training_height(group: Group) -> float:
     """Height in inches: a row per model, and the legend."""
-    return 0.75 + 1.05 * len(by_model(group))
+    return 0.8 + 0.95 * len(by_model(group))

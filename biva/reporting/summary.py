@@ -23,7 +23,7 @@ LATEX = "pdflatex"
 
 
 def summary(experiments: Experiments, runs: list[RunConfig], folder: Path) -> str:
-    """The document, on A3 paper: settings and tables above, then the figures in three columns.
+    """The document, one page as wide as A3 and as long or longer: settings and tables, then figures in three columns.
 
     Args:
         experiments: the set.
@@ -36,10 +36,13 @@ def summary(experiments: Experiments, runs: list[RunConfig], folder: Path) -> st
         [
             *_PREAMBLE,
             r"\begin{document}",
+            r"\begin{lrbox}{\content}\begin{minipage}{\textwidth}",
             rf"{{\Large\bfseries {code(folder.name)}}}\quad {{\large {escape(experiments.description)}}}\par",
             *_in_columns(2, [_settings(experiments, runs), _runs(runs, folder), *tables]),
             r"\hrule",
             *_in_columns(3, figures),
+            r"\end{minipage}\end{lrbox}",
+            *_ONE_PAGE,
             r"\end{document}",
             "",
         ]
@@ -60,6 +63,15 @@ _PREAMBLE = (
     r"\ifdefined\pdfinfoomitdate\pdfinfoomitdate=1\pdftrailerid{}\fi",
     "% Tables stand where they are written, and do not float.",
     r"\renewenvironment{table}[1][]{\captionsetup{type=table}}{\par}",
+    r"\newsavebox{\content}",
+)
+
+_ONE_PAGE = (
+    "% The page grows with its content.",
+    r"\ifdefined\pdfpageheight\else\let\pdfpageheight\pageheight\fi",
+    r"\dimen0=\dimexpr\ht\content+\dp\content+24mm\relax",
+    r"\ifdim\dimen0>\pdfpageheight\pdfpageheight=\dimen0\fi",
+    r"\shipout\vbox{\kern\dimexpr12mm-1in\relax\hbox{\kern\dimexpr12mm-1in\relax\usebox{\content}}}",
 )
 
 
@@ -105,7 +117,7 @@ def _runs(runs: list[RunConfig], folder: Path) -> str:
     groups: dict[tuple[str, str, str], list[RunConfig]] = {}
     for run in runs:
         groups.setdefault((run.dataset, run.architecture_name, run.model), []).append(run)
-    heads = ("Dataset", "Architecture", "Model", "Seeds", "Trained", "Parameters", "Updates", "Minutes", "Device")
+    heads = ("Dataset", "Architecture", "Model", "Seeds", "Trained", "Parameters", "Updates", "Minutes")
     rows = [
         [
             *(code(dataset), code(architecture), escape(LABELS[model])),
@@ -115,34 +127,36 @@ def _runs(runs: list[RunConfig], folder: Path) -> str:
         for (dataset, architecture, model), group in groups.items()
     ]
     frame = pd.DataFrame(rows, columns=list(heads))
-    body = frame.to_latex(index=False, escape=False, column_format="@{}lllllrrrl@{}")
+    body = frame.to_latex(index=False, escape=False, column_format="@{}lllllrrr@{}")
     small = r"\footnotesize\centering\setlength{\tabcolsep}{4pt}"
     return "\n".join([small, body, r"\par\medskip\raggedright", _origin(runs, folder)])
 
 
 def _taken(folders: list[RunFolder]) -> list[str]:
-    """Of the runs of one model: how many are trained, parameters, updates and minutes of training, device."""
+    """Of the runs of one model: how many are trained, parameters, updates and minutes of training."""
     done = [folder for folder in folders if folder.training.is_file()]
     if not done:
-        return [NOT_RUN, "", "", "", ""]
+        return [NOT_RUN, "", "", ""]
     identities, trainings = [read_json(f.identity) for f in done], [read_json(f.training) for f in done]
     return [
         f"{len(done)} of {len(folders)}",
         span(pd.Series([identity["parameters"] for identity in identities])),
         span(pd.Series([training["updates"] for training in trainings])),
         span(pd.Series([training["wall_seconds"] / 60 for training in trainings]).round()),
-        ", ".join(sorted({escape(identity["device"]) for identity in identities})),
     ]
 
 
 def _origin(runs: list[RunConfig], folder: Path) -> str:
-    """Commits and data that the trained runs come from."""
+    """Devices, commits and data that the trained runs come from."""
     identities = [RunFolder(folder / "runs" / run.name).identity for run in runs]
     known = [read_json(path) for path in identities if path.is_file()]
-    commits = sorted({identity["commit"] for identity in known})
+    if not known:
+        return ""
+    devices = sorted({escape(identity["device"]) for identity in known})
+    commits = sorted({code(_short(identity["commit"])) for identity in known})
     data = sorted({(identity["config"]["dataset"], identity["data_fingerprint"]) for identity in known})
     lines = [
-        "Commit " + (", ".join(code(_short(commit)) for commit in commits) or NOT_RUN) + ".",
+        f"Device {', '.join(devices)}. Commit {', '.join(commits)}.",
         *(f"Data {code(dataset)}: {code(fingerprint[:12])}." for dataset, fingerprint in data),
     ]
     return " ".join(lines)

@@ -94,8 +94,8 @@ def test_bound_over_time_of_colour_images_is_in_bits_per_dim(tmp_path: Path) -> 
 def test_latents_over_training_shows_kl_and_active_share_of_every_group(tmp_path: Path) -> None:
     kl, active = draw("latents_over_training", [fake_run(tmp_path, updates=20)]).axes
     # BIVA with two stages: z1_bu, z1_td, z2 with 0, 1, 2 of 8 active units, and a third of 5 nats each.
-    assert [list(line.get_ydata()) for line in kl.lines] == [[5 / 3, 5 / 3]] * 3
-    assert [list(line.get_ydata()) for line in active.lines] == [[0, 0], [1 / 8, 1 / 8], [2 / 8, 2 / 8]]
+    assert [np.asarray(line.get_ydata()).tolist() for line in kl.lines] == [[5 / 3, 5 / 3]] * 3
+    assert [np.asarray(line.get_ydata()).tolist() for line in active.lines] == [[0, 0], [1 / 8, 1 / 8], [2 / 8, 2 / 8]]
     assert [line.get_linestyle() for line in kl.lines] == ["-", "--", "-"]
     assert kl.lines[0].get_color() == kl.lines[1].get_color() != kl.lines[2].get_color()
 
