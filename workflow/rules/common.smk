@@ -105,8 +105,8 @@ def table_settings(wildcards):
 
 
 def figure_files(wildcards):
-    """What a figure reads of every run. The learning curves' record.jsonl is complete once train.json is there."""
-    if wildcards.figure == "learning_curves":
+    """What a figure reads of every run. The curves' record.jsonl is complete once train.json is there."""
+    if wildcards.figure in ("learning_curves", "bound_over_time", "latents_over_training"):
         return run_files(wildcards.experiments, "train.json")
     return run_files(wildcards.experiments, "evaluation.json", "evaluation.safetensors")
 
