@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any, Literal
 
@@ -85,7 +86,7 @@ def draw_latents_over_training(part: Any, group: Group) -> None:
     """
     runs = first_seeds(group)
     records = [read_lines(run.folder.record) for run in runs]
-    groups = sorted({name for lines in records for line in lines for name in line["kl_per_group"]}, key=group_order)
+    groups = _groups(records)
     stages = sorted({group_order(name)[0] for name in groups})
     colours = dict(zip(stages, matplotlib.colormaps["cividis"](np.linspace(0, 0.9, len(stages))).tolist(), strict=True))
     panels = part.subplots(len(runs), 2, squeeze=False, sharex=True, sharey="col")
@@ -109,10 +110,15 @@ def draw_latents_over_training(part: Any, group: Group) -> None:
         for path in ("bu", "td"):
             label = rf"$z^{{\mathrm{{{path.upper()}}}}}$"
             handles.append(Line2D([], [], color=MUTED, linestyle=_line_style(f"z_{path}"), label=label))
-    part.legend(handles=handles, loc="outside lower center", ncols=LEGEND_COLUMNS)
+    part.legend(handles=handles, loc="outside lower center", ncols=LEGEND_COLUMNS, columnspacing=1.2)
 
 
-LEGEND_COLUMNS = 9
+LEGEND_COLUMNS = 8
+
+
+def _groups(records: list[list[dict[str, Any]]]) -> list[str]:
+    """Latent groups of any of the records, bottom to top."""
+    return sorted({name for lines in records for line in lines for name in line["kl_per_group"]}, key=group_order)
 
 
 def _line_style(name: str) -> Literal["-", "--"]:
@@ -126,4 +132,5 @@ def _share(line: dict[str, Any], name: str) -> float:
 
 def training_height(group: Group) -> float:
     """Height in inches: a row per model, and the legend."""
-    return 0.8 + 0.95 * len(by_model(group))
+    stages = {group_order(name)[0] for name in _groups([read_lines(run.folder.record) for run in group])}
+    return 0.65 + 0.95 * len(by_model(group)) + 0.15 * math.ceil((len(stages) + 2) / LEGEND_COLUMNS)
