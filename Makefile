@@ -2,6 +2,7 @@
 PYTHON ?= python3
 CORES ?= all
 PORT ?= 5000
+SET ?= $(shell sed -n 's/^experiments: *\([a-z0-9_]*\).*/\1/p' config/config.yaml)
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -40,8 +41,9 @@ ui: $(READY) ## Show all runs in MLflow's web page, on this machine only
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 \
 		--backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///results/mlflow/mlflow.db}"
 
-report: $(READY) ## Write results/report.html: tables, figures, settings and run times on one page
-	$(BIN)/snakemake --report results/report.html
+report: $(READY) ## Write results/SET/summary.tex and .pdf (where LaTeX is), and results/report.html: all on one page
+	$(BIN)/biva summary $(SET)
+	$(BIN)/snakemake --report results/report.html --config experiments=$(SET)
 
 clean: ## Delete .venv and the tools' caches; data and results stay
 	rm -rf $(VENV) *.egg-info build .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -307,7 +307,8 @@ def figure(experiments: Experiments, name: Annotated[FigureName, typer.Argument(
     Example:
       biva figure quick learning_curves
     """
-    from biva.reporting.figures import draw, save
+    from biva.reporting.canvas import save
+    from biva.reporting.figures import draw
 
     runs = resolve_runs(experiments, load_experiments(experiments))
     stem = RESULTS / experiments / "figures" / name
@@ -328,7 +329,7 @@ def anomalies(
       biva anomalies fashion_anomaly_small mnist
     """
     from biva.reporting.anomalies import draw_anomaly
-    from biva.reporting.figures import save
+    from biva.reporting.canvas import save
 
     settings = find_anomaly(experiments, pair)
     _write_anomaly_table(experiments, settings, RESULTS / experiments / "runs")
@@ -336,6 +337,29 @@ def anomalies(
     stem = RESULTS / experiments / "anomalies" / pair
     save(draw_anomaly(map(_run_folder, runs), settings), stem)
     print(f"{stem}.pdf", f"{stem}.png", sep="\n")
+
+
+@app.command()
+def summary(experiments: Experiments) -> None:
+    """Put a set's tables and figures on one page.
+
+    Writes results/EXPERIMENTS/summary.tex and, where pdflatex is installed, summary.pdf. What does not exist yet is
+    printed as not run.
+
+    \b
+    Example:
+      biva summary quick
+    """
+    from biva.reporting.summary import compile_pdf, summary
+
+    settings = load_experiments(experiments)
+    document = RESULTS / experiments / "summary.tex"
+    write_atomically(document, summary(settings, resolve_runs(experiments, settings), document.parent).encode())
+    print(document)
+    if problem := compile_pdf(document):
+        print(problem, file=sys.stderr)
+    else:
+        print(document.with_suffix(".pdf"))
 
 
 @app.command()

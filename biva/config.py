@@ -26,7 +26,18 @@ Protocol = Literal["paper", "clean"]
 PROTOCOL_SPLITS: dict[Protocol, tuple[str, ...]] = {"paper": ("train", "test"), "clean": ("train", "valid", "test")}
 """Splits that a dataset must have to be trained on; `paper` trains on valid too where there is one."""
 
-FigureName = Literal["learning_curves", "samples", "reconstructions", "kl_per_layer", "bound_against_k"]
+FigureName = Literal[
+    "learning_curves",
+    "bound_over_time",
+    "latents_over_training",
+    "bound_against_k",
+    "kl_per_layer",
+    "samples",
+    "temperatures",
+    "reconstructions",
+    "layers",
+    "interpolations",
+]
 
 
 class Strict(BaseModel):
@@ -105,6 +116,10 @@ class Evaluation(Strict):
     max_images: int | None = Field(default=None, ge=1, description="First images of the test split only; null: all.")
     memory_budget_mb: int = Field(default=512, ge=16, description="Activations of one chunk of importance samples.")
     prior_samples: int = Field(default=64, ge=1, description="Images drawn from the prior.")
+    temperatures: Annotated[tuple[Annotated[float, Field(ge=0, le=2)], ...], Field(min_length=1)] = Field(
+        default=(1.0, 0.9, 0.8, 0.7, 0.6),
+        description="Factors on the prior's standard deviations; a few images are drawn at each.",
+    )
 
     @model_validator(mode="after")
     def _positive(self) -> Evaluation:
@@ -148,6 +163,16 @@ class Experiments(Strict):
     anomalies: tuple[AnomalyPair, ...] = ()
     tables: tuple[LikelihoodTable, ...] = ()
     figures: tuple[FigureName, ...] = ()
+
+    @property
+    def table_stems(self) -> list[str]:
+        """Every table that the set makes: a path below `results/NAME/`, without .tex."""
+        return [f"tables/{table.name}" for table in self.tables] + [f"anomalies/{pair.name}" for pair in self.anomalies]
+
+    @property
+    def figure_stems(self) -> list[str]:
+        """Every figure that the set makes: a path below `results/NAME/`, without .pdf and .png."""
+        return [f"figures/{name}" for name in self.figures] + [f"anomalies/{pair.name}" for pair in self.anomalies]
 
     @model_validator(mode="after")
     def _consistent(self) -> Experiments:

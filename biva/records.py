@@ -9,7 +9,7 @@ A run's folder `results/EXPERIMENTS/runs/DATASET/ARCHITECTURE/MODEL/seedN/` hold
 | `train.json` | train, at the end | updates, images seen, wall seconds, the selected update, why training stopped |
 | `weights.safetensors` | train, at the end | the selected EMA weights |
 | `evaluation.json` | evaluate | metrics on the test split, KL per latent group, active units |
-| `evaluation.safetensors` | evaluate | per-image bounds, samples, reconstructions |
+| `evaluation.safetensors` | evaluate | per-image bounds; samples, reconstructions and other pictures |
 | `anomaly/NAME.json`, `.safetensors` | detect | how L^{>k} separates another dataset; every image's L^{>k} |
 | `checkpoint/` | train | what a killed training resumes from; no result |
 """

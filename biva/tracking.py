@@ -119,7 +119,7 @@ def _warn_once(message: str) -> None:
 
 
 def mirror_reports(experiments: str, results_folder: Path) -> None:
-    """Log an experiment set's `results.csv`, tables and figures as artifacts of its one summary run.
+    """Log an experiment set's `results.csv`, summary, tables and figures as artifacts of its one summary run.
 
     Args:
         experiments: name of the experiment set.
@@ -135,8 +135,9 @@ def mirror_reports(experiments: str, results_folder: Path) -> None:
                 experiment, run_name=f"{experiments} / {SUMMARY_NAME}", tags={"biva.summary": experiments}
             )
         run_id = stored.info.run_id
-        if (results_folder / "results.csv").is_file():
-            client.log_artifact(run_id, str(results_folder / "results.csv"))
+        for name in ("results.csv", "summary.tex", "summary.pdf"):
+            if (results_folder / name).is_file():
+                client.log_artifact(run_id, str(results_folder / name))
         for kind in ("tables", "figures", "anomalies"):
             if (results_folder / kind).is_dir():
                 client.log_artifacts(run_id, str(results_folder / kind), kind)
@@ -386,7 +387,9 @@ def _metrics_of(line: dict[str, Any]) -> dict[str, float]:
     metrics = {name: line[name] for name in ("epoch", "learning_rate", "images_per_second")}
     for section in ("train", "selection"):
         metrics |= {f"{section}/{name}": value for name, value in line[section].items()}
-    return metrics | {f"kl/{group}": value for group, value in line["kl_per_group"].items()}
+    metrics |= {f"kl/{group}": value for group, value in line["kl_per_group"].items()}
+    active = line.get("active_units", {})  # lines of earlier versions have none
+    return metrics | {f"active_units/{group}": units["active"] for group, units in active.items()}
 
 
 def _training_finals(training: dict[str, Any]) -> tuple[dict[str, float], int, str]:
@@ -443,7 +446,8 @@ def _log_artifacts(client: Any, stored: Any, folder: RunFolder) -> None:
     for file in folder.anomalies():
         client.log_artifact(run_id, str(file), f"{RECORDS}/{file.parent.name}")
     if folder.arrays.is_file():
-        from biva.reporting.figures import draw, save
+        from biva.reporting.canvas import save
+        from biva.reporting.figures import draw
 
         with tempfile.TemporaryDirectory() as temporary:
             for figure in ("samples", "reconstructions"):

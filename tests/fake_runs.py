@@ -80,6 +80,7 @@ def record_line(config: RunConfig, update: int) -> dict[str, Any]:
         "train": {"elbo": elbo - 1, "log_likelihood": elbo + 4, "kl": 5.0, "loss": 1 - elbo},
         "selection": {"elbo": elbo, "log_likelihood": elbo + 5, "kl": 5.0},
         "kl_per_group": {name: 5.0 / len(groups) for name in groups},
+        "active_units": {name: {"active": place, "total": 8} for place, name in enumerate(groups)},
         "best": True,
     }
 
@@ -165,7 +166,7 @@ def evaluate(folder: RunFolder, config: RunConfig, bounds: dict[int, tuple[float
     write_json(
         folder.evaluation,
         {
-            "settings": {"importance_samples": list(bounds), "max_images": None},
+            "settings": {"importance_samples": list(bounds), "max_images": None, "temperatures": [1.0, 0.5]},
             "split": "test",
             "images": IMAGES,
             "device": "cpu",
@@ -184,6 +185,9 @@ def evaluate(folder: RunFolder, config: RunConfig, bounds: dict[int, tuple[float
             "samples": ramp(9),
             "originals": ramp(4).flip(0),
             "reconstructions": ramp(4),
+            "temperatures": ramp(6).unflatten(0, (2, 3)),
+            "layers": ramp(12).unflatten(0, (3, 4)),
+            "interpolations": ramp(10).unflatten(0, (2, 5)),
         },
         folder.arrays,
     )

@@ -39,6 +39,11 @@ class ImportanceSamples:
     """Latent group -> whether each of its units is active, flat, bool; empty when K < 2."""
 
 
+def count_active(samples: ImportanceSamples) -> dict[str, dict[str, int]]:
+    """Latent group -> its active units, and all its units."""
+    return {name: {"active": int(units.sum()), "total": units.numel()} for name, units in samples.active.items()}
+
+
 def fixed_input(dataset: Dataset, split: Split) -> Tensor:
     """Model input for a split, (N, C, H, W): dynamic binarisation is drawn once, the same for every run and seed."""
     generator = torch.Generator().manual_seed(derive_seed("fixed binarisation", dataset.name, split))

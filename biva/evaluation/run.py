@@ -20,13 +20,12 @@ from biva.config import Evaluation, RunConfig, parse
 from biva.data.datasets import Dataset
 from biva.devices import choose_device, device_name
 from biva.errors import UserError
-from biva.evaluation.likelihood import ImportanceSamples, fixed_input, importance_sample, rows_within
+from biva.evaluation.likelihood import ImportanceSamples, count_active, fixed_input, importance_sample, rows_within
+from biva.evaluation.pictures import pictures
 from biva.models.hierarchical_vae import HierarchicalVAE
 from biva.models.layers import fold_weight_norm
 from biva.records import RunFolder
 from biva.seeds import derive_seed
-
-RECONSTRUCTIONS = 16
 
 
 def load_model(run: RunConfig, weights: bytes, device: torch.device) -> HierarchicalVAE:
@@ -97,9 +96,7 @@ def evaluate(folder: RunFolder, settings: Evaluation, dataset: Dataset) -> None:
         "weights_sha256": trained.weights_sha256,
         "metrics": metrics(samples, bounds, run),
         "kl_per_group": {name: _mean(value) for name, value in samples.kl.items()},
-        "active_units": {
-            name: {"active": int(units.sum()), "total": units.numel()} for name, units in samples.active.items()
-        },
+        "active_units": count_active(samples),
         "wall_seconds": time.monotonic() - started,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -129,22 +126,3 @@ def _mean(values: Tensor) -> dict[str, float | None]:
     n = len(values)
     error = (values.std(correction=1) / math.sqrt(n)).item() if n > 1 else None
     return {"value": values.mean().item(), "standard_error": error}
-
-
-@torch.inference_mode()
-def pictures(
-    model: HierarchicalVAE, x: Tensor, settings: Evaluation, seed: int, device: torch.device
-) -> dict[str, Tensor]:
-    """Samples from the prior, and test images with their reconstructions; (N, C, H, W) float32 in [0, 1]."""
-    generator = torch.Generator(device).manual_seed(derive_seed(seed, "pictures"))
-
-    def noise(shape: torch.Size) -> Tensor:
-        return torch.randn(shape, generator=generator, device=device)
-
-    originals = x[:RECONSTRUCTIONS].to(device)
-    shown = {
-        "samples": model.likelihood.picture(model.sample(settings.prior_samples, noise), generator),
-        "originals": model.likelihood.unscale(originals),
-        "reconstructions": model.likelihood.picture(model(originals, noise).walk.output, generator),
-    }
-    return {name: image.float().contiguous().cpu() for name, image in shown.items()}

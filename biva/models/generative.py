@@ -44,13 +44,27 @@ def from_prior(noise: Noise, temperature: float = 1.0) -> LatentSource:
     return source
 
 
-def posterior_above(k: int, posterior: LatentSource, noise: Noise) -> LatentSource:
-    """Posterior for the stages above k, prior for the k lowest: the walk of L^{>k} (paper.md section 5).
+def prior_mean(_stage: int, priors: Priors, _d: Tensor | None) -> Mapping[str, Latent]:
+    """A latent source: every latent is the mean of its prior."""
+    return {group: Latent(prior.mean) for group, prior in priors.items()}
 
-    k = 0 is the posterior everywhere, k = L the prior everywhere.
+
+def given(noise: Mapping[str, Tensor]) -> LatentSource:
+    """Latents that the priors make of given numbers, a tensor per latent group name: mean + deviation * number.
+
+    Under the prior all these numbers are independent and standard normal, whatever the stage (see `Step.noise`).
     """
-    prior = from_prior(noise)
-    return lambda index, priors, d: (posterior if index >= k else prior)(index, priors, d)
+    return lambda index, priors, _d: {
+        group: Latent(prior.at(noise[_name(index, group)])) for group, prior in priors.items()
+    }
+
+
+def posterior_above(k: int, posterior: LatentSource, below: LatentSource) -> LatentSource:
+    """`posterior` for the stages above k, `below` for the k lowest; with the prior there, the walk of L^{>k}.
+
+    k = 0 is the posterior everywhere, k = L the other source everywhere (paper.md section 5).
+    """
+    return lambda index, priors, d: (posterior if index >= k else below)(index, priors, d)
 
 
 @dataclass(frozen=True)
@@ -65,6 +79,10 @@ class Step:
         """Monte Carlo term log q(z|.) - log p(z|.) at the sample, in nats: (B,). Only where a posterior was walked."""
         assert self.posterior is not None
         return self.posterior.log_prob(self.value) - self.prior.log_prob(self.value)
+
+    def noise(self) -> Tensor:
+        """The numbers of which the prior makes the value: (value - mean) / deviation."""
+        return self.prior.standardise(self.value)
 
 
 @dataclass(frozen=True)

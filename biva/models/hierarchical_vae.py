@@ -75,7 +75,7 @@ class HierarchicalVAE(nn.Module):
                 the terms are those of the ELBO; else those of L^{>above}.
         """
         posterior = self.inference.posterior(features, k, noise)
-        walk = self.generative.walk(posterior_above(above, posterior, noise), rows=k * len(x))
+        walk = self.generative.walk(posterior_above(above, posterior, from_prior(noise)), rows=k * len(x))
         log_likelihood = self.likelihood.log_prob(walk.output, repeat(x, k))
         kls = [step.kl() for step in walk.steps.values() if step.posterior is not None]
         kl = torch.stack(kls, dim=1) if kls else log_likelihood.new_zeros(len(log_likelihood), 0)

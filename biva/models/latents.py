@@ -26,7 +26,15 @@ class DiagonalGaussian:
 
     def sample(self, noise: Noise) -> Tensor:
         """One reparametrised draw per row, (B, ...)."""
-        return self.mean + torch.exp(0.5 * self.log_variance) * noise(self.mean.shape)
+        return self.at(noise(self.mean.shape))
+
+    def at(self, standard: Tensor) -> Tensor:
+        """The value that standard normal numbers stand for: mean + deviation * number, (B, ...)."""
+        return self.mean + torch.exp(0.5 * self.log_variance) * standard
+
+    def standardise(self, z: Tensor) -> Tensor:
+        """The numbers that stand for z, the inverse of `at`: (z - mean) / deviation, (B, ...)."""
+        return (z - self.mean) * torch.exp(-0.5 * self.log_variance)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log N(z; mean, variance) in nats, summed over all but the first axis: (B,)."""

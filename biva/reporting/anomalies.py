@@ -21,7 +21,8 @@ from sklearn.metrics import roc_curve
 from biva.config import AnomalyPair, RunConfig
 from biva.errors import UserError
 from biva.records import RunFolder, read_json
-from biva.reporting.figures import Run, first_seeds, in_order, name_missing, pairs_of_axes, parts
+from biva.reporting.canvas import name_missing, pairs_of_axes, parts
+from biva.reporting.runs import Run, first_seeds, in_order
 from biva.reporting.style import COLUMN_WIDTH, LABELS, LOOK, MUTED
 from biva.reporting.tables import (
     MARKS,

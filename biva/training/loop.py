@@ -18,7 +18,7 @@ from biva.config import RunConfig
 from biva.data.datasets import Dataset
 from biva.devices import choose_device
 from biva.errors import UserError
-from biva.evaluation.likelihood import fixed_input, importance_sample, rows_within
+from biva.evaluation.likelihood import ImportanceSamples, count_active, fixed_input, importance_sample, rows_within
 from biva.models.hierarchical_vae import HierarchicalVAE
 from biva.records import RunFolder
 from biva.seeds import derive_seed
@@ -28,15 +28,12 @@ from biva.training.signals import Interrupted, caught_signals
 from biva.training.state import SPLITS, State, initial_state, step
 
 SELECTION_BUDGET_MB = 512
+ACTIVITY_IMAGES = 500
 
 
 def evaluate_selection(state: State, run: RunConfig, x: Tensor) -> tuple[dict[str, float], dict[str, float]]:
     """Bound of the EMA weights on the selection split: means of its terms, and the KL of every latent group; nats."""
-    model: HierarchicalVAE = state.ema.module  # type: ignore[assignment]
-    model.eval()
-    seed = derive_seed(run.seed, "selection")
-    rows = rows_within(SELECTION_BUDGET_MB, run.architecture)
-    samples = importance_sample(model, x, 1, seed=seed, rows=rows, device=state.sums.device)
+    samples = _sample_averaged(state, run, x, 1, "selection")
     kl = {name: value.mean().item() for name, value in samples.kl.items()}
     terms = {
         "elbo": samples.log_weights.mean().item(),
@@ -44,6 +41,23 @@ def evaluate_selection(state: State, run: RunConfig, x: Tensor) -> tuple[dict[st
         "kl": sum(kl.values()),
     }
     return terms, kl
+
+
+def active_units(state: State, run: RunConfig, x: Tensor) -> dict[str, dict[str, int]]:
+    """Active units of the EMA weights (paper.md section 5) in every latent group, and how many it has.
+
+    They are told from two samples of the first selection images, drawn for this alone: the selection's own single
+    sample stays what it is, and the cost small.
+    """
+    return count_active(_sample_averaged(state, run, x[:ACTIVITY_IMAGES], 2, "activity"))
+
+
+def _sample_averaged(state: State, run: RunConfig, x: Tensor, k: int, purpose: str) -> ImportanceSamples:
+    model: HierarchicalVAE = state.ema.module  # type: ignore[assignment]
+    model.eval()
+    seed = derive_seed(run.seed, purpose)
+    rows = rows_within(SELECTION_BUDGET_MB, run.architecture)
+    return importance_sample(model, x, k, seed=seed, rows=rows, device=state.sums.device)
 
 
 def train(
@@ -158,5 +172,6 @@ def _evaluate(state: State, run: RunConfig, x: Tensor) -> dict[str, Any]:
         "train": {"elbo": log_likelihood - kl, "log_likelihood": log_likelihood, "kl": kl, "loss": loss},
         "selection": selection,
         "kl_per_group": kl_per_group,
+        "active_units": active_units(state, run, x),
         "best": best,
     }

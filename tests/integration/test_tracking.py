@@ -391,13 +391,19 @@ def test_tables_and_figures_are_one_run_with_the_latest_files(config: RunConfig,
     (tmp_path / "figures").mkdir()
     (tmp_path / "results.csv").write_text("a\n")
     (tmp_path / "figures/samples.png").write_bytes(b"png")
+    (tmp_path / "summary.tex").write_text("a")
     for content in ("first", "second"):
         (tmp_path / "tables/likelihood.tex").write_text(content)
         mirror_reports(config.experiments, tmp_path)
     stored = Store(config, store)
     run = stored.run()
     assert run.info.run_name == f"{config.experiments} / tables and figures"
-    assert sorted(stored.artifacts(run)) == ["figures/samples.png", "results.csv", "tables/likelihood.tex"]
+    assert sorted(stored.artifacts(run)) == [
+        "figures/samples.png",
+        "results.csv",
+        "summary.tex",
+        "tables/likelihood.tex",
+    ]
     table = stored.client.download_artifacts(run.info.run_id, "tables/likelihood.tex", str(tmp_path))
     assert Path(table).read_text() == "second"
 

@@ -13,7 +13,7 @@ from biva.bounds import elbo
 from biva.evaluation.anomaly import bootstrap, bounds_above, scores, separation
 from biva.evaluation.likelihood import importance_sample
 from biva.models.architectures import ModelName
-from biva.models.generative import Latent, LatentSource, Priors, posterior_above
+from biva.models.generative import Latent, LatentSource, Priors, from_prior, posterior_above
 from biva.models.latents import DiagonalGaussian
 from tests.models import MODELS, DoubleImageNoise, double_noise, tiny_model
 from tests.unit.test_models import log_joint
@@ -95,7 +95,7 @@ def test_linear_gaussian_hierarchy_has_the_analytic_value() -> None:
         return {"": Latent(q.sample(double_noise), q)}
 
     torch.manual_seed(0)
-    source: LatentSource = posterior_above(1, posterior, double_noise)
+    source: LatentSource = posterior_above(1, posterior, from_prior(double_noise))
     p2 = gaussian(torch.zeros(n, 1, dtype=torch.float64), 1.0)
     z2 = source(1, {"": p2}, None)[""]
     p1 = gaussian(a * z2.value, s)

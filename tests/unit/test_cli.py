@@ -25,7 +25,7 @@ from biva.config import (
 ROOT = Path(__file__).parents[2]
 VERBS = (
     *("describe", "data", "fetch", "prepare", "train", "evaluate", "detect", "track"),
-    *("collect", "table", "figure", "anomalies", "schema"),
+    *("collect", "table", "figure", "anomalies", "summary", "schema"),
 )
 
 
@@ -79,7 +79,7 @@ def test_the_examples_name_things_that_exist() -> None:
                     find_anomaly(experiments, pair, config)
                 case "anomalies", [experiments, pair]:
                     find_anomaly(experiments, pair, config)
-                case (("collect" | "figure"), [experiments, *_]):
+                case (("collect" | "figure" | "summary"), [experiments, *_]):
                     load_experiments(experiments, config)
                 case "table", [experiments, table]:
                     find_table(experiments, table, config)
@@ -129,6 +129,14 @@ def test_describe_prints_stages_and_the_parameters_line() -> None:
     done = biva("describe", "biva_28x28")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "parameters: 31550946"
+
+
+def test_summary_of_a_set_that_has_not_run_says_so(tmp_path: Path) -> None:
+    (tmp_path / "config").symlink_to(ROOT / "config")
+    done = biva("summary", "quick", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("results/quick/summary.tex\n")
+    assert "not run" in (tmp_path / "results/quick/summary.tex").read_text()
 
 
 def test_data_list_prints_every_dataset(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 from biva import records
 from biva.config import Evaluation
 from biva.errors import UserError
+from biva.evaluation.pictures import INTERPOLATION_STEPS, LAYER_IMAGES, PER_TEMPERATURE
 from biva.evaluation.run import evaluate
 from biva.records import RunFolder
 from biva.training.loop import train
@@ -50,10 +51,27 @@ def test_metrics_are_means_and_standard_errors_over_images(trained: RunFolder) -
 def test_pictures_are_images(trained: RunFolder) -> None:
     evaluate(trained, SETTINGS, toy_dataset())
     arrays = load_file(trained.arrays)
-    shapes = {name: arrays[name].shape for name in ("samples", "originals", "reconstructions")}
-    assert shapes == {"samples": (5, 1, 4, 4), "originals": (7, 1, 4, 4), "reconstructions": (7, 1, 4, 4)}
+    shapes = {name: values.shape for name, values in arrays.items() if not name.startswith("bound/")}
+    assert shapes == {
+        "samples": (5, 1, 4, 4),
+        "originals": (7, 1, 4, 4),
+        "reconstructions": (7, 1, 4, 4),
+        "temperatures": (5, PER_TEMPERATURE, 1, 4, 4),
+        "layers": (LAYER_IMAGES, 4, 1, 4, 4),
+        "interpolations": (3, INTERPOLATION_STEPS + 2, 1, 4, 4),
+    }
     assert all(arrays[name].min() >= 0 and arrays[name].max() <= 1 for name in shapes)
     assert set(np.unique(arrays["originals"])) == {0.0, 1.0}
+
+
+def test_other_temperatures_change_no_other_number(trained: RunFolder) -> None:
+    evaluate(trained, SETTINGS, toy_dataset())
+    before = load_file(trained.arrays)
+    evaluate(trained, SETTINGS.model_copy(update={"temperatures": (0.5,)}), toy_dataset())
+    after = load_file(trained.arrays)
+    assert after.pop("temperatures").shape == (1, PER_TEMPERATURE, 1, 4, 4)
+    for name, values in after.items():
+        np.testing.assert_array_equal(values, before[name])
 
 
 def test_repeating_gives_the_same_bits_and_smaller_chunks_the_same_numbers(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 import warnings
 from pathlib import Path
@@ -11,11 +13,15 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from safetensors.numpy import load_file, save_file
 
 from biva.config import FigureName
 from biva.errors import UserError
 from biva.records import RunFolder
-from biva.reporting.figures import draw, group_order, image_grid, save
+from biva.reporting.canvas import save
+from biva.reporting.figures import draw
+from biva.reporting.images import image_grid
+from biva.reporting.latents import group_order
 from biva.reporting.style import COLOURS
 from tests.fake_runs import cut_record, edit, fake_config, fake_run, ramp, record_line
 
@@ -47,6 +53,63 @@ def test_learning_curves_draw_every_line_of_the_record(tmp_path: Path) -> None:
     assert axes.get_xlabel() == "updates"
 
 
+def write_record(folder: RunFolder, points: list[tuple[float, float]]) -> None:
+    """A record of these (seconds, ELBO on the selection split)."""
+    lines = []
+    for place, (seconds, elbo) in enumerate(points, start=1):
+        line = record_line(fake_config(), 10 * place) | {"seconds": seconds}
+        line["selection"]["elbo"] = elbo
+        lines.append(json.dumps(line) + "\n")
+    folder.record.write_text("".join(lines))
+
+
+def test_bound_over_time_shows_every_seed_and_their_mean_where_both_are(tmp_path: Path) -> None:
+    folders = [fake_run(tmp_path, fake_config("biva", seed)) for seed in (1, 2)]
+    write_record(folders[0], [(60, -30), (180, -20)])
+    write_record(folders[1], [(120, -40), (240, -28)])
+    axes = only_axes("bound_over_time", folders)
+    one, other, mean = [
+        (np.asarray(line.get_xdata()).tolist(), np.asarray(line.get_ydata()).tolist()) for line in axes.lines
+    ]
+    assert axes.get_xlabel() == "training time (minutes) on cpu"
+    assert one == ([1, 3], [-30, -20])
+    assert other == ([2, 4], [-40, -28])
+    # Both have run from minute 2 to 3, where the first goes from -25 to -20 and the other from -40 to -34.
+    assert mean == ([2, 3], [-32.5, -27])
+    assert axes.lines[2].get_linewidth() > axes.lines[0].get_linewidth()
+
+
+def test_bound_over_time_of_colour_images_is_in_bits_per_dim(tmp_path: Path) -> None:
+    folder = fake_run(tmp_path)
+    config = json.loads(folder.identity.read_text())["config"]
+    config["architecture"] |= {"likelihood": "mixture_of_logistics", "input_shape": [3, 8, 8]}
+    edit(folder.identity, config=config)
+    write_record(folder, [(10, -192.0), (20, -96.0)])
+    axes = only_axes("bound_over_time", [folder])
+    assert list(axes.lines[0].get_ydata()) == pytest.approx([1 / math.log(2), 0.5 / math.log(2)])
+    assert "bits/dim, lower is better" in axes.get_ylabel()
+    assert "seconds" in axes.get_xlabel()
+
+
+def test_latents_over_training_shows_kl_and_active_share_of_every_group(tmp_path: Path) -> None:
+    kl, active = draw("latents_over_training", [fake_run(tmp_path, updates=20)]).axes
+    # BIVA with two stages: z1_bu, z1_td, z2 with 0, 1, 2 of 8 active units, and a third of 5 nats each.
+    assert [np.asarray(line.get_ydata()).tolist() for line in kl.lines] == [[5 / 3, 5 / 3]] * 3
+    assert [np.asarray(line.get_ydata()).tolist() for line in active.lines] == [[0, 0], [1 / 8, 1 / 8], [2 / 8, 2 / 8]]
+    assert [line.get_linestyle() for line in kl.lines] == ["-", "--", "-"]
+    assert kl.lines[0].get_color() == kl.lines[1].get_color() != kl.lines[2].get_color()
+
+
+def test_a_record_without_active_units_says_so(tmp_path: Path) -> None:
+    folder = fake_run(tmp_path, updates=10)
+    line = record_line(fake_config(), 10)
+    del line["active_units"]
+    folder.record.write_text(json.dumps(line) + "\n")
+    figure = draw("latents_over_training", [folder])
+    assert len(figure.axes[0].lines) == 3
+    assert "not recorded" in texts(figure)
+
+
 def test_bound_against_k_is_the_mean_over_seeds_with_a_band_of_one_standard_error(tmp_path: Path) -> None:
     folders = [
         fake_run(tmp_path, fake_config("biva", 1), bounds=BOUNDS),
@@ -62,6 +125,19 @@ def test_bound_against_k_is_the_mean_over_seeds_with_a_band_of_one_standard_erro
     ]  # fmt: skip
     assert axes.get_xscale() == "log"
     assert "(2 seeds)" in line.get_label()
+
+
+def test_a_single_test_image_has_no_standard_error_and_is_drawn_without(tmp_path: Path) -> None:
+    folder = fake_run(tmp_path, bounds={1: (-25.0, None), 10: (-24.0, None)})  # type: ignore[dict-item]
+    axes = only_axes("bound_against_k", [folder])
+    assert list(axes.lines[0].get_ydata()) == [-25.0, -24.0]
+
+
+def test_an_evaluation_without_the_pictures_is_refused(tmp_path: Path) -> None:
+    folder = fake_run(tmp_path, bounds=BOUNDS)
+    save_file({"samples": ramp(4).numpy()}, folder.arrays)
+    with pytest.raises(UserError, match=r"lacks 'layers'.*run `biva evaluate EXPERIMENTS RUN` again"):
+        draw("layers", [folder])
 
 
 def test_kl_bars_go_from_the_bottom_group_to_the_top_with_active_units(tmp_path: Path) -> None:
@@ -109,6 +185,29 @@ def test_originals_stand_above_their_reconstructions(tmp_path: Path) -> None:
     np.testing.assert_array_equal(picture[10:18, 1:9], ramp(4)[0, 0].numpy())
 
 
+@pytest.mark.parametrize(
+    ("name", "columns", "rows"),
+    [
+        ("temperatures", [], ["1", "0.5"]),
+        ("layers", ["$x$", "$l=0$", "1", "2"], []),
+        ("interpolations", ["$x$", "", "", "", "$x'$"], []),
+    ],
+)
+def test_rows_of_images_stand_as_they_are_stored_and_are_labelled(
+    name: FigureName, columns: list[str], rows: list[str], tmp_path: Path
+) -> None:
+    folder = fake_run(tmp_path, bounds=BOUNDS)
+    axes = only_axes(name, [folder])
+    assert [label.get_text() for label in axes.get_xticklabels()] == columns
+    assert [label.get_text() for label in axes.get_yticklabels()] == rows
+    picture = np.asarray(axes.images[0].get_array())[:, :, 0]
+    images = load_file(folder.arrays)[name][:, :, 0]
+    for row, column in np.ndindex(images.shape[:2]):
+        shown = picture[1 + 9 * row : 9 + 9 * row, 1 + 9 * column : 9 + 9 * column]
+        np.testing.assert_array_equal(shown, images[row, column])
+    assert list(axes.get_xticks()) == [9 * (place + 0.5) for place in range(len(columns))]
+
+
 def test_a_grid_of_colour_images_keeps_channels_and_fills_with_white() -> None:
     images = np.zeros((3, 3, 2, 2), dtype=np.float32)
     images[1, 2] = 0.5
@@ -131,7 +230,7 @@ def test_missing_runs_are_named_and_no_run_at_all_is_refused(name: FigureName, t
 def test_runs_of_two_datasets_do_not_share_axes(name: FigureName, tmp_path: Path) -> None:
     folders = [fake_run(tmp_path, fake_config(dataset=dataset), bounds=BOUNDS) for dataset in ("digits", "other")]
     figure = draw(name, folders)
-    assert len(figure.axes) == 2
+    assert len(figure.axes) == 2 * len(draw(name, folders[:1]).axes)
     assert "digits, digits_8x8" in texts(figure)
     assert "other, digits_8x8" in texts(figure)
 

@@ -13,7 +13,7 @@ from biva.bounds import elbo, free_bits_loss, importance_weighted_bound
 from biva.config import load_architecture
 from biva.models.architectures import ModelName
 from biva.models.describe import describe
-from biva.models.generative import Latent, Priors, from_prior
+from biva.models.generative import Latent, Priors, from_prior, given, posterior_above, prior_mean
 from biva.models.hierarchical_vae import HierarchicalVAE, count_parameters
 from tests.models import MODELS, double_noise, tiny_architecture, tiny_model
 
@@ -213,6 +213,35 @@ def test_temperature_scales_the_prior() -> None:
     for step in cold.steps.values():
         torch.testing.assert_close(step.value, step.prior.mean)
     torch.testing.assert_close(half.steps["z2"].value, full.steps["z2"].value / 2)
+
+
+@pytest.mark.parametrize("model_name", MODELS)
+def test_below_the_posterior_every_latent_is_the_mean_of_its_prior(model_name: ModelName) -> None:
+    """Stage 2 from the posterior, stage 1 from the prior's mean, against a walk of the posterior alone."""
+    model = tiny_model(model_name)
+    x = torch.randint(0, 2, (3, 1, 4, 4), generator=torch.Generator().manual_seed(0)).double()
+    with torch.no_grad():
+        torch.manual_seed(0)
+        whole = model(x, double_noise).walk
+        torch.manual_seed(0)
+        posterior = model.inference.posterior(model.inference.encode(x), 1, double_noise)
+        upper = model.generative.walk(posterior_above(1, posterior, prior_mean), 3)
+    torch.testing.assert_close(upper.steps["z2"].value, whole.steps["z2"].value)
+    for name, step in upper.steps.items():
+        if name != "z2":
+            torch.testing.assert_close(step.value, whole.steps[name].prior.mean)
+
+
+@pytest.mark.parametrize("model_name", MODELS)
+def test_given_the_noise_of_a_walk_the_walk_is_the_same(model_name: ModelName) -> None:
+    model = tiny_model(model_name, latent=2)
+    x = torch.randint(0, 2, (3, 1, 4, 4), generator=torch.Generator().manual_seed(0)).double()
+    with torch.no_grad():
+        walk = model(x, double_noise).walk
+        again = model.generative.walk(given({name: step.noise() for name, step in walk.steps.items()}), 3)
+    torch.testing.assert_close(again.output, walk.output)
+    for name, step in again.steps.items():
+        torch.testing.assert_close(step.value, walk.steps[name].value)
 
 
 def test_unconditional_samples_follow_the_prior() -> None:

@@ -15,6 +15,7 @@ from biva import records
 from biva.config import RunConfig, Training
 from biva.data.datasets import Dataset
 from biva.errors import UserError
+from biva.evaluation.likelihood import fixed_input
 from biva.models.architectures import ModelName
 from biva.records import RunFolder
 from biva.training import checkpoint, loop
@@ -142,6 +143,7 @@ def test_record_is_complete_and_consistent(tmp_path: Path) -> None:
         for part in ("train", "selection"):
             assert line[part]["elbo"] == pytest.approx(line[part]["log_likelihood"] - line[part]["kl"])
         assert sum(line["kl_per_group"].values()) == pytest.approx(line["selection"]["kl"])
+        assert line["active_units"].keys() == line["kl_per_group"].keys()
         assert line["train"]["loss"] >= -line["train"]["elbo"]  # free bits only add
         assert line["epoch"] == line["update"] / 3
     result, identity = records.read_json(folder.training), records.read_json(folder.identity)
@@ -160,6 +162,22 @@ def test_same_seed_same_bits(tmp_path: Path) -> None:
 def test_another_seed_is_another_run(tmp_path: Path) -> None:
     other = toy_run().model_copy(update={"seed": 2})
     assert numbers(run_to_end(tmp_path / "one")) != numbers(run_to_end(tmp_path / "two", other))
+
+
+def test_active_units_of_weights_with_known_activity() -> None:
+    """After initialisation every posterior mean has s.d. 0.01 over a batch, variance 0.0001 against the threshold 0.01.
+
+    Made a hundred times as steep, one unit of z1 has variance 1.
+    """
+    run = toy_run("vae")
+    state = initial_state(run, toy_dataset(), CPU)
+    x = fixed_input(toy_dataset(), "valid")
+    none = {"active": 0, "total": 2}
+    assert loop.active_units(state, run, x) == {"z1": none, "z2": none}
+    averaged: Any = state.ema.module
+    with torch.no_grad():
+        averaged.inference.heads[0].layer.parametrizations.weight.original0[1] *= 100
+    assert loop.active_units(state, run, x) == {"z1": {"active": 1, "total": 2}, "z2": none}
 
 
 def test_early_stopping_and_selection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

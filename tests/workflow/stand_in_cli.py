@@ -34,6 +34,8 @@ def main() -> None:
             write(f"results/{experiments}/tables", f"{name}.tex")
         case "figure", [experiments, name]:
             write(f"results/{experiments}/figures", f"{name}.pdf", f"{name}.png")
+        case "summary", [experiments]:
+            write(f"results/{experiments}", "summary.tex")
         case "track", [_, *_]:
             print("tracked")
         case _:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 
+from biva.config import FigureName
 from tests.workflow.conftest import Project
 
 RUN = "results/quick/runs/digits/digits_8x8/biva"
@@ -22,7 +24,7 @@ def expected_jobs(path: Path) -> dict[str, int]:
     datasets = {group["dataset"] for group in content["runs"]} | {pair["anomalous"] for pair in pairs}
     trained = content["runs"] + finetuned
     scored = [group for pair in pairs for group in trained if group["dataset"] == pair["normal"]]
-    counts = {"fetch": len(datasets), "prepare": len(datasets), "collect": 1, "track": 1}
+    counts = {"fetch": len(datasets), "prepare": len(datasets), "collect": 1, "summary": 1, "track": 1}
     counts |= {"train": seeds(content["runs"]), "finetune": seeds(finetuned), "evaluate": seeds(trained)}
     counts |= {"detect": seeds(scored), "anomalies": len(pairs)}
     counts |= {"table": len(content["tables"]), "figure": len(content["figures"])}
@@ -116,6 +118,11 @@ def test_a_wrong_setting_on_the_command_line_is_refused(project: Project, settin
     for part in said:
         assert part in done.stdout
     assert "Traceback" not in done.stdout
+
+
+def test_every_figure_has_a_caption_in_the_report() -> None:
+    caption = (Path(__file__).parents[2] / "workflow" / "report" / "figure.rst").read_text()
+    assert set(re.findall(r'^"(\w+)":', caption, re.MULTILINE)) == set(get_args(FigureName))
 
 
 def test_captions_and_rules_name_each_other() -> None:

@@ -14,7 +14,8 @@ import pytest
 from tests.workflow.conftest import ROOT, Project, copy_project
 
 EXPERIMENTS = "config/experiments/quick.yaml"
-FROM_RESULTS = {"collect": 1, "table": 1, "track": 1}
+LAST = {"summary": 1, "track": 1}
+FROM_RESULTS = {"collect": 1, "table": 1, **LAST}
 REPORTS = {**FROM_RESULTS, "figure": 2, "anomalies": 1}
 ALL_AGAIN = {"train": 2, "evaluate": 2, "detect": 2, **REPORTS}
 PAIR = {"name": "photos", "normal": "digits", "anomalous": "photo_patches", "importance_samples": 2}
@@ -58,7 +59,6 @@ def set_key(*keys: Any, value: Any) -> Callable[[dict[str, Any]], None]:
 
 
 def changes_no_number(content: dict[str, Any]) -> None:
-    content["description"] = "other words"
     content["training"]["checkpoint_seconds"] = 5
     content["evaluation"]["memory_budget_mb"] = 100
 
@@ -66,9 +66,10 @@ def changes_no_number(content: dict[str, Any]) -> None:
 def test_a_finished_workflow_made_everything_once_and_has_nothing_to_do(finished: Project) -> None:
     verbs = sorted(line.split()[0] for line in calls(finished))
     twice = ["fetch", "prepare", "train", "evaluate", "detect", "figure"]
-    assert verbs == sorted([*2 * twice, "collect", "table", "anomalies", "track"])
-    names = ["results.csv", "tables/likelihood.tex", "figures/samples.pdf", "figures/samples.png", "tracked.txt"]
-    for name in [*names, "anomalies/photos.tex", "anomalies/photos.pdf", "anomalies/photos.png"]:
+    assert verbs == sorted([*2 * twice, "collect", "table", "anomalies", "summary", "track"])
+    reports = ["tables/likelihood.tex", "figures/samples.pdf", "figures/samples.png", "summary.tex"]
+    pairs = ["anomalies/photos.tex", "anomalies/photos.pdf", "anomalies/photos.png"]
+    for name in ["results.csv", *reports, *pairs, "tracked.txt"]:
         assert (finished.path / "results" / "quick" / name).is_file()
     assert (finished.path / "results/quick/tracked.txt").read_text() == "tracked\n"
     assert finished.planned() == {}
@@ -78,9 +79,10 @@ def test_a_finished_workflow_made_everything_once_and_has_nothing_to_do(finished
     ("edit", "planned"),
     [
         (changes_no_number, {}),
-        (set_key("figures", value=["samples"]), {"track": 1}),
-        (set_key("figures", value=["learning_curves", "samples", "reconstructions"]), {"figure": 1, "track": 1}),
-        (set_key("tables", 0, "k", value=[1, 10]), {"table": 1, "track": 1}),
+        (set_key("description", value="other words"), LAST),
+        (set_key("figures", value=["samples"]), LAST),
+        (set_key("figures", value=["learning_curves", "samples", "reconstructions"]), {"figure": 1, **LAST}),
+        (set_key("tables", 0, "k", value=[1, 10]), {"table": 1, **LAST}),
         (set_key("evaluation", "importance_samples", value=[1, 100]), {"evaluate": 2, "figure": 1, **FROM_RESULTS}),
         (set_key("anomalies", 0, "importance_samples", value=3), {"detect": 2, "anomalies": 1, **FROM_RESULTS}),
         (set_key("anomalies", value=[]), FROM_RESULTS),

@@ -128,8 +128,8 @@ def table_settings(wildcards):
 
 
 def figure_files(wildcards):
-    """What a figure reads of every run. The learning curves' record.jsonl is complete once train.json is there."""
-    if wildcards.figure == "learning_curves":
+    """What a figure reads of every run. The curves' record.jsonl is complete once train.json is there."""
+    if wildcards.figure in ("learning_curves", "bound_over_time", "latents_over_training"):
         return run_files(wildcards.experiments, "train.json")
     return run_files(wildcards.experiments, "evaluation.json", "evaluation.safetensors")
 
@@ -153,14 +153,18 @@ def pair_files(wildcards):
     return [f"{folder}/anomaly/{wildcards.pair}.{form}" for folder in folders for form in ("json", "safetensors")]
 
 
+def summary_texts(wildcards):
+    """What the summary shows that no run and no report depends on."""
+    architectures = {run.architecture.description for run in runs_of_set(wildcards.experiments)}
+    return [experiment_set(wildcards.experiments).description, *sorted(architectures)]
+
+
 def report_files(experiments):
     """Tables and figures of the set."""
-    settings, folder = experiment_set(experiments), f"results/{experiments}"
-    tables = [f"{folder}/tables/{table.name}.tex" for table in settings.tables]
-    pairs = [f"{folder}/anomalies/{pair.name}" for pair in settings.anomalies]
-    figures = [f"{folder}/figures/{name}" for name in settings.figures] + pairs
-    tables += [f"{pair}.tex" for pair in pairs]
-    return tables + [f"{figure}.{form}" for figure in figures for form in ("pdf", "png")]
+    settings = experiment_set(experiments)
+    files = [f"{table}.tex" for table in settings.table_stems]
+    files += [f"{figure}.{form}" for figure in settings.figure_stems for form in ("pdf", "png")]
+    return [f"results/{experiments}/{file}" for file in files]
 
 
 def all_results(name):
@@ -169,5 +173,10 @@ def all_results(name):
         file
         for experiments in biva.config.load_sets(name)
         for folder in [f"results/{experiments}"]
-        for file in (f"{folder}/results.csv", *report_files(experiments), f"{folder}/tracked.txt")
+        for file in (
+            f"{folder}/results.csv",
+            *report_files(experiments),
+            f"{folder}/summary.tex",
+            f"{folder}/tracked.txt",
+        )
     ]

@@ -1,4 +1,4 @@
-# Run records -> results.csv -> tables; run records -> figures; all of them -> MLflow.
+# Run records -> results.csv -> tables; run records -> figures; all of them -> summary and MLflow.
 
 
 rule collect:
@@ -77,11 +77,35 @@ rule figure:
         "python -m biva figure {wildcards.experiments} {wildcards.figure} > {log} 2>&1"
 
 
+rule summary:
+    input:
+        runs=collected_files,
+        reports=lambda w: report_files(w.experiments),
+    output:
+        # summary.pdf is no output: it is made where LaTeX is installed, and nothing fails where it is not.
+        "results/{experiments}/summary.tex",
+    log:
+        "results/{experiments}/logs/summary.log",
+    benchmark:
+        "results/{experiments}/benchmarks/summary.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        texts=summary_texts,
+    shell:
+        "python -m biva summary {wildcards.experiments} > {log} 2>&1"
+
+
 rule track:
     input:
         runs=collected_files,
         results="results/{experiments}/results.csv",
         reports=lambda w: report_files(w.experiments),
+        summary="results/{experiments}/summary.tex",
     output:
         "results/{experiments}/tracked.txt",
     log:

@@ -1,0 +1,137 @@
+"""Pictures of a trained model: every one is the ladder walked once more, with another source of latents.
+
+Each kind of picture has noise of its own, so that one more kind changes no other.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from biva.config import Evaluation
+from biva.models.generative import given, posterior_above, prior_mean
+from biva.models.hierarchical_vae import HierarchicalVAE
+from biva.models.latents import Noise
+from biva.seeds import derive_seed
+
+RECONSTRUCTIONS = 16
+PER_TEMPERATURE = 10
+LAYER_IMAGES = 6
+PAIRS = 5
+INTERPOLATION_STEPS = 8
+
+
+@torch.inference_mode()
+def pictures(
+    model: HierarchicalVAE, x: Tensor, settings: Evaluation, seed: int, device: torch.device
+) -> dict[str, Tensor]:
+    """What the figures show of a model.
+
+    Args:
+        model: in evaluation mode, on `device`.
+        x: model input of test images, (N, C, H, W); the first are shown.
+        settings: how many prior samples, at which temperatures.
+        seed: of the evaluation.
+        device: where to compute.
+
+    Returns:
+        Images as float32 in [0, 1]: `samples`, `originals` and `reconstructions`, (N, C, H, W); `temperatures`,
+        `layers` and `interpolations`, (rows, columns, C, H, W).
+    """
+    first = x[:RECONSTRUCTIONS].to(device)
+    generator = torch.Generator(device).manual_seed(derive_seed(seed, "pictures"))
+    noise = _from(generator)
+    shown = {
+        "samples": model.likelihood.picture(model.sample(settings.prior_samples, noise), generator),
+        "originals": model.likelihood.unscale(first),
+        "reconstructions": model.likelihood.picture(model(first, noise).walk.output, generator),
+        "temperatures": temperatures(model, settings.temperatures, derive_seed(seed, "temperatures"), device),
+        "layers": layers(model, first[:LAYER_IMAGES], derive_seed(seed, "layers")),
+        "interpolations": interpolations(model, first[: 2 * PAIRS], derive_seed(seed, "interpolations")),
+    }
+    return {name: image.float().contiguous().cpu() for name, image in shown.items()}
+
+
+def _from(generator: torch.Generator) -> Noise:
+    return lambda shape: torch.randn(shape, generator=generator, device=generator.device)
+
+
+def _noise(seed: int, device: torch.device) -> Noise:
+    return _from(torch.Generator(device).manual_seed(seed))
+
+
+def _picture(model: HierarchicalVAE, output: Tensor, seed: int) -> Tensor:
+    """What to show of p(x | z); where that is a sample, all pictures with one seed share its noise."""
+    generator = torch.Generator(output.device).manual_seed(derive_seed(seed, "pixels"))
+    return model.likelihood.picture(output, generator)
+
+
+def temperatures(model: HierarchicalVAE, values: tuple[float, ...], seed: int, device: torch.device) -> Tensor:
+    """Images from the prior with its deviations times each of `values`, with the same noise: (T, N, C, H, W)."""
+    outputs = [model.sample(PER_TEMPERATURE, _noise(seed, device), temperature) for temperature in values]
+    return torch.stack([_picture(model, output, seed) for output in outputs])
+
+
+def layers(model: HierarchicalVAE, x: Tensor, seed: int) -> Tensor:
+    """Which stage holds what: latents above stage k from the posterior, and the means of the prior below.
+
+    All k share one posterior sample, since a stage's latents are drawn before those of the stages below it that k may
+    replace.
+
+    Args:
+        model: in evaluation mode, on the device of x.
+        x: model input (N, C, H, W).
+        seed: of the posterior sample.
+
+    Returns:
+        (N, L + 2, C, H, W): the image, then k = 0 (a reconstruction) to L (the prior's means alone).
+    """
+    features = model.inference.encode(x)
+    columns = [model.likelihood.unscale(x)]
+    for k in range(len(model.generative.stages) + 1):
+        posterior = model.inference.posterior(features, 1, _noise(seed, x.device))
+        walk = model.generative.walk(posterior_above(k, posterior, prior_mean), len(x))
+        columns.append(_picture(model, walk.output, seed))
+    return torch.stack(columns, dim=1)
+
+
+def interpolations(model: HierarchicalVAE, x: Tensor, seed: int) -> Tensor:
+    """From one image to another: a posterior sample of each, and what lies between.
+
+    What is interpolated is the noise of which the priors make the latents (`Step.noise`), on the sphere. Under the
+    prior this noise is standard normal in every group, and its norm stays that of the ends on the way, so that the
+    images between have latents as likely as those of the ends. A straight line would pass through noise of too small
+    a norm, and latents interpolated themselves would not fit the changed latents above them.
+
+    Args:
+        model: in evaluation mode, on the device of x.
+        x: model input (N, C, H, W); the images of the first half lead to those of the second.
+        seed: of the posterior samples.
+
+    Returns:
+        (N // 2, steps + 2, C, H, W), the two images themselves at the ends; a single image leads to itself.
+    """
+    pairs = max(1, len(x) // 2)
+    noise = {name: step.noise() for name, step in model(x, _noise(seed, x.device)).walk.steps.items()}
+    columns = [model.likelihood.unscale(x[:pairs])]
+    for t in torch.linspace(0, 1, INTERPOLATION_STEPS).tolist():
+        between = {name: slerp(values[:pairs], values[-pairs:], t) for name, values in noise.items()}
+        columns.append(_picture(model, model.generative.walk(given(between), pairs).output, seed))
+    columns.append(model.likelihood.unscale(x[-pairs:]))
+    return torch.stack(columns, dim=1)
+
+
+def slerp(start: Tensor, end: Tensor, t: float) -> Tensor:
+    """Spherical interpolation of every row, (B, ...); a straight line where two rows are (anti)parallel.
+
+    `sin((1 - t) a) / sin(a) start + sin(t a) / sin(a) end`, with the angle a between them.
+    """
+    dtype, start, end = start.dtype, start.double(), end.double()
+    cosine = torch.nn.functional.cosine_similarity(start.flatten(1), end.flatten(1)).clamp(-1, 1)
+    angle = torch.acos(cosine).view(-1, *[1] * (start.dim() - 1))
+    sine = torch.sin(angle)
+    line = sine < 1e-4
+    divisor = torch.where(line, 1, sine)
+    first = torch.where(line, 1 - t, torch.sin((1 - t) * angle) / divisor)
+    second = torch.where(line, t, torch.sin(t * angle) / divisor)
+    return (first * start + second * end).to(dtype)

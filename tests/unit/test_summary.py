@@ -1,0 +1,138 @@
+"""The summary page: everything that a set declares is on it, or is named as not run; and it compiles."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from biva.config import Experiments, FigureName, RunConfig
+from biva.reporting.canvas import save
+from biva.reporting.figures import draw
+from biva.reporting.summary import compile_pdf, summary
+from biva.reporting.tables import environment, escape
+from tests.fake_runs import fake_config, fake_run
+
+RUNS = [fake_config(model, seed, max_updates=50_000, patience=7) for model in ("vae", "biva") for seed in (1, 2)]
+BODY = r"\begin{tabular}{@{}lr@{}}\toprule A & 1 \\ \bottomrule\end{tabular}"
+
+
+def experiments(**changes: Any) -> Experiments:
+    return Experiments.model_validate(
+        {
+            "description": "100% of {models} & a_b",
+            "device": "cpu",
+            "threads": 1,
+            "runs": [
+                {"dataset": "digits", "architecture": "digits_8x8", "model": model, "seeds": [1, 2]}
+                for model in ("vae", "biva")
+            ],
+            "training": RUNS[0].training.model_dump(),
+            "evaluation": {"importance_samples": [1, 1000]},
+            "tables": [{"name": "likelihood", "dataset": "digits", "k": [1]}],
+            "anomalies": [{"name": "pair", "normal": "digits", "anomalous": "other", "importance_samples": 2}],
+            "figures": get_args(FigureName),
+        }
+        | changes
+    )
+
+
+def written(folder: Path, runs: list[RunConfig] = RUNS, **changes: Any) -> Path:
+    document = folder / "summary.tex"
+    folder.mkdir(parents=True, exist_ok=True)
+    document.write_text(summary(experiments(**changes), runs, folder))
+    return document
+
+
+def test_without_any_result_everything_is_named_as_not_run(tmp_path: Path) -> None:
+    tex = written(tmp_path / "my_set").read_text()
+    assert r"\texttt{my\_set}" in tex
+    assert r"100\% of \{models\} \& a\_b" in tex
+    assert r"Table \texttt{tables/likelihood}: not run." in tex
+    assert r"Table \texttt{anomalies/pair}: not run." in tex
+    for stem in [*(f"figures/{name}" for name in get_args(FigureName)), "anomalies/pair"]:
+        assert rf"Figure \texttt{{{escape(stem)}}}: not run." in tex
+    assert tex.count(r"1, 2 & not run & ") == 2
+    assert "includegraphics" not in tex
+    assert r"\input{" not in tex
+
+
+def test_protocol_budget_and_seeds_are_those_of_the_set_and_of_its_runs(tmp_path: Path) -> None:
+    for config in RUNS[1:]:
+        fake_run(tmp_path / "set" / "runs", config, updates=30 * config.seed)
+    tex = written(tmp_path / "set").read_text()
+    assert r"\texttt{clean}: trained on the training images" in tex
+    assert "at most 50{,}000 updates, or until 7 evaluations bring no new best" in tex
+    assert "$K$ = 1, 1,000" in tex
+    cells = [[cell.strip(" \\") for cell in line.split("&")] for line in tex.splitlines() if "& VAE &" in line]
+    assert [row[3:] for row in cells] == [["1, 2", "1 of 2", "$1{,}234$", "$60$", "$0$"]]
+    assert "& BIVA & 1, 2 & 2 of 2 & $1{,}234$ & $30$--$60$ &" in tex
+    assert r"Device cpu. Commit \texttt{0123abc}." in tex
+    assert r"Data \texttt{digits}: \texttt{ffffffffffff}." in tex
+
+
+def test_what_exists_is_included(tmp_path: Path) -> None:
+    for stem in ("tables/likelihood.tex", "figures/layers.pdf", "anomalies/pair.pdf"):
+        (tmp_path / stem).parent.mkdir(exist_ok=True)
+        (tmp_path / stem).touch()
+    tex = written(tmp_path).read_text()
+    assert r"\input{tables/likelihood.tex}" in tex
+    assert r"\includegraphics[width=\linewidth]{figures/layers.pdf}" in tex
+    assert r"\includegraphics[width=\linewidth]{anomalies/pair.pdf}" in tex
+    assert r"Table \texttt{anomalies/pair}: not run." in tex
+    assert "layers}: not run" not in tex
+
+
+@pytest.fixture
+def complete(tmp_path: Path) -> Path:
+    """The summary of runs of all four models with two tables and all figures, a high one in the place of each."""
+    runs = [fake_config(model) for model in ("vae", "lvae", "lvae_plus", "biva")]
+    save(draw("latents_over_training", [fake_run(tmp_path / "runs", run) for run in runs]), tmp_path / "high")
+    for stem in [*(f"figures/{name}" for name in get_args(FigureName)), "anomalies/pair"]:
+        (tmp_path / stem).parent.mkdir(exist_ok=True)
+        shutil.copy(tmp_path / "high.pdf", tmp_path / f"{stem}.pdf")
+    (tmp_path / "tables").mkdir()
+    for stem in ("tables/likelihood", "anomalies/pair"):
+        (tmp_path / f"{stem}.tex").write_text(environment("A caption.", f"tab:{stem}", BODY, ["A note."]))
+    return written(tmp_path, runs)
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_with_every_figure_and_table_it_is_one_page_and_the_same_bytes_again(complete: Path) -> None:
+    assert compile_pdf(complete) == ""
+    pdf = complete.with_suffix(".pdf").read_bytes()
+    assert pdf.startswith(b"%PDF")
+    assert sorted(path.name for path in complete.parent.glob("summary*")) == ["summary.pdf", "summary.tex"]
+    log = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-no-shell-escape", "-jobname=again", complete.name],
+        cwd=complete.parent,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=True,
+    ).stdout
+    assert "(1 page" in log
+    assert "Overfull" not in log
+    assert compile_pdf(complete) == ""
+    assert complete.with_suffix(".pdf").read_bytes() == pdf
+
+
+def test_without_latex_there_is_a_reason_and_no_old_pdf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    document = written(tmp_path)
+    document.with_suffix(".pdf").write_bytes(b"of an earlier time")
+    assert "summary.pdf was not made: pdflatex is not installed" in compile_pdf(document)
+    assert not document.with_suffix(".pdf").exists()
+    assert document.is_file()
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_what_latex_refuses_is_told_in_its_words(tmp_path: Path) -> None:
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables/likelihood.tex").write_text(r"\nonsense")
+    document = written(tmp_path)
+    assert "pdflatex says '! Undefined control sequence.'." in compile_pdf(document)
+    assert not document.with_suffix(".pdf").exists()
