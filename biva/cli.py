@@ -146,6 +146,27 @@ def bench(
     print(path)
 
 
+@app.command()
+def plan(
+    experiments: Experiments,
+    flops_rate: Annotated[
+        float | None, typer.Option(min=1, help="FLOP/s to assume.", show_default="as measured, else a cautious rate")
+    ] = None,
+) -> None:
+    """Print what a set would run, and how many hours that takes, before anything starts.
+
+    Hours follow from FLOPs, and from the newest `biva bench` of the model on this machine, if there is one.
+
+    \b
+    Examples:
+      biva plan quick
+      biva plan static_mnist --flops-rate 2e13
+    """
+    from biva.plan.report import plan
+
+    print(plan({experiments: load_experiments(experiments)}, load_datasets(), RESULTS / "bench", flops_rate))
+
+
 @data.callback()
 def data_group() -> None:
     """Look at the datasets.

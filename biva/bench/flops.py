@@ -7,7 +7,6 @@ takes seconds and no memory. A multiplication and an addition are two FLOPs; con
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,9 +39,8 @@ class Convolution:
 
     def __str__(self) -> str:
         out, channels, height, width = self.weight
-        return (
-            f"{height}x{width}, {channels} -> {out} channels, stride {self.stride[0]}, {'x'.join(map(str, self.input))}"
-        )
+        on = "x".join(map(str, self.input[1:]))
+        return f"{height}x{width}, {channels} -> {out} channels, stride {self.stride[0]}, on {on}"
 
 
 @dataclass(frozen=True)
@@ -76,19 +74,21 @@ def count(architecture: Architecture, model: ModelName) -> Costs:
     """Count a model's costs."""
     with torch.device("meta"):
         built = HierarchicalVAE(architecture, model)
-    kept = [_kept_for_backward(built, _images(architecture, batch)) for batch in (1, 2)]
-    x, convolutions = _images(architecture, 1), _Convolutions()
-    with convolutions:
+    training, kept, convolutions = _training(built, _images(architecture, 1))
+    _, kept_of_two, _ = _training(built, _images(architecture, 2))
+    x = _images(architecture, 1)
+    with FlopCounterMode(display=False) as counter:
         features = built.inference.encode(x)
+        encoding = counter.get_total_flops()
         built.terms(x, features, 1, _noise)
     return Costs(
         parameters=count_parameters(built),
-        training=_flops(lambda: _loss(built, x).backward()),
-        encoding=_flops(lambda: built.inference.encode(x)),
-        sampling=_flops(lambda: built.terms(x, features, 1, _noise)),
-        largest=max(convolutions.found, key=lambda convolution: convolution.flops),
-        kept=kept[1] - kept[0],
-        kept_once=2 * kept[0] - kept[1],
+        training=training,
+        encoding=encoding,
+        sampling=counter.get_total_flops() - encoding,
+        largest=max(convolutions, key=lambda convolution: convolution.flops),
+        kept=kept_of_two - kept,
+        kept_once=2 * kept - kept_of_two,
     )
 
 
@@ -100,28 +100,21 @@ def _noise(shape: torch.Size) -> Tensor:
     return torch.zeros(shape, device="meta")
 
 
-def _loss(model: HierarchicalVAE, x: Tensor) -> Tensor:
-    terms = model(x, _noise)
-    return free_bits_loss(terms.log_likelihood, terms.kl, 0.0)
-
-
-def _flops(call: Callable[[], Any]) -> int:
-    with FlopCounterMode(display=False) as counter:
-        call()
-    return int(counter.get_total_flops())
-
-
-def _kept_for_backward(model: HierarchicalVAE, x: Tensor) -> int:
-    """Bytes of all storages but the parameters' that the graph of the loss holds."""
+def _training(model: HierarchicalVAE, x: Tensor) -> tuple[int, int, list[Convolution]]:
+    """FLOPs of both passes, bytes that the graph between them holds without the parameters, all convolutions."""
     storages = set()
 
     def pack(tensor: Tensor) -> Tensor:
         storages.add(tensor.untyped_storage())
         return tensor
 
-    with saved_tensors_hooks(pack, lambda tensor: tensor):
-        _loss(model, x)
-    return sum(storage.nbytes() for storage in storages - {p.untyped_storage() for p in model.parameters()})
+    with FlopCounterMode(display=False) as counter, _Convolutions() as convolutions:
+        with saved_tensors_hooks(pack, lambda tensor: tensor):
+            terms = model(x, _noise)
+            loss = free_bits_loss(terms.log_likelihood, terms.kl, 0.0)
+        loss.backward()
+    storages -= {parameter.untyped_storage() for parameter in model.parameters()}
+    return counter.get_total_flops(), sum(storage.nbytes() for storage in storages), convolutions.found
 
 
 class _Convolutions(TorchDispatchMode):

@@ -12,8 +12,9 @@ from biva.precision import DTYPES, computing_in
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
-MATRIX = 4096
+MATRIX = {"cpu": 1024, "cuda": 8192}
 """Rows and columns of the matrix product."""
+
 COPY_BYTES = 2**28
 
 
@@ -60,13 +61,14 @@ def _convolution(
 
 def matrix_rate(precision: Precision, repeats: int, device: torch.device) -> float:
     """FLOP/s of a square matrix product."""
-    a, b = (torch.randn(MATRIX, MATRIX, dtype=DTYPES[precision], device=device) for _ in range(2))
+    size = MATRIX[device.type]
+    a, b = (torch.randn(size, size, dtype=DTYPES[precision], device=device) for _ in range(2))
 
     def call() -> None:
         with computing_in(precision, device):
             torch.mm(a, b)
 
-    return 2 * MATRIX**3 / timed({"product": call}, repeats, device)["product"].median
+    return 2 * size**3 / timed({"product": call}, repeats, device)["product"].median
 
 
 def copy_rate(repeats: int, device: torch.device) -> float:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
+
+from biva.text import aligned, size
 
 GIGA = 1e9
 
@@ -32,15 +33,6 @@ def report(record: dict[str, Any]) -> str:
             *aligned(_EVALUATION, [_evaluation_row(entry) for entry in record["evaluation"]]),
         ]
     )
-
-
-def aligned(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table, its columns as wide as their longest cell."""
-    lines = [headings, *rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
-    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    text.insert(1, "  ".join("-" * width for width in widths))
-    return text
 
 
 _TRAINING = (
@@ -91,7 +83,7 @@ def _rates(entry: dict[str, Any]) -> tuple[str, str, str, str]:
         f"{entry['flops_per_second'] / GIGA:.4g}",
         f"{limit / GIGA:.4g} {layout}",
         f"{entry['share_of_limit']:.0%}",
-        f"{entry['peak_memory_bytes'] / GIGA:.2f} GB",
+        size(entry["peak_memory_bytes"]),
     )
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
-import platform
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
+from itertools import product
 from subprocess import DEVNULL, run
 from typing import Any
 
@@ -18,12 +16,13 @@ from torch import Tensor
 from biva import records
 from biva.bench.flops import Costs, count
 from biva.bench.limit import convolution_calls, convolution_rates, copy_rate, matrix_rate
+from biva.bench.machine import machine
 from biva.bench.memory import peak_memory
 from biva.bench.timing import timed
 from biva.bench.work import Subject, evaluation, importance_call, training_step
 from biva.bounds import importance_weighted_bound
 from biva.config import Precision
-from biva.devices import choose_device, device_name
+from biva.devices import choose_device
 from biva.evaluation.likelihood import IMAGES_PER_BATCH
 from biva.precision import computing_in
 
@@ -60,16 +59,14 @@ def bench(
         with computing_in(precision, device):  # refused now, not after minutes
             pass
     costs = count(subject.architecture, subject.model)
-    _log.info("peak memory")  # before this process grows
+    _log.info("peak memory")
     training_peaks = {
         (precision, size): peak_memory(training_step, subject, precision, size)
-        for precision in precisions
-        for size in batch_sizes
+        for precision, size in product(precisions, batch_sizes)
     }
     evaluation_peaks = {
         (precision, k): peak_memory(importance_call, subject, precision, k, images)
-        for precision in precisions
-        for k in importance_samples
+        for precision, k in product(precisions, importance_samples)
     }
     _log.info("start-up")
     start_up = {
@@ -115,19 +112,6 @@ def bench(
         "versions": records.versions(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def machine(device: torch.device) -> dict[str, Any]:
-    """What tells one machine's numbers from another's."""
-    return {"device": device_name(device), "processor": _processor(), "cores": os.cpu_count()}
-
-
-def _processor() -> str:
-    """Name of the CPU, or its architecture where the system does not tell."""
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text(encoding="utf-8").splitlines() if information.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def _start_up(verb: tuple[str, ...], repeats: int) -> dict[str, Any]:
