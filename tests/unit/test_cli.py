@@ -138,12 +138,14 @@ def test_describe_prints_stages_and_the_parameters_line() -> None:
 
 def test_bench_measures_writes_and_prints_and_plan_believes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "config").symlink_to(ROOT / "config")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'config' / 'quick' / 'mlflow.db'}")  # no folder
+    (tmp_path / "no_folder").touch()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/no_folder/mlflow.db")
     few = ["--batch-size", "4", "--importance-samples", "2", "--images", "1", "--repeats", "1"]
     small = ["--precision", "fp32", "--device", "cpu", "--threads", "1", *few]
     done = biva("bench", "digits_8x8", *small, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "results/bench/digits_8x8-biva.json"
+    assert "The record is in results/bench/digits_8x8-biva.json" in done.stderr
     record = json.loads((tmp_path / "results/bench/digits_8x8-biva.json").read_text())
     assert record["parameters"] == 148898
     assert record["training"][0]["peak_memory_bytes"] > 1e8
