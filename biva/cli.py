@@ -18,6 +18,7 @@ import typer
 from biva.config import (
     CONFIG_FOLDER,
     AnomalyPair,
+    Device,
     FigureName,
     RunConfig,
     find_anomaly,
@@ -28,12 +29,13 @@ from biva.config import (
     load_datasets,
     load_experiments,
     load_main,
+    load_sets,
     resolve_runs,
     scoring_runs,
 )
 from biva.errors import UserError
 from biva.models.architectures import ModelName
-from biva.records import RunFolder, read_json, write_atomically
+from biva.records import RunFolder, read_json, write_atomically, write_json
 
 RESOURCES = Path("resources")
 RESULTS = Path("results")
@@ -89,6 +91,84 @@ def describe(
     from biva.models.describe import describe
 
     print(describe(architecture, load_architecture(architecture), model))
+
+
+@app.command()
+def bench(
+    architecture: Annotated[str, typer.Argument(help="A file in config/architectures/, without .yaml.")],
+    model: Annotated[ModelName, typer.Option(help="How the posterior is inferred.")] = "biva",
+    batch_size: Annotated[
+        list[int] | None, typer.Option(min=1, help="Of training; may be repeated.", show_default="48")
+    ] = None,
+    importance_samples: Annotated[
+        list[int] | None, typer.Option(min=1, help="K of the evaluation; may be repeated.", show_default="100")
+    ] = None,
+    images: Annotated[int, typer.Option(min=1, help="Images whose samples are drawn.")] = 4,
+    precision: Annotated[
+        list[str] | None, typer.Option(help="fp32, tf32 or bf16; may be repeated.", show_default="fp32 and bf16")
+    ] = None,
+    compiled: Annotated[bool, typer.Option("--compile", help="Compile the model with torch.compile.")] = False,
+    device: Annotated[Device, typer.Option(help="auto: a CUDA device where there is one.")] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="as torch chooses")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Of every timing; the median counts.")] = 5,
+    to: Annotated[
+        Path | None, typer.Option(help="The record.", show_default="results/bench/ARCHITECTURE-MODEL.json")
+    ] = None,
+) -> None:
+    """Measure a model's speed and memory beside the machine's limits.
+
+    Training and evaluation are the real ones, on random images. docs/performance.md explains the columns.
+
+    \b
+    Examples:
+      biva bench digits_8x8 --batch-size 32 --batch-size 64
+      biva bench biva_28x28 --precision fp32 --device cpu --threads 2
+    """
+    import torch
+
+    from biva.bench.report import report
+    from biva.bench.run import bench
+    from biva.bench.work import Subject
+    from biva.precision import find_precision
+    from biva.tracking import mirror_bench_or_warn
+
+    threads = threads or torch.get_num_threads()
+    subject = Subject(architecture, load_architecture(architecture), model, device, threads, compiled)
+    record = bench(
+        subject,
+        precisions=[find_precision(name) for name in precision or ("fp32", "bf16")],
+        batch_sizes=batch_size or (48,),
+        importance_samples=importance_samples or (100,),
+        images=images,
+        repeats=repeats,
+    )
+    path = to or RESULTS / "bench" / f"{architecture}-{model}.json"
+    write_json(path, record)
+    mirror_bench_or_warn(path)
+    print(report(record))
+    print(path)
+
+
+@app.command()
+def plan(
+    experiments: Experiments,
+    flops_rate: Annotated[
+        float | None, typer.Option(min=1, help="FLOP/s to assume.", show_default="as measured, else a cautious rate")
+    ] = None,
+) -> None:
+    """Print what a set or collection would run, and how many hours that takes, before anything starts.
+
+    Hours follow from FLOPs, and from the newest `biva bench` of the model on this machine, if there is one.
+
+    \b
+    Examples:
+      biva plan quick
+      biva plan paper --flops-rate 2e13
+    """
+    from biva.plan.report import plan
+
+    sets = {name: load_experiments(name) for name in load_sets(experiments)}
+    print(plan(sets, load_datasets(), RESULTS / "bench", flops_rate))
 
 
 @data.callback()

@@ -22,6 +22,8 @@ CONFIG_FOLDER = Path("config")
 FINETUNED = "_finetuned"
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
+Device = Literal["cpu", "cuda", "auto"]
+Precision = Literal["fp32", "tf32", "bf16"]
 Protocol = Literal["paper", "clean"]
 PROTOCOL_SPLITS: dict[Protocol, tuple[str, ...]] = {"paper": ("train", "test"), "clean": ("train", "valid", "test")}
 """Splits that a dataset must have to be trained on; `paper` trains on valid too where there is one."""
@@ -154,7 +156,7 @@ class Experiments(Strict):
     """`config/experiments/NAME.yaml`: runs, settings, and the tables and figures to make of them."""
 
     description: str
-    device: Literal["cpu", "cuda", "auto"] = Field(description="auto: a CUDA device where there is one.")
+    device: Device = Field(description="auto: a CUDA device where there is one.")
     threads: int = Field(ge=1, description="CPU threads per job; part of what makes a CPU run repeatable bit for bit.")
     runs: Annotated[tuple[RunGroup, ...], Field(min_length=1)]
     training: Training
@@ -312,7 +314,7 @@ class RunConfig(Strict):
     model: ModelName
     architecture_name: Name
     seed: int
-    device: Literal["cpu", "cuda", "auto"]
+    device: Device
     threads: int
     architecture: Architecture
     training: Training

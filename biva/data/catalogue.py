@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from biva.config import DatasetConfig
+from biva.text import aligned, size
 
 _HEADINGS = ("dataset", "shape", "train / valid / test", "raw", "prepared", "present", "from")
 _SPLITS = ("train", "valid", "test")
@@ -23,10 +24,7 @@ def catalogue(configs: Mapping[str, DatasetConfig], resources: Path) -> str:
         configs: dataset name -> entry of `config/datasets.yaml`.
         resources: folder with a folder per dataset, in which files are only looked for, not verified.
     """
-    rows = [_HEADINGS, *(_row(name, config, resources / name) for name, config in configs.items())]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    lines.insert(1, "  ".join("-" * width for width in widths))
+    lines = aligned(_HEADINGS, [_row(name, config, resources / name) for name, config in configs.items()])
     notes = [_note(name, config) for name, config in configs.items()]
     return "\n".join([*lines, "", *notes])
 
@@ -40,19 +38,11 @@ def _row(name: str, config: DatasetConfig, folder: Path) -> tuple[str, ...]:
         name,
         "x".join(map(str, config.shape)),
         splits,
-        bound + _size(raw),
-        _size(pixels),
+        bound + size(raw),
+        size(pixels),
         _present(config, folder),
         _origin(config),
     )
-
-
-def _size(number: int) -> str:
-    """Bytes as people say them: 1 GB is 10^9."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if number >= size:
-            return f"{number / size:.1f} {unit}"
-    return f"{number} B"
 
 
 def _present(config: DatasetConfig, folder: Path) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from biva.models.architectures import Architecture, Shape
 from biva.models.latents import DiagonalGaussian, GaussianHead, LatentProjection, Noise, standard_normal
-from biva.models.layers import BlockStack, GatedBlock, conv
+from biva.models.layers import BlockStack, GatedBlock, at_least_float32, conv
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,8 @@ class GenerativeLadder(nn.Module):
             above = stage.blocks(stage.projection(z), skips)
             d = above[-1]
         assert d is not None
-        return Walk(self.output(nn.functional.elu(d)), {name: steps[name] for name in self.group_names})
+        output = at_least_float32(self.output(nn.functional.elu(d)))
+        return Walk(output, {name: steps[name] for name in self.group_names})
 
 
 def _name(index: int, group: str) -> str:

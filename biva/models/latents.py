@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from biva.models.architectures import Architecture, Shape
-from biva.models.layers import conv, dense
+from biva.models.layers import at_least_float32, conv, dense
 
 Noise = Callable[[torch.Size], Tensor]
 """Gives a tensor of standard normal numbers of the asked shape; who calls decides where they come from."""
@@ -75,7 +75,7 @@ class GaussianHead(nn.Module):
 
     def forward(self, h: Tensor) -> DiagonalGaussian:
         h = F.elu(h)
-        mean, raw = self.layer(h.flatten(1) if self.is_dense else h).chunk(2, dim=1)
+        mean, raw = at_least_float32(self.layer(h.flatten(1) if self.is_dense else h)).chunk(2, dim=1)
         return DiagonalGaussian(mean, F.softplus(raw))
 
 

@@ -60,6 +60,11 @@ class SameConvTranspose2d(nn.ConvTranspose2d):
         return F.pixel_shuffle(F.conv2d(F.pad(x, (last, -first, last, -first)), weight, bias), stride)
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """What autocast computed in bfloat16 as float32, anything else as it is: distributions are never in bfloat16."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def weight_normalised(layer: Layer) -> Layer:
     """Reparametrise W = g V / |V| with V ~ N(0, 0.05^2), g = 1, b = 0: the state before `data_dependent_init`."""
     transposed = isinstance(layer, nn.ConvTranspose2d)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import subprocess
@@ -24,7 +25,7 @@ from biva.config import (
 
 ROOT = Path(__file__).parents[2]
 VERBS = (
-    *("describe", "data", "fetch", "prepare", "train", "evaluate", "detect", "track"),
+    *("describe", "bench", "plan", "data", "fetch", "prepare", "train", "evaluate", "detect", "track"),
     *("collect", "table", "figure", "anomalies", "summary", "schema"),
 )
 
@@ -68,7 +69,7 @@ def test_the_examples_name_things_that_exist() -> None:
     for verb in VERBS:
         for _, *arguments in examples(verb):
             match verb, arguments:
-                case "describe", [architecture, *_]:
+                case (("describe" | "bench"), [architecture, *_]):
                     load_architecture(architecture, config)
                 case (("fetch" | "prepare"), [dataset, *_]):
                     find_dataset(dataset, config)
@@ -79,7 +80,7 @@ def test_the_examples_name_things_that_exist() -> None:
                     find_anomaly(experiments, pair, config)
                 case "anomalies", [experiments, pair]:
                     find_anomaly(experiments, pair, config)
-                case (("collect" | "figure" | "summary"), [experiments, *_]):
+                case (("collect" | "figure" | "plan" | "summary"), [experiments, *_]):
                     load_experiments(experiments, config)
                 case "table", [experiments, table]:
                     find_table(experiments, table, config)
@@ -93,6 +94,10 @@ def test_the_examples_name_things_that_exist() -> None:
     ("arguments", "said"),
     [
         (["describe", "nope"], "There is no architecture 'nope'"),
+        (["bench", "nope"], "There is no architecture 'nope'"),
+        (["bench", "digits_8x8", "--precision", "fp8"], "There is no precision 'fp8'. Known: fp32, tf32, bf16."),
+        (["bench", "digits_8x8", "--device", "cpu", "--precision", "tf32"], "tf32 is a mode of NVIDIA GPUs"),
+        (["plan", "nope"], "There is no experiment set 'nope'"),
         (["fetch", "nope"], "There is no dataset 'nope'"),
         (["prepare", "nope"], "There is no dataset 'nope'"),
         (["train", "nope", "a/b/c/seed1"], "There is no experiment set 'nope'"),
@@ -137,6 +142,25 @@ def test_summary_of_a_set_that_has_not_run_says_so(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("results/quick/summary.tex\n")
     assert "not run" in (tmp_path / "results/quick/summary.tex").read_text()
+
+
+def test_bench_measures_writes_and_prints_and_plan_believes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config").symlink_to(ROOT / "config")
+    (tmp_path / "no_folder").touch()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/no_folder/mlflow.db")
+    few = ["--batch-size", "4", "--importance-samples", "2", "--images", "1", "--repeats", "1"]
+    small = ["--precision", "fp32", "--device", "cpu", "--threads", "1", *few]
+    done = biva("bench", "digits_8x8", *small, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "results/bench/digits_8x8-biva.json"
+    assert "The record is in results/bench/digits_8x8-biva.json" in done.stderr
+    record = json.loads((tmp_path / "results/bench/digits_8x8-biva.json").read_text())
+    assert record["parameters"] == 148898
+    assert record["training"][0]["peak_memory_bytes"] > 1e8
+    planned = biva("plan", "quick", folder=tmp_path)
+    assert planned.returncode == 0, planned.stderr
+    speeds = [line.split("cpu", 1)[1].split()[0] for line in planned.stdout.splitlines() if line.startswith("quick ")]
+    assert speeds == ["assumed", "assumed", "assumed", "measured"]
 
 
 def test_data_list_prints_every_dataset(tmp_path: Path) -> None:

@@ -1,0 +1,143 @@
+"""The work that is timed: the real training step and the real evaluation, on random images and untrained weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from biva.bounds import elbo
+from biva.config import Device, Precision, RunConfig, Training
+from biva.data.datasets import Dataset
+from biva.data.preprocessing import model_input
+from biva.devices import choose_device
+from biva.evaluation.likelihood import IMAGES_PER_BATCH, ImportanceSamples, importance_sample, rows_within
+from biva.models.architectures import Architecture, ModelName
+from biva.models.hierarchical_vae import HierarchicalVAE
+from biva.models.layers import fold_weight_norm
+from biva.precision import computing_in
+from biva.seeds import derive_seed
+from biva.training.state import State, initial_state, step
+
+MEMORY_BUDGET_MB = {"cpu": 512, "cuda": 4096}
+"""Of importance samples walked at once, as in the experiment sets."""
+
+SEED = derive_seed("bench")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured, and how it is set up; can be sent to another process."""
+
+    architecture_name: str
+    architecture: Architecture
+    model: ModelName
+    device: Device
+    threads: int
+    compiled: bool
+
+    def set_up(self) -> torch.device:
+        """Set torch's threads, and choose the device."""
+        torch.set_num_threads(self.threads)
+        return choose_device(self.device)
+
+
+def training_step(subject: Subject, precision: Precision, batch_size: int) -> Callable[[], None]:
+    """One update of the weights and their moving average."""
+    device = subject.set_up()
+    state, training = _initial_state(subject, batch_size, device)
+    if subject.compiled:
+        state.model.compile()
+
+    def call() -> None:
+        with computing_in(precision, device):
+            step(state, training)
+
+    return call
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The evaluation as it is, and as K passes over the whole model would do it; of the same weights."""
+
+    rows: int
+    """Samples walked at once."""
+    importance: Callable[[], ImportanceSamples]
+    """K samples of every image."""
+    sequential: Callable[[], Tensor]
+    """One sample of each of `IMAGES_PER_BATCH` images, nothing kept for the next: the log-weights."""
+
+
+def evaluation(subject: Subject, precision: Precision, k: int, images: int) -> Evaluated:
+    """Importance sampling with k samples of every image, and the passes that it replaces."""
+    device = subject.set_up()
+    model = _evaluated_model(subject, device)
+    x = _random_images(subject.architecture, images)
+    batch = _random_images(subject.architecture, IMAGES_PER_BATCH).to(device)
+    rows = rows_within(MEMORY_BUDGET_MB[device.type], subject.architecture)
+
+    def importance() -> ImportanceSamples:
+        with computing_in(precision, device):
+            return importance_sample(model, x, k, seed=SEED, rows=rows, device=device)
+
+    @torch.inference_mode()
+    def sequential() -> Tensor:
+        with computing_in(precision, device):
+            terms = model(batch, lambda shape: torch.randn(shape, device=device))
+            return elbo(terms.log_likelihood, terms.kl).cpu()
+
+    per_batch = min(images, IMAGES_PER_BATCH, rows)
+    return Evaluated(min(max(1, rows // per_batch), k) * per_batch, importance, sequential)
+
+
+def importance_call(subject: Subject, precision: Precision, k: int, images: int) -> Callable[[], ImportanceSamples]:
+    """The first half of `evaluation`, to be sent to another process."""
+    return evaluation(subject, precision, k, images).importance
+
+
+def _initial_state(subject: Subject, batch_size: int, device: torch.device) -> tuple[State, Training]:
+    training = Training(protocol="clean", batch_size=batch_size, max_updates=1, evaluate_every=1)
+    run = RunConfig(
+        experiments="bench",
+        dataset="random",
+        model=subject.model,
+        architecture_name=subject.architecture_name,
+        seed=0,
+        device="auto",
+        threads=subject.threads,
+        architecture=subject.architecture,
+        training=training,
+    )
+    return initial_state(run, _random_dataset(subject.architecture, batch_size), device), training
+
+
+def _evaluated_model(subject: Subject, device: torch.device) -> HierarchicalVAE:
+    """After data-dependent initialisation, as `biva evaluate` prepares a trained one."""
+    model = _initial_state(subject, IMAGES_PER_BATCH, device)[0].model
+    fold_weight_norm(model)
+    if subject.compiled:
+        model.inference.encode = torch.compile(model.inference.encode)  # type: ignore[method-assign]
+        model.terms = torch.compile(model.terms)  # type: ignore[method-assign]
+    return model.eval()
+
+
+def _random_dataset(architecture: Architecture, images: int) -> Dataset:
+    levels = 2 if architecture.likelihood == "bernoulli" else 256
+    generator = torch.Generator().manual_seed(SEED)
+    pixels = torch.randint(levels, (images, *architecture.input_shape), dtype=torch.uint8, generator=generator)
+    return Dataset(
+        name="random",
+        fingerprint="",
+        shape=architecture.input_shape,
+        levels=levels,
+        binarisation="static" if levels == 2 else "none",
+        images={"train": pixels},
+        labels={},
+    )
+
+
+def _random_images(architecture: Architecture, images: int) -> Tensor:
+    dataset = _random_dataset(architecture, images)
+    return model_input(dataset.images["train"], dataset.levels, dataset.binarisation)

@@ -1,0 +1,75 @@
+"""Precisions: what computes in which type, and that nothing is left set behind."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from biva.config import Precision
+from biva.errors import UserError
+from biva.models.architectures import ModelName
+from biva.models.hierarchical_vae import Terms
+from biva.precision import computing_in, find_precision
+from tests.models import MODELS, tiny_model
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+def tf32() -> tuple[bool, bool]:
+    return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_convolutions_and_products_compute_in_the_precision(precision: Precision, dtype: torch.dtype) -> None:
+    before = tf32()
+    with computing_in(precision, CPU):
+        assert F.conv2d(torch.ones(1, 1, 2, 2), torch.ones(1, 1, 1, 1)).dtype == dtype
+        assert torch.mm(torch.ones(2, 2), torch.ones(2, 2)).dtype == dtype
+        assert tf32() == (False, False)
+    assert tf32() == before
+    assert torch.mm(torch.ones(2, 2), torch.ones(2, 2)).dtype == torch.float32
+
+
+@pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda'")
+def test_tf32_is_set_within_and_put_back_after_an_error() -> None:
+    before = tf32()
+    seen = []
+
+    def fail() -> None:
+        seen.append(tf32())
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), computing_in("tf32", CUDA):
+        fail()
+    assert seen == [(True, True)]
+    assert tf32() == before
+
+
+def test_what_is_not_there_is_refused() -> None:
+    with pytest.raises(UserError, match="tf32 is a mode of NVIDIA GPUs"), computing_in("tf32", CPU):
+        pass
+    with pytest.raises(UserError, match="no precision 'fp8'"):
+        find_precision("fp8")
+    assert find_precision("bf16") == "bf16"
+
+
+@pytest.mark.parametrize("latents", ["dense", "convolutional"])
+@pytest.mark.parametrize("model", MODELS)
+def test_distributions_stay_float32_and_bf16_is_near(model: ModelName, latents: str) -> None:
+    built = tiny_model(model, latents=latents).float()
+    x = torch.randint(0, 2, (6, 1, 4, 4), generator=torch.Generator().manual_seed(1)).float()
+
+    def terms(precision: Precision) -> Terms:
+        generator = torch.Generator().manual_seed(2)
+        with computing_in(precision, CPU), torch.no_grad():
+            return built.forward(x, lambda shape: torch.randn(shape, generator=generator))
+
+    exact, rough = terms("fp32"), terms("bf16")
+    assert rough.log_likelihood.dtype == rough.kl.dtype == rough.walk.output.dtype == torch.float32
+    for step in rough.walk.steps.values():
+        assert step.posterior is not None
+        assert step.value.dtype == step.prior.mean.dtype == step.posterior.log_variance.dtype == torch.float32
+    # bfloat16 has 8 bits: a relative error of 2^-9 per rounding, over a few layers
+    torch.testing.assert_close(rough.log_likelihood, exact.log_likelihood, rtol=0.05, atol=0.1)
+    assert not torch.equal(rough.log_likelihood, exact.log_likelihood)
