@@ -155,6 +155,9 @@ def plan(
     flops_rate: Annotated[
         float | None, typer.Option(min=1, help="FLOP/s to assume.", show_default="as measured, else a cautious rate")
     ] = None,
+    device: Annotated[
+        Device | None, typer.Option(help="Plan for this device.", show_default="that of the set, as found here")
+    ] = None,
 ) -> None:
     """Print what a set or collection would run, and how many hours that takes, before anything starts.
 
@@ -163,11 +166,13 @@ def plan(
     \b
     Examples:
       biva plan quick
-      biva plan paper --flops-rate 2e13
+      biva plan paper --device cuda --flops-rate 2e13
     """
     from biva.plan.report import plan
 
     sets = {name: load_experiments(name) for name in load_sets(experiments)}
+    if device is not None:
+        sets = {name: settings.model_copy(update={"device": device}) for name, settings in sets.items()}
     print(plan(sets, load_datasets(), RESULTS / "bench", flops_rate))
 
 

@@ -67,7 +67,7 @@ def plan(
 def _by_seed(runs: Iterable[RunConfig]) -> list[list[RunConfig]]:
     groups: dict[tuple[str, str, str], list[RunConfig]] = {}
     for run in runs:
-        groups.setdefault((run.dataset, run.architecture_name, run.model), []).append(run)
+        groups.setdefault((run.dataset, run.architecture_name, run.variant), []).append(run)
     return list(groups.values())
 
 
@@ -89,7 +89,7 @@ def _planned(
     evaluation = len(runs) * evaluation_hours(work, costs, rates)
     row = (
         name,
-        f"{run.dataset}/{run.architecture_name}/{run.model}",
+        f"{run.dataset}/{run.architecture_name}/{run.variant}",
         ", ".join(str(each.seed) for each in runs),
         f"{run.training.max_updates:,}",
         f"{work.training:,}",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from biva.bench.flops import Costs
-from biva.config import DatasetConfig, Experiments, RunConfig
+from biva.config import DatasetConfig, Experiments, RunConfig, scoring_runs
 from biva.data.datasets import Split
 from biva.training.state import SPLITS
 
@@ -30,14 +30,14 @@ class Work:
 
 def work_of(run: RunConfig, experiments: Experiments, datasets: Mapping[str, DatasetConfig]) -> Work:
     """All work of a run, without early stopping."""
-    training, evaluation = experiments.training, experiments.evaluation
+    training, evaluation = run.training, experiments.evaluation
     dataset = datasets[run.dataset]
     selected = _first(_images(dataset, SPLITS[training.protocol][1]), training.selection_images)
     samples = max(evaluation.importance_samples)
     scored = sum(
         pair.importance_samples * _first(_images(datasets[name], "test"), pair.max_images)
         for pair in experiments.anomalies
-        if pair.normal == run.dataset
+        if scoring_runs([run], pair)
         for name in (pair.normal, pair.anomalous)
     )
     return Work(

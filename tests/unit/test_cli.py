@@ -21,6 +21,7 @@ from biva.config import (
     find_table,
     load_architecture,
     load_experiments,
+    load_sets,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -80,8 +81,10 @@ def test_the_examples_name_things_that_exist() -> None:
                     find_anomaly(experiments, pair, config)
                 case "anomalies", [experiments, pair]:
                     find_anomaly(experiments, pair, config)
-                case (("collect" | "figure" | "plan" | "summary"), [experiments, *_]):
+                case (("collect" | "figure" | "summary"), [experiments, *_]):
                     load_experiments(experiments, config)
+                case "plan", [experiments, *_]:
+                    assert load_sets(experiments, config)
                 case "table", [experiments, table]:
                     find_table(experiments, table, config)
                 case (("track" | "schema" | "data"), _):
