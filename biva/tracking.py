@@ -46,7 +46,7 @@ RETRY_SECONDS = 300
 BATCH = 1000
 """Metric points per request; MLflow's limit."""
 
-MARKER = "selection/elbo"
+MARKER = "epoch"
 """Metric that tells which updates the store has. MLflow writes a batch in one transaction, and an update is never
 split over two batches, so an update with this metric is complete."""
 
@@ -392,8 +392,7 @@ def _metrics_of(line: dict[str, Any]) -> dict[str, float]:
 def _training_finals(training: dict[str, Any]) -> tuple[dict[str, float], int, str]:
     """Final metrics, their step and their time."""
     metrics = {f"training/{name}": training[name] for name in ("updates", "epochs", "images_seen", "wall_seconds")}
-    selected = training["selected"]
-    metrics |= {"selected/update": selected["update"], "selected/elbo": selected["elbo"]}
+    metrics |= {f"selected/{name}": value for name, value in training["selected"].items()}
     return metrics, training["updates"], training["finished"]
 
 
@@ -431,7 +430,7 @@ def _log_artifacts(client: Any, stored: Any, folder: RunFolder) -> None:
     for file in (folder.identity, folder.record, folder.training, folder.evaluation):
         if file.is_file():
             client.log_artifact(run_id, str(file), RECORDS)
-    if folder.arrays.is_file():
+    if folder.arrays.is_file() and read_json(folder.identity)["config"].get("labels") is None:
         from biva.reporting.figures import draw, save
 
         with tempfile.TemporaryDirectory() as temporary:

@@ -56,7 +56,7 @@ def anomaly_table(records: list[tuple[RunConfig, Record | None]], pair: AnomalyP
         UserError: no run is planned on the normal dataset, or a record lacks a field.
     """
     records = sorted(
-        ((run, record) for run, record in records if run.dataset == pair.normal),
+        ((run, record) for run, record in records if pair.includes(run)),
         key=lambda planned: (MODELS.index(planned[0].variant), planned[0].architecture_name, planned[0].seed),
     )
     if not records:

@@ -21,6 +21,11 @@ def test_free_bits_by_hand() -> None:
     assert loss.item() == (80 + 5 + 90 + 4) / 2
 
 
+def test_without_free_bits_the_loss_is_minus_the_elbo() -> None:
+    """Negative Monte Carlo terms count as they are."""
+    assert free_bits_loss(torch.tensor([-80.0, -90.0]), torch.tensor([[1.0, 3.0], [2.0, -0.5]]), 0.0).item() == 87.75
+
+
 def test_free_bits_stop_the_gradient_of_small_kls_only() -> None:
     kl = torch.tensor([[1.0, 3.0], [2.5, -0.5]], requires_grad=True)
     free_bits_loss(torch.zeros(2), kl, 2.0).backward()

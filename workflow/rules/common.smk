@@ -94,28 +94,29 @@ def run_folders(experiments):
     return [f"results/{experiments}/runs/{run.name}" for run in runs_of_set(experiments)]
 
 
-def run_files(experiments, *names):
-    """These files of every run of the set."""
-    return [f"{folder}/{name}" for folder in run_folders(experiments) for name in names]
+def files_of(experiments, runs, *names):
+    """These files of every one of these runs of the set."""
+    return [f"results/{experiments}/runs/{run.name}/{name}" for run in runs for name in names]
 
 
 def collected_files(wildcards):
-    return run_files(wildcards.experiments, "train.json", "evaluation.json")
+    return files_of(wildcards.experiments, runs_of_set(wildcards.experiments), "train.json", "evaluation.json")
 
 
 @told
 def table_settings(wildcards):
     """What the table shows, and name -> config digest of the runs that it shows as numbers or as "not run"."""
     table = biva.config.find_table(wildcards.experiments, wildcards.table)
-    runs = {run.name: run.digest for run in runs_of_set(wildcards.experiments) if run.dataset == table.dataset}
+    runs = {run.name: run.digest for run in runs_of_set(wildcards.experiments) if table.includes(run)}
     return table.model_dump(mode="json") | {"runs": runs}
 
 
 def figure_files(wildcards):
-    """What a figure reads of every run. The learning curves' record.jsonl is complete once train.json is there."""
+    """What a figure reads of every run but those with labels. record.jsonl is complete once train.json is there."""
+    runs = [run for run in runs_of_set(wildcards.experiments) if run.labels is None]
     if wildcards.figure == "learning_curves":
-        return run_files(wildcards.experiments, "train.json")
-    return run_files(wildcards.experiments, "evaluation.json", "evaluation.safetensors")
+        return files_of(wildcards.experiments, runs, "train.json")
+    return files_of(wildcards.experiments, runs, "evaluation.json", "evaluation.safetensors")
 
 
 @told
@@ -134,15 +135,15 @@ def anomalous_data(wildcards):
 
 def pair_files(wildcards):
     """The pair's records of every run on its normal data."""
-    normal, runs = pair_of(wildcards).normal, runs_of_set(wildcards.experiments)
-    folders = [f"results/{wildcards.experiments}/runs/{run.name}" for run in runs if run.dataset == normal]
-    return [f"{folder}/anomaly/{wildcards.pair}.{form}" for folder in folders for form in ("json", "safetensors")]
+    runs = [run for run in runs_of_set(wildcards.experiments) if pair_of(wildcards).includes(run)]
+    pair = f"anomaly/{wildcards.pair}"
+    return files_of(wildcards.experiments, runs, f"{pair}.json", f"{pair}.safetensors")
 
 
 def report_files(experiments):
     """Tables and figures of the set."""
     settings, folder = experiment_set(experiments), f"results/{experiments}"
-    tables = [f"{folder}/tables/{table.name}.tex" for table in settings.tables]
+    tables = [f"{folder}/tables/{table.name}.tex" for table in settings.all_tables]
     pairs = [f"{folder}/anomalies/{pair.name}" for pair in settings.anomalies]
     figures = [f"{folder}/figures/{name}" for name in settings.figures] + pairs
     tables += [f"{pair}.tex" for pair in pairs]
