@@ -24,9 +24,6 @@ def elbo(log_likelihood: Tensor, kl: Tensor) -> Tensor:
 def free_bits_loss(log_likelihood: Tensor, kl: Tensor, free_bits: float) -> Tensor:
     """Training loss: the negative ELBO with max(KL, free_bits) per latent group and example (paper.md section 4).
 
-    A group whose KL is below `free_bits` nats feels no pressure towards its prior. With 0 there are no free bits: it is
-    the negative ELBO itself, in which Monte Carlo terms below zero count in full.
-
     Args:
         log_likelihood: (B,).
         kl: (B, G), Monte Carlo terms, so possibly negative.
@@ -35,7 +32,15 @@ def free_bits_loss(log_likelihood: Tensor, kl: Tensor, free_bits: float) -> Tens
     Returns:
         Scalar, mean over the batch.
     """
-    return -elbo(log_likelihood, kl.clamp(min=free_bits) if free_bits > 0 else kl).mean()
+    return -elbo(log_likelihood, with_free_bits(kl, free_bits)).mean()
+
+
+def with_free_bits(kl: Tensor, free_bits: float) -> Tensor:
+    """max(KL, free_bits) of Monte Carlo terms (B, G): a group below `free_bits` nats feels no pressure to its prior.
+
+    0 means none, and no maximum: max(KL, 0) would drop the negative terms and so overrate the KL.
+    """
+    return kl.clamp(min=free_bits) if free_bits else kl
 
 
 def importance_weighted_bound(log_weights: Tensor, k: int) -> Tensor:
@@ -56,6 +61,43 @@ def importance_weighted_bound(log_weights: Tensor, k: int) -> Tensor:
         raise ValueError(f"L_{k} needs at least {k} samples per image and k >= 1, got {total} samples")
     groups = log_weights[: total - total % k].double().unflatten(0, (-1, k))
     return (torch.logsumexp(groups, dim=1) - math.log(k)).mean(dim=0)
+
+
+def labelled_bound(log_likelihood: Tensor, kl: Tensor, classes: int) -> Tensor:
+    """Bound on log p(x, y) at one sample, p(y) uniform: the ELBO given y, minus log Y (paper.md section 5).
+
+    Args:
+        log_likelihood: log p(x | z, y), (B,).
+        kl: (B, G), of the Gaussian latent groups given y.
+        classes: Y.
+
+    Returns:
+        (B,), higher is better.
+    """
+    return elbo(log_likelihood, kl) - math.log(classes)
+
+
+def over_classes(values: Tensor, log_q: Tensor) -> Tensor:
+    """sum_y q(y | x) value(x, y), exact: values (Y, B) and log q(y | x) (B, Y) -> (B,)."""
+    return (log_q.exp() * values.T).sum(dim=1)
+
+
+def unlabelled_bound(labelled: Tensor, log_q: Tensor) -> Tensor:
+    """Bound on log p(x): the labelled bounds weighted by q(y | x), plus the entropy of q(y | x) (paper.md section 5).
+
+    Args:
+        labelled: `labelled_bound` at every class, (Y, B).
+        log_q: log q(y | x), (B, Y).
+
+    Returns:
+        (B,), higher is better.
+    """
+    return over_classes(labelled - log_q.T, log_q)
+
+
+def class_kl(log_q: Tensor) -> Tensor:
+    """KL(q(y | x) || p(y)), p(y) uniform, exact: log q(y | x) (B, Y) -> (B,)."""
+    return (log_q.exp() * (log_q + math.log(log_q.shape[1]))).sum(dim=1)
 
 
 def bits_per_dim(bound: Tensor, dimensions: int) -> Tensor:

@@ -20,6 +20,7 @@ from biva.config import (
     AnomalyPair,
     Device,
     FigureName,
+    LikelihoodTable,
     RunConfig,
     find_anomaly,
     find_dataset,
@@ -31,7 +32,6 @@ from biva.config import (
     load_main,
     load_sets,
     resolve_runs,
-    scoring_runs,
 )
 from biva.errors import UserError
 from biva.models.architectures import ModelName
@@ -271,8 +271,9 @@ def evaluate(experiments: Experiments, run: RunName) -> None:
     """Evaluate a trained run on the test split.
 
     \b
-    Example:
+    Examples:
       biva evaluate quick digits/digits_8x8/biva/seed1
+      biva evaluate quick digits/digits_8x8/biva_50_labels/seed1
     """
     from biva.data.datasets import load
     from biva.evaluation.run import evaluate
@@ -360,7 +361,7 @@ def collect(
             write_results(collect(RunFolder(Path(scratch) / run.name) for run in runs), target)
             for pair in settings.anomalies:
                 _write_anomaly_table(experiments, pair, Path(scratch))
-        for table in settings.tables:
+        for table in settings.all_tables:
             _write_table(experiments, table.name)
     else:
         write_results(collect(map(_run_folder, runs)), target)
@@ -368,23 +369,22 @@ def collect(
 
 
 @app.command()
-def table(
-    experiments: Experiments, name: Annotated[str, typer.Argument(help="`name` of one of the set's tables.")]
-) -> None:
-    """Write a LaTeX table of a set's results.
+def table(experiments: Experiments, name: Annotated[str, typer.Argument(help="`name` of a table of the set.")]) -> None:
+    """Write a LaTeX table of a set's results: likelihood bounds, or test errors of semi-supervised runs.
 
     Reads results/EXPERIMENTS/results.csv; writes results/EXPERIMENTS/tables/NAME.tex.
 
     \b
-    Example:
+    Examples:
       biva table quick likelihood
+      biva table quick labels_50
     """
     _write_table(experiments, name)
 
 
 @app.command()
 def figure(experiments: Experiments, name: Annotated[FigureName, typer.Argument(help="What to draw.")]) -> None:
-    """Draw a figure of a set's runs.
+    """Draw a figure of a set's runs, but for those that learn from labels.
 
     Writes results/EXPERIMENTS/figures/NAME.pdf and NAME.png.
 
@@ -395,7 +395,7 @@ def figure(experiments: Experiments, name: Annotated[FigureName, typer.Argument(
     from biva.reporting.canvas import save
     from biva.reporting.figures import draw
 
-    runs = resolve_runs(experiments, load_experiments(experiments))
+    runs = [run for run in resolve_runs(experiments, load_experiments(experiments)) if run.labels is None]
     stem = RESULTS / experiments / "figures" / name
     save(draw(name, map(_run_folder, runs)), stem)
     print(f"{stem}.pdf", f"{stem}.png", sep="\n")
@@ -418,7 +418,7 @@ def anomalies(
 
     settings = find_anomaly(experiments, pair)
     _write_anomaly_table(experiments, settings, RESULTS / experiments / "runs")
-    runs = scoring_runs(resolve_runs(experiments, load_experiments(experiments)), settings)
+    runs = [run for run in resolve_runs(experiments, load_experiments(experiments)) if settings.includes(run)]
     stem = RESULTS / experiments / "anomalies" / pair
     save(draw_anomaly(map(_run_folder, runs), settings), stem)
     print(f"{stem}.pdf", f"{stem}.png", sep="\n")
@@ -468,13 +468,16 @@ def _run_folder(run: RunConfig) -> RunFolder:
 def _write_table(experiments: str, name: str) -> None:
     from biva.reporting.results import load_paper_results, read_results
     from biva.reporting.tables import likelihood_table
+    from biva.reporting.test_errors import error_table
 
-    tex = likelihood_table(
-        table=find_table(experiments, name),
-        results=read_results(RESULTS / experiments / "results.csv"),
-        paper=load_paper_results(CONFIG_FOLDER / "paper_results.csv"),
-        planned=resolve_runs(experiments, load_experiments(experiments)),
-    )
+    table = find_table(experiments, name)
+    results = read_results(RESULTS / experiments / "results.csv")
+    paper = load_paper_results(CONFIG_FOLDER / "paper_results.csv")
+    planned = [run for run in resolve_runs(experiments, load_experiments(experiments)) if table.includes(run)]
+    if isinstance(table, LikelihoodTable):
+        tex = likelihood_table(results=results, paper=paper, table=table, planned=planned)
+    else:
+        tex = error_table(results=results, paper=paper, table=table, planned=planned)
     target = RESULTS / experiments / "tables" / f"{name}.tex"
     write_atomically(target, tex.encode())
     print(target)
@@ -485,7 +488,7 @@ def _write_anomaly_table(experiments: str, pair: AnomalyPair, folder: Path) -> N
     from biva.reporting.anomalies import anomaly_table
     from biva.reporting.results import load_paper_results
 
-    runs = scoring_runs(resolve_runs(experiments, load_experiments(experiments)), pair)
+    runs = [run for run in resolve_runs(experiments, load_experiments(experiments)) if pair.includes(run)]
     paths = [RunFolder(folder / run.name).anomaly(pair.name) for run in runs]
     records = [(run, read_json(path) if path.is_file() else None) for run, path in zip(runs, paths, strict=True)]
     tex = anomaly_table(records, pair, load_paper_results(CONFIG_FOLDER / "paper_results.csv"))

@@ -109,6 +109,42 @@ class Finetuning(Strict):
     training: Training = Field(description="As for any run; free_bits must be 0.")
 
 
+class SemiSupervised(Strict):
+    """BIVA with a few labels, beside a supervised network of its size that has the labels alone (paper.md section 5).
+
+    Both are runs like any other, one per seed, with a table of their test errors.
+    """
+
+    name: Name = Field(description="File name of the table, without .tex.")
+    dataset: Name = Field(description="An entry of config/datasets.yaml that has labels.")
+    architecture: Name = Field(description="A file in config/architectures/, without .yaml.")
+    labels: int = Field(
+        ge=1, description="Training images with a label: the same number of every class, drawn anew for every seed."
+    )
+    label_batch_size: int = Field(
+        ge=1,
+        description="Labelled images per update, at most `labels`; training.batch_size counts the unlabelled ones.",
+    )
+    label_weight: float = Field(ge=0, description="alpha, the weight of -log q(y | x) at the labels.")
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1, description="Two runs per seed.")]
+    training: Training | None = Field(
+        default=None, description="null: that of the experiment set. patience must be null: both get max_updates."
+    )
+    paper_table: Name | None = Field(default=None, description="`table` of config/paper_results.csv; null: none.")
+
+    @model_validator(mode="after")
+    def _labels_fill_a_batch(self) -> SemiSupervised:
+        if self.label_batch_size > self.labels:
+            raise ValueError(f"label_batch_size is {self.label_batch_size}, but there are only {self.labels} labels")
+        return self
+
+    def includes(self, run: RunConfig) -> bool:
+        """Whether the table shows this run."""
+        if run.labels is None or run.labels.count != self.labels:
+            return False
+        return (run.dataset, run.architecture_name) == (self.dataset, self.architecture)
+
+
 class Evaluation(Strict):
     """Importance-weighted evaluation of the selected weights on the test split."""
 
@@ -142,6 +178,12 @@ class AnomalyPair(Strict):
     importance_samples: int = Field(ge=1, description="K of L^{>k}, for every k.")
     max_images: int | None = Field(default=None, ge=1, description="First images of either test split only; null: all.")
 
+    def includes(self, run: RunConfig) -> bool:
+        """Whether this run scores the pair."""
+        if run.labels is not None or run.dataset != self.normal:
+            return False
+        return self.models is None or run.model in self.models
+
 
 class LikelihoodTable(Strict):
     """A table of likelihood bounds: our runs on one dataset beside the paper's rows."""
@@ -151,6 +193,13 @@ class LikelihoodTable(Strict):
     paper_table: Name | None = Field(default=None, description="`table` of config/paper_results.csv; null: none.")
     k: Annotated[tuple[int, ...], Field(min_length=1)] = Field(description="A column per K.")
 
+    def includes(self, run: RunConfig) -> bool:
+        """Whether the table shows this run."""
+        return run.labels is None and run.dataset == self.dataset
+
+
+Table = LikelihoodTable | SemiSupervised
+
 
 class Experiments(Strict):
     """`config/experiments/NAME.yaml`: runs, settings, and the tables and figures to make of them."""
@@ -158,9 +207,10 @@ class Experiments(Strict):
     description: str
     device: Device = Field(description="auto: a CUDA device where there is one.")
     threads: int = Field(ge=1, description="CPU threads per job; part of what makes a CPU run repeatable bit for bit.")
-    runs: Annotated[tuple[RunGroup, ...], Field(min_length=1)]
+    runs: tuple[RunGroup, ...] = ()
     training: Training
     finetuning: Finetuning | None = None
+    semi_supervised: tuple[SemiSupervised, ...] = ()
     evaluation: Evaluation
     anomalies: tuple[AnomalyPair, ...] = ()
     tables: tuple[LikelihoodTable, ...] = ()
@@ -169,7 +219,9 @@ class Experiments(Strict):
     @property
     def table_stems(self) -> list[str]:
         """Every table that the set makes: a path below `results/NAME/`, without .tex."""
-        return [f"tables/{table.name}" for table in self.tables] + [f"anomalies/{pair.name}" for pair in self.anomalies]
+        return [f"tables/{table.name}" for table in self.all_tables] + [
+            f"anomalies/{pair.name}" for pair in self.anomalies
+        ]
 
     @property
     def figure_stems(self) -> list[str]:
@@ -178,9 +230,11 @@ class Experiments(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> Experiments:
-        names = [table.name for table in self.tables] + [pair.name for pair in self.anomalies]
+        names = [table.name for table in self.all_tables] + [pair.name for pair in self.anomalies]
         if len(set(names)) < len(names):
-            raise ValueError(f"names of tables and anomaly pairs must differ, got {names}")
+            raise ValueError(f"names of tables, semi_supervised and anomaly pairs must differ, got {names}")
+        if not self.runs and (self.figures or not self.semi_supervised):
+            raise ValueError("runs is empty: a set needs runs or semi_supervised, and runs for figures")
         for pair in self.anomalies:
             if pair.normal not in {group.dataset for group in self.runs}:
                 raise ValueError(f"anomaly pair {pair.name!r} is about dataset {pair.normal!r}, which no run uses")
@@ -194,6 +248,7 @@ class Experiments(Strict):
             raise ValueError("the same run (dataset, architecture, model, seed) is listed twice")
         if self.finetuning:
             self._check_finetuning(self.finetuning)
+        self._check_semi_supervised()
         for table in self.tables:
             if table.dataset not in {group.dataset for group in self.runs}:
                 raise ValueError(f"table {table.name!r} is of dataset {table.dataset!r}, which no run uses")
@@ -203,6 +258,11 @@ class Experiments(Strict):
                 )
         return self
 
+    @property
+    def all_tables(self) -> tuple[Table, ...]:
+        """Tables of likelihood bounds, then those of test errors."""
+        return (*self.tables, *self.semi_supervised)
+
     def _check_finetuning(self, finetuning: Finetuning) -> None:
         if finetuning.training.free_bits != 0:
             raise ValueError(f"finetuning.training.free_bits must be 0, got {finetuning.training.free_bits}")
@@ -210,6 +270,19 @@ class Experiments(Strict):
             raise ValueError(f"finetuning.training.protocol must be that of training, {self.training.protocol}")
         if missing := set(finetuning.models) - {group.model for group in self.runs}:
             raise ValueError(f"finetuning.models names {sorted(missing)}, of which the set has no run")
+
+    def _check_semi_supervised(self) -> None:
+        runs = [
+            (entry.dataset, entry.architecture, entry.labels, s) for entry in self.semi_supervised for s in entry.seeds
+        ]
+        if len(set(runs)) < len(runs):
+            raise ValueError("the same semi_supervised run (dataset, architecture, labels, seed) is listed twice")
+        for entry in self.semi_supervised:
+            if (patience := (entry.training or self.training).patience) is not None:
+                raise ValueError(
+                    f"semi_supervised {entry.name!r} has training.patience: {patience}; it must be null, so that both "
+                    "networks get max_updates"
+                )
 
 
 class Collection(Strict):
@@ -306,12 +379,20 @@ class Datasets(Strict):
 # ------------------------------------------------------------------------------------------------------ one run
 
 
+class Labels(Strict):
+    """The labels that a run learns from."""
+
+    count: int = Field(description="Class-balanced, drawn by the run's seed.")
+    batch_size: int
+    weight: float | None = Field(description="alpha; null: labels are all that the run learns from.")
+
+
 class RunConfig(Strict):
     """All that decides what one run produces, resolved from the files above; recorded in the run's folder."""
 
     experiments: Name
     dataset: Name
-    model: ModelName
+    model: ModelName | Literal["classifier"]
     architecture_name: Name
     seed: int
     device: Device
@@ -321,10 +402,13 @@ class RunConfig(Strict):
     finetunes: str | None = Field(
         default=None, description="Digest of the run from whose selected weights this one goes on without free bits."
     )
+    labels: Labels | None = Field(default=None, description="null: the run learns from images alone.")
 
     @property
     def variant(self) -> str:
         """The model and what is special about its training; the model's name in paths, tables and figures."""
+        if self.labels:
+            return f"{self.model}_{self.labels.count}_labels"
         return f"{self.model}{FINETUNED}" if self.finetunes else self.model
 
     @property
@@ -348,6 +432,8 @@ class RunConfig(Strict):
             "architecture": {"description"},
             "training": {"checkpoint_seconds"},
         }
+        if self.labels is None:  # so that a run without labels has the digest that it always had
+            irrelevant["labels"] = True
         content = self.model_dump(mode="json", exclude=irrelevant)
         if self.finetunes is None:  # runs keep the digest that they had before there was fine-tuning
             del content["finetunes"]
@@ -356,7 +442,8 @@ class RunConfig(Strict):
 
 def resolve_runs(experiments_name: str, experiments: Experiments, folder: Path = CONFIG_FOLDER) -> list[RunConfig]:
     """All runs of an experiment set, in the file's order, each followed by its fine-tuning, if any."""
-    architectures = {name: load_architecture(name, folder) for name in {g.architecture for g in experiments.runs}}
+    names = {group.architecture for group in experiments.runs} | {s.architecture for s in experiments.semi_supervised}
+    architectures = {name: load_architecture(name, folder) for name in names}
     runs = [
         RunConfig(
             experiments=experiments_name,
@@ -372,21 +459,31 @@ def resolve_runs(experiments_name: str, experiments: Experiments, folder: Path =
         for group in experiments.runs
         for seed in group.seeds
     ]
-    finetuning = experiments.finetuning
-    if finetuning is None:
-        return runs
-    finetuned = {"training": finetuning.training}
-    return [
-        variant
-        for run in runs
-        for variant in (run, run.model_copy(update=finetuned | {"finetunes": run.digest}))
-        if variant is run or run.model in finetuning.models
+    if finetuning := experiments.finetuning:
+        finetuned = {"training": finetuning.training}
+        runs = [
+            variant
+            for run in runs
+            for variant in (run, run.model_copy(update=finetuned | {"finetunes": run.digest}))
+            if variant is run or run.model in finetuning.models
+        ]
+    return runs + [
+        RunConfig(
+            experiments=experiments_name,
+            dataset=entry.dataset,
+            model=model,
+            architecture_name=entry.architecture,
+            seed=seed,
+            device=experiments.device,
+            threads=experiments.threads,
+            architecture=architectures[entry.architecture],
+            training=entry.training or experiments.training,
+            labels=Labels(count=entry.labels, batch_size=entry.label_batch_size, weight=weight),
+        )
+        for entry in experiments.semi_supervised
+        for model, weight in (("biva", entry.label_weight), ("classifier", None))
+        for seed in entry.seeds
     ]
-
-
-def scoring_runs(runs: list[RunConfig], pair: AnomalyPair) -> list[RunConfig]:
-    """Those of the runs that score an anomaly pair."""
-    return [run for run in runs if run.dataset == pair.normal and (pair.models is None or run.model in pair.models)]
 
 
 # ------------------------------------------------------------------------------------------------------ loading
@@ -469,22 +566,29 @@ def load_experiments(name: str, folder: Path = CONFIG_FOLDER) -> Experiments:
         raise UserError(f"{name!r} is a collection of experiment sets. Name one of them: {', '.join(sets)}.")
     experiments = _load(Experiments, path, "experiment set")
     datasets = load_datasets(folder)
-    for number, group in enumerate(experiments.runs):
+    groups: list[tuple[str, RunGroup | SemiSupervised, Training]] = [
+        *((f"runs.{n}", group, experiments.training) for n, group in enumerate(experiments.runs)),
+        *(
+            (f"semi_supervised.{n}", entry, entry.training or experiments.training)
+            for n, entry in enumerate(experiments.semi_supervised)
+        ),
+    ]
+    for place, group, training in groups:
         if group.dataset not in datasets:
             raise UserError(
-                f"{path} is not valid:\n  - runs.{number}.dataset: unknown dataset {group.dataset!r}; "
+                f"{path} is not valid:\n  - {place}.dataset: unknown dataset {group.dataset!r}; "
                 f"allowed: {', '.join(sorted(datasets))}"
             )
         splits = datasets[group.dataset].splits
-        if missing := [split for split in PROTOCOL_SPLITS[experiments.training.protocol] if split not in splits]:
+        if missing := [split for split in PROTOCOL_SPLITS[training.protocol] if split not in splits]:
             raise UserError(
-                f"{path} is not valid:\n  - runs.{number}.dataset: {group.dataset!r} has no {' and no '.join(missing)} "
-                f"split, which training.protocol: {experiments.training.protocol} needs; it has: {', '.join(splits)}"
+                f"{path} is not valid:\n  - {place}.dataset: {group.dataset!r} has no {' and no '.join(missing)} "
+                f"split, which training.protocol: {training.protocol} needs; it has: {', '.join(splits)}"
             )
         shape = load_architecture(group.architecture, folder).input_shape
         if shape != datasets[group.dataset].shape:
             raise UserError(
-                f"{path} is not valid:\n  - runs.{number}.architecture: {group.architecture!r} is for images of shape "
+                f"{path} is not valid:\n  - {place}.architecture: {group.architecture!r} is for images of shape "
                 f"{shape}, but dataset {group.dataset!r} has {datasets[group.dataset].shape}"
             )
     for number, pair in enumerate(experiments.anomalies):
@@ -536,16 +640,16 @@ def find_anomaly(experiments_name: str, name: str, folder: Path = CONFIG_FOLDER)
     return _named(load_experiments(experiments_name, folder).anomalies, experiments_name, name, "anomaly pair")
 
 
-def find_table(experiments_name: str, name: str, folder: Path = CONFIG_FOLDER) -> LikelihoodTable:
+def find_table(experiments_name: str, name: str, folder: Path = CONFIG_FOLDER) -> Table:
     """The table of an experiment set with this name.
 
     Raises:
         UserError: there is none; the message lists those there are.
     """
-    return _named(load_experiments(experiments_name, folder).tables, experiments_name, name, "table")
+    return _named(load_experiments(experiments_name, folder).all_tables, experiments_name, name, "table")
 
 
-Report = TypeVar("Report", AnomalyPair, LikelihoodTable)
+Report = TypeVar("Report", AnomalyPair, Table)
 
 
 def _named(reports: tuple[Report, ...], experiments_name: str, name: str, kind: str) -> Report:

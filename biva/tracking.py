@@ -49,7 +49,7 @@ RETRY_SECONDS = 300
 BATCH = 1000
 """Metric points per request; MLflow's limit."""
 
-MARKER = "selection/elbo"
+MARKER = "epoch"
 """Metric that tells which updates the store has. MLflow writes a batch in one transaction, and an update is never
 split over two batches, so an update with this metric is complete."""
 
@@ -423,8 +423,7 @@ def _metrics_of(line: dict[str, Any]) -> dict[str, float]:
 def _training_finals(training: dict[str, Any]) -> tuple[dict[str, float], int, str]:
     """Final metrics, their step and their time."""
     metrics = {f"training/{name}": training[name] for name in ("updates", "epochs", "images_seen", "wall_seconds")}
-    selected = training["selected"]
-    metrics |= {"selected/update": selected["update"], "selected/elbo": selected["elbo"]}
+    metrics |= {f"selected/{name}": value for name, value in training["selected"].items()}
     return metrics, training["updates"], training["finished"]
 
 
@@ -473,7 +472,7 @@ def _log_artifacts(client: Any, stored: Any, folder: RunFolder) -> None:
             client.log_artifact(run_id, str(file), RECORDS)
     for file in folder.anomalies():
         client.log_artifact(run_id, str(file), f"{RECORDS}/{file.parent.name}")
-    if folder.arrays.is_file():
+    if folder.arrays.is_file() and read_json(folder.identity)["config"].get("labels") is None:
         from biva.reporting.canvas import save
         from biva.reporting.figures import draw
 

@@ -1,6 +1,9 @@
 """Tiny models for tests: a few parameters, every kind of layer."""
 
+from typing import TypeVar
+
 import torch
+from torch import nn
 
 from biva.evaluation.likelihood import ImageNoise
 from biva.models.architectures import Architecture, Dropout, ModelName, Stage
@@ -25,7 +28,15 @@ def tiny_architecture(*, latents: str = "dense", likelihood: str = "bernoulli", 
 def tiny_model(model: ModelName, *, seed: int = 0, **sizes: object) -> HierarchicalVAE:
     """A float64 model in evaluation mode whose weights are large enough for every part to matter."""
     torch.manual_seed(seed)
-    built = HierarchicalVAE(tiny_architecture(**sizes), model).double()  # type: ignore[arg-type]
+    return with_large_weights(HierarchicalVAE(tiny_architecture(**sizes), model))  # type: ignore[arg-type]
+
+
+Built = TypeVar("Built", bound=nn.Module)
+
+
+def with_large_weights(built: Built) -> Built:
+    """The model in float64 and evaluation mode, with weights that are large enough for every part to matter."""
+    built.double()
     with torch.no_grad():
         for name, parameter in built.named_parameters():
             if name.endswith("bias"):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -71,6 +72,21 @@ class Dataset:
                 "training.protocol: `paper` needs train and test, `clean` needs valid too."
             )
         return self.images[split]
+
+    def labels_of(self, name: Split) -> Tensor:
+        """Labels of the images of a split, in their order, int64 (N,).
+
+        Raises:
+            UserError: the dataset has no labels.
+        """
+        parts = ("train", "valid") if name == "train+valid" else (name,)
+        there = [self.labels[part] for part in parts if part in self.labels]
+        if not there:
+            raise UserError(
+                f"Dataset {self.name!r} has no labels, which semi-supervised runs need. Use one that has them, such as "
+                "digits, mnist_dynamic, fashion_mnist or cifar10."
+            )
+        return torch.cat(there)
 
 
 def prepare(name: str, config: DatasetConfig, raw: Path, folder: Path) -> None:

@@ -50,7 +50,7 @@ def bounds_above(
         features = model.inference.encode(batch)
         for k in range(stages + 1):
             # A walk draws at most every latent twice: on the way up from q, and on the way down from p.
-            noise = ImageNoise(seed, images, 2 * latent_width(model), device)
+            noise = ImageNoise(seed, images, 2 * latent_width(model.generative), device)
             parts = []
             for chunk in chunks(samples, max(1, rows // len(batch))):
                 noise.draw(chunk)

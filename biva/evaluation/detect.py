@@ -33,6 +33,8 @@ def detect(folder: RunFolder, pair: AnomalyPair, settings: Evaluation, normal: D
     started = time.monotonic()
     trained = load_trained(folder, normal)
     run, model, device = trained.run, trained.model, trained.device
+    if run.labels is not None:
+        raise UserError(f"{run.name} learned from labels; anomalies are scored by runs that learned from images alone.")
     if (normal.shape, normal.binarisation) != (anomalous.shape, anomalous.binarisation):
         raise UserError(
             f"Anomaly pair {pair.name!r}: {normal.name} has images of shape {normal.shape}, binarisation "

@@ -18,6 +18,7 @@ from torch import Tensor
 from biva.data.datasets import Dataset, Split
 from biva.data.preprocessing import model_input
 from biva.models.architectures import Architecture
+from biva.models.generative import GenerativeLadder
 from biva.models.hierarchical_vae import HierarchicalVAE, Terms
 from biva.seeds import derive_seed
 
@@ -83,9 +84,9 @@ class ImageNoise:
         return self.block[:, self.used - size : self.used].reshape(shape)
 
 
-def latent_width(model: HierarchicalVAE) -> int:
+def latent_width(generative: GenerativeLadder) -> int:
     """Scalars in all latents of one sample."""
-    return sum(math.prod(stage.latent_shape) * len(stage.groups) for stage in model.generative.stages)  # type: ignore[arg-type, misc]
+    return sum(math.prod(stage.latent_shape) * len(stage.groups) for stage in generative.stages)  # type: ignore[arg-type, misc]
 
 
 def chunks(k: int, size: int) -> Iterator[int]:
@@ -143,7 +144,7 @@ def importance_sample(
     for start in range(0, n, per_batch):
         batch = x[start : start + per_batch].to(device)
         images = range(start, start + len(batch))
-        noise = ImageNoise(seed, images, latent_width(model), device)
+        noise = ImageNoise(seed, images, latent_width(model.generative), device)
         features = model.inference.encode(batch)
         done = 0
         means: dict[str, Tensor] = {}

@@ -9,7 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from biva.models.architectures import Architecture, Shape
-from biva.models.latents import DiagonalGaussian, GaussianHead, LatentProjection, Noise, standard_normal
+from biva.models.latents import (
+    DiagonalGaussian,
+    GaussianHead,
+    LatentProjection,
+    Noise,
+    standard_normal,
+    with_class,
+)
 from biva.models.layers import BlockStack, GatedBlock, at_least_float32, conv
 
 
@@ -19,6 +26,10 @@ class Latent:
 
     value: Tensor
     posterior: DiagonalGaussian | None = None
+
+    def rows(self, index: Tensor) -> Latent:
+        """The latents of these rows."""
+        return Latent(self.value[index], self.posterior and self.posterior.rows(index))
 
 
 Priors = Mapping[str, DiagonalGaussian]
@@ -99,7 +110,12 @@ class GenerativeStage(nn.Module):
     """Stage i: priors of its latents given d_i, and the blocks that turn its latents into d_(i-1)."""
 
     def __init__(
-        self, architecture: Architecture, index: int, groups: tuple[str, ...], skips: list[Shape] | None
+        self,
+        architecture: Architecture,
+        index: int,
+        groups: tuple[str, ...],
+        skips: list[Shape] | None,
+        classes: int = 0,
     ) -> None:
         super().__init__()
         stage, top = architecture.stages[index], index == len(architecture.stages) - 1
@@ -109,7 +125,7 @@ class GenerativeStage(nn.Module):
         self.priors = nn.ModuleDict(
             {} if top else {f"p_{g}": GaussianHead(shape, stage.latent, architecture.latents) for g in groups}
         )
-        self.projection = LatentProjection(architecture, index, len(groups))
+        self.projection = LatentProjection(architecture, index, len(groups), classes)
         shape, self.blocks = self.projection.output_shape, BlockStack()
         for j in range(stage.blocks):
             block = GatedBlock(
@@ -142,16 +158,24 @@ class GenerativeLadder(nn.Module):
         groups: latent groups of every stage below the top, in the order of concatenation; the top has one.
         skips: generative skip connections (all models but LVAE).
         output_channels: parameters of p(x | z) per pixel.
+        classes: of a categorical variable y that joins the top latent (paper.md section 5); 0: none.
     """
 
     def __init__(
-        self, architecture: Architecture, groups: tuple[str, ...], *, skips: bool, output_channels: int
+        self,
+        architecture: Architecture,
+        groups: tuple[str, ...],
+        *,
+        skips: bool,
+        output_channels: int,
+        classes: int = 0,
     ) -> None:
         super().__init__()
         stages: list[GenerativeStage] = []
         for index in reversed(range(len(architecture.stages))):
             above = stages[-1].blocks.output_shapes if stages and skips else None
-            stages.append(GenerativeStage(architecture, index, groups if stages else ("",), above))
+            top = not stages
+            stages.append(GenerativeStage(architecture, index, ("",) if top else groups, above, classes if top else 0))
         self.stages = nn.ModuleList(reversed(stages))
         self.skips = skips
         self.output = conv(architecture.filters, output_channels, 1)
@@ -161,8 +185,11 @@ class GenerativeLadder(nn.Module):
         """z1_bu, z1_td, ..., zL: all latent groups, bottom to top."""
         return [_name(i, group) for i, stage in enumerate(self.stages) for group in sorted(stage.groups)]  # type: ignore[arg-type]
 
-    def walk(self, source: LatentSource, rows: int) -> Walk:
-        """Walk from stage L to stage 1, asking `source` for the latents of every stage."""
+    def walk(self, source: LatentSource, rows: int, y: Tensor | None = None) -> Walk:
+        """Walk from stage L to stage 1, asking `source` for the latents of every stage.
+
+        With `y` (rows, classes), one-hot, the walk starts from (z_L, y).
+        """
         d: Tensor | None = None
         above: list[Tensor] = []
         steps: dict[str, Step] = {}
@@ -173,7 +200,7 @@ class GenerativeLadder(nn.Module):
             latents = source(index, priors, d)
             for group in stage.groups:
                 steps[_name(index, group)] = Step(latents[group].value, priors[group], latents[group].posterior)
-            z = torch.cat([latents[group].value for group in stage.groups], dim=1)
+            z = with_class(torch.cat([latents[group].value for group in stage.groups], dim=1), y if d is None else None)
             skips = [above[min(j, len(above) - 1)] if above and self.skips else None for j in range(len(stage.blocks))]
             above = stage.blocks(stage.projection(z), skips)
             d = above[-1]

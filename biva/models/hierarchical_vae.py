@@ -26,6 +26,14 @@ class Terms:
     """log q - log p at the sample of every latent group drawn from its posterior, (B, G), groups bottom to top."""
     walk: Walk
 
+    @classmethod
+    def of(cls, walk: Walk, likelihood: Likelihood, x: Tensor) -> Terms:
+        """The terms of the walked rows, which have the images x (B, C, H, W)."""
+        log_likelihood = likelihood.log_prob(walk.output, x)
+        kls = [step.kl() for step in walk.steps.values() if step.posterior is not None]
+        kl = torch.stack(kls, dim=1) if kls else log_likelihood.new_zeros(len(log_likelihood), 0)
+        return cls(log_likelihood, kl, walk)
+
 
 _PATHS: dict[ModelName, Callable[[Architecture], InferencePath]] = {
     "vae": BottomUpInference,
@@ -76,10 +84,7 @@ class HierarchicalVAE(nn.Module):
         """
         posterior = self.inference.posterior(features, k, noise)
         walk = self.generative.walk(posterior_above(above, posterior, from_prior(noise)), rows=k * len(x))
-        log_likelihood = self.likelihood.log_prob(walk.output, repeat(x, k))
-        kls = [step.kl() for step in walk.steps.values() if step.posterior is not None]
-        kl = torch.stack(kls, dim=1) if kls else log_likelihood.new_zeros(len(log_likelihood), 0)
-        return Terms(log_likelihood, kl, walk)
+        return Terms.of(walk, self.likelihood, repeat(x, k))
 
     def sample(self, rows: int, noise: Noise, temperature: float = 1.0) -> Tensor:
         """Parameters of p(x | z) for z drawn from the prior at a temperature: (rows, channels, H, W)."""

@@ -7,17 +7,19 @@ noise)` draws k samples per image and gives the latent source that the generativ
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from biva.models.architectures import Architecture, Shape
 from biva.models.generative import Latent, LatentSource, Priors
-from biva.models.latents import DiagonalGaussian, GaussianHead, LatentProjection, Noise, repeat
-from biva.models.layers import BlockStack, GatedBlock
+from biva.models.latents import DiagonalGaussian, GaussianHead, LatentProjection, Noise, repeat, with_class
+from biva.models.layers import BlockStack, GatedBlock, dense
 
 
 class InferencePath(nn.Module):
@@ -206,16 +208,35 @@ class BidirectionalFeatures:
     bu_posterior: DiagonalGaussian
 
 
+@dataclass(frozen=True)
+class Ascent:
+    """The way up at one sample of the bottom-up latents per row: all that the rest of the posterior reads."""
+
+    bu: list[Latent]
+    """z_i^BU of every stage below the top."""
+    td: list[Tensor]
+    """td_i of every stage."""
+    top: Tensor
+    """[td_L, bu_L], (B, 2F, H_L, W_L)."""
+
+    def rows(self, index: Tensor) -> Ascent:
+        """The way up of these rows; a row may be taken several times."""
+        return Ascent([z.rows(index) for z in self.bu], [td[index] for td in self.td], self.top[index])
+
+
 class BidirectionalInference(InferencePath):
     """BIVA: q(z_L | x, z_<L^BU) prod_i q(z_i^BU | x, z_<i^BU) q(z_i^TD | x, z_<i^BU, z_>i).
 
     The bottom-up latents are drawn on the way up, the top-down ones during the walk. Only stage 1, which holds the
     full-resolution convolutions, depends on x alone.
+
+    With `classes` there is a categorical variable y at the top, and z_L comes from q(z_L | x, y, z_<L^BU) (paper.md
+    section 5): y, one-hot, stands beside [td_L, bu_L] in the top merge, so that it acts before a nonlinearity.
     """
 
     groups = ("td", "bu")
 
-    def __init__(self, architecture: Architecture) -> None:
+    def __init__(self, architecture: Architecture, classes: int = 0) -> None:
         super().__init__()
         shapes = architecture.stage_shapes
         self.paths, self.merges, self.td_heads = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
@@ -225,7 +246,8 @@ class BidirectionalInference(InferencePath):
             self.paths.append(DeterministicPaths(architecture, index, bu_shape, td_shape))
             self.td_heads.append(_head(architecture, index))
             if index == len(shapes) - 1:
-                self.merges.append(_merge(architecture, index, _doubled(shape), None))
+                channels, height, width = _doubled(shape)
+                self.merges.append(_merge(architecture, index, (channels + classes, height, width), None))
                 break
             self.merges.append(_merge(architecture, index, shape, shape))
             self.bu_heads.append(_head(architecture, index))
@@ -240,6 +262,10 @@ class BidirectionalInference(InferencePath):
 
     def posterior(self, features: BidirectionalFeatures, k: int, noise: Noise) -> LatentSource:
         """Draws the bottom-up latents of all stages and the top one; the rest follows during the walk."""
+        return self.descend(self.ascend(features, k, noise), noise)
+
+    def ascend(self, features: BidirectionalFeatures, k: int, noise: Noise) -> Ascent:
+        """The way up: k samples of the bottom-up latents per image."""
         bu, td, q = repeat(features.bu, k), repeat(features.td, k), features.bu_posterior.repeat(k)
         bu_latents, tds = [Latent(q.sample(noise), q)], [td]
         for index, path in enumerate(self.paths[1:], start=1):
@@ -249,12 +275,30 @@ class BidirectionalInference(InferencePath):
             if index < len(self.bu_heads):
                 q = self.bu_heads[index](bu)
                 bu_latents.append(Latent(q.sample(noise), q))
-        top = self.td_heads[-1](self.merges[-1](torch.cat([td, bu], dim=1)))
+        return Ascent(bu_latents, tds, torch.cat([td, bu], dim=1))
+
+    def descend(self, ascent: Ascent, noise: Noise, y: Tensor | None = None) -> LatentSource:
+        """The way down: the latents of the walk. `y` (rows, classes), one-hot, if the top depends on a class."""
+        top = self.td_heads[-1](self.merges[-1](with_class(ascent.top, y)))
 
         def source(index: int, _priors: Priors, d: Tensor | None) -> Mapping[str, Latent]:
             if d is None:
                 return {"": Latent(top.sample(noise), top)}
-            q = self.td_heads[index](self.merges[index](tds[index], d))
-            return {"td": Latent(q.sample(noise), q), "bu": bu_latents[index]}
+            q = self.td_heads[index](self.merges[index](ascent.td[index], d))
+            return {"td": Latent(q.sample(noise), q), "bu": ascent.bu[index]}
 
         return source
+
+
+class ClassHead(nn.Module):
+    """q(y | x, z_<L^BU) from [td_L, bu_L]: a gated block, as in front of z_L, and a dense layer (paper.md section 5)."""
+
+    def __init__(self, architecture: Architecture, classes: int) -> None:
+        super().__init__()
+        shape = architecture.stage_shapes[-1]
+        self.merge = _merge(architecture, len(architecture.stages) - 1, _doubled(shape), None)
+        self.layer = dense(math.prod(shape), classes)
+
+    def forward(self, top: Tensor) -> Tensor:
+        """(B, 2F, H_L, W_L) -> log q(y | .), (B, classes)."""
+        return F.log_softmax(self.layer(F.elu(self.merge(top)).flatten(1)), dim=1)

@@ -45,10 +45,21 @@ class DiagonalGaussian:
         """The same distribution for k samples of every row, (k*B, ...)."""
         return DiagonalGaussian(repeat(self.mean, k), repeat(self.log_variance, k))
 
+    def rows(self, index: Tensor) -> DiagonalGaussian:
+        """The distributions of these rows, (R, ...)."""
+        return DiagonalGaussian(self.mean[index], self.log_variance[index])
+
 
 def repeat(x: Tensor, k: int) -> Tensor:
     """(B, ...) -> (k*B, ...): row i*B + b is row b."""
     return x if k == 1 else x.repeat(k, *[1] * (x.dim() - 1))
+
+
+def with_class(h: Tensor, y: Tensor | None) -> Tensor:
+    """(B, C, ...) and a one-hot class (B, Y) -> (B, C + Y, ...), the class at every position; None: h as it is."""
+    if y is None:
+        return h
+    return torch.cat([h, y.view(*y.shape, *[1] * (h.dim() - 2)).expand(-1, -1, *h.shape[2:])], dim=1)
 
 
 def standard_normal(rows: int, shape: tuple[int, ...], like: Tensor) -> DiagonalGaussian:
@@ -80,12 +91,15 @@ class GaussianHead(nn.Module):
 
 
 class LatentProjection(nn.Module):
-    """Latent of `groups` concatenated groups -> feature map: a dense layer for vectors, nothing for maps."""
+    """Latent of `groups` concatenated groups -> feature map: a dense layer for vectors, nothing for maps.
 
-    def __init__(self, architecture: Architecture, stage: int, groups: int) -> None:
+    With `classes` a one-hot class stands behind the groups.
+    """
+
+    def __init__(self, architecture: Architecture, stage: int, groups: int, classes: int = 0) -> None:
         super().__init__()
         self.layer: nn.Module | None = None
-        channels = groups * architecture.stages[stage].latent
+        channels = groups * architecture.stages[stage].latent + classes
         shape = architecture.stage_shapes[stage]
         if architecture.latents == "dense":
             self.layer = dense(channels, math.prod(shape))
@@ -94,5 +108,5 @@ class LatentProjection(nn.Module):
             self.output_shape = (channels, *shape[1:])
 
     def forward(self, z: Tensor) -> Tensor:
-        """(B, groups*N) or (B, groups*N, H, W) -> (B, *output_shape)."""
+        """(B, groups*N + classes) or (B, groups*N + classes, H, W) -> (B, *output_shape)."""
         return z if self.layer is None else self.layer(z).view(-1, *self.output_shape)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from biva.bench.flops import Costs
-from biva.config import DatasetConfig, Experiments, RunConfig, scoring_runs
+from biva.config import DatasetConfig, Experiments, RunConfig
 from biva.data.datasets import Split
 from biva.training.state import SPLITS
 
@@ -37,7 +37,7 @@ def work_of(run: RunConfig, experiments: Experiments, datasets: Mapping[str, Dat
     scored = sum(
         pair.importance_samples * _first(_images(datasets[name], "test"), pair.max_images)
         for pair in experiments.anomalies
-        if scoring_runs([run], pair)
+        if pair.includes(run)
         for name in (pair.normal, pair.anomalous)
     )
     return Work(

@@ -67,7 +67,7 @@ def anomaly_table(records: list[tuple[RunConfig, Record | None]], pair: AnomalyP
     Raises:
         UserError: no run is planned on the normal dataset, or a record lacks a field.
     """
-    records = [(run, record) for run, record in records if run.dataset == pair.normal]
+    records = [(run, record) for run, record in records if pair.includes(run)]
     if not records:
         raise UserError(f"Anomaly pair {pair.name!r} is about dataset {pair.normal!r}, on which no run is planned.")
     try:

@@ -63,7 +63,7 @@ def collect(folders: Iterable[RunFolder]) -> pd.DataFrame:
     """Every metric of every evaluated run, one row each, in an order that does not depend on that of `folders`.
 
     The metrics of an anomaly pair are among them where the run has a record of it (`biva.records.anomaly_metrics`).
-    A folder without `evaluation.json` has no result yet and gives no row.
+    Models that learn from labels come last. A folder without `evaluation.json` has no result yet and gives no row.
 
     Raises:
         UserError: a record is missing beside `evaluation.json`, is not JSON, or lacks a field.
@@ -74,7 +74,8 @@ def collect(folders: Iterable[RunFolder]) -> pd.DataFrame:
     return (
         frame.assign(_model=order)
         .sort_values(
-            ["dataset", "architecture", "_model", "seed", "metric", "k", "experiments", "run_id"], ignore_index=True
+            ["dataset", "architecture", "_model", "model", "seed", "metric", "k", "experiments", "run_id"],
+            ignore_index=True,
         )
         .drop(columns="_model")
     )

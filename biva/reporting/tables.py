@@ -20,6 +20,11 @@ NOT_REPORTED = "--"
 
 MARKS = {"yes": "", "no": r"\dagger", "value only": r"\ddagger"}
 EXACT = r"\ast"
+EXPLANATIONS = {
+    MARKS["no"]: f"$^{{{MARKS['no']}}}$\\,unconfirmed: from memory, not checked against the source.",
+    MARKS["value only"]: f"$^{{{MARKS['value only']}}}$\\,the value is confirmed, its setting is not.",
+}
+"""Mark -> what it says, for the notes of a table."""
 
 PROTOCOLS = {
     "paper": "trained on the training and validation images; the evaluation with the best ELBO on the "
@@ -61,11 +66,11 @@ def likelihood_table(
     Raises:
         UserError: no run is planned on the dataset, or `paper` has no table of that name for it.
     """
-    planned = [run for run in planned if run.dataset == table.dataset]
+    planned = [run for run in planned if table.includes(run)]
     if not planned:
         raise UserError(f"Table {table.name!r} is of dataset {table.dataset!r}, on which no run is planned.")
     quantity = BITS if planned[0].architecture.likelihood == "mixture_of_logistics" else NATS
-    ours = _results_of(planned, results, quantity)
+    ours = results_of(planned, results, quantity.metric)
     reported = _Reported(_paper_rows(paper, table), quantity) if table.paper_table else None
 
     rows = []
@@ -91,7 +96,7 @@ def likelihood_table(
         label=f"tab:{table.name}",
         body=body,
         notes=[
-            *_notes_on_ours(ours, planned),
+            *notes_on_ours(ours, planned, PROTOCOLS),
             *(reported.notes() if reported else [_why_nothing_reported(paper, table)]),
         ],
     )
@@ -125,12 +130,12 @@ def architectures(runs: Iterable[RunConfig]) -> str:
 # ------------------------------------------------------------------------------------------------------ our values
 
 
-def _results_of(planned: list[RunConfig], results: pd.DataFrame, quantity: _Quantity) -> pd.DataFrame:
-    """Rows of the quantity that belong to planned runs."""
+def results_of(planned: list[RunConfig], results: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Rows of the metric that belong to planned runs."""
     names = {(run.dataset, run.architecture_name, run.variant, run.seed) for run in planned}
     keys = zip(results["dataset"], results["architecture"], results["model"], results["seed"], strict=True)
     is_planned = np.array([key in names for key in keys], dtype=bool)
-    return results[is_planned & (results["metric"] == quantity.metric).to_numpy()]
+    return results[is_planned & (results["metric"] == metric).to_numpy()]
 
 
 def our_cell(runs: pd.DataFrame, seeds: list[int]) -> str:
@@ -155,7 +160,7 @@ def _number(value: float) -> str:
     return f"{value:.2f}" if np.isfinite(value) else r"\mathrm{not\ finite}"
 
 
-def _notes_on_ours(ours: pd.DataFrame, planned: list[RunConfig]) -> list[str]:
+def notes_on_ours(ours: pd.DataFrame, planned: list[RunConfig], protocols: dict[str, str]) -> list[str]:
     """How our numbers came to be: spread, protocol, budget, images; from the results, not from the plan."""
     if ours.empty:
         return [f"Ours: {architectures(planned)}; {NOT_RUN}."]
@@ -169,7 +174,7 @@ def _notes_on_ours(ours: pd.DataFrame, planned: list[RunConfig]) -> list[str]:
         + "."
     ]
     for protocol in sorted(set(run_rows["protocol"])):
-        notes.append(f"Protocol {code(protocol)}: {PROTOCOLS.get(protocol, 'unknown to this version of biva')}.")
+        notes.append(f"Protocol {code(protocol)}: {protocols.get(protocol, 'unknown to this version of biva')}.")
     present = {run.digest for run in planned}
     if earlier := sorted(set(run_rows["config_digest"]) - present):
         notes.append(
@@ -257,8 +262,7 @@ class _Reported:
     def notes(self) -> list[str]:
         """What brackets, marks and numbers at the reported values mean."""
         explanations = {
-            MARKS["no"]: f"$^{{{MARKS['no']}}}$\\,unconfirmed: from memory, not checked against the source.",
-            MARKS["value only"]: f"$^{{{MARKS['value only']}}}$\\,the value is confirmed, its setting is not.",
+            **EXPLANATIONS,
             EXACT: f"$^{{{EXACT}}}$\\,exact log-likelihood, not a bound.",
         }
         sentences = ["Reported: values of the paper and the literature, from the numbered sources."]

@@ -1,13 +1,37 @@
-"""The endless stream of training batches: shuffled every epoch, binarised anew, exactly resumable."""
+"""The endless streams of training batches: shuffled every epoch, binarised anew, exactly resumable."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from biva.data.preprocessing import Binarisation, model_input
+
+
+class Stream(Protocol):
+    """Endless training batches, resumable at any of them."""
+
+    batch_size: int
+    """Images in a batch."""
+
+    def next(self) -> Any:
+        """What one update learns from."""
+        ...
+
+    @property
+    def per_epoch(self) -> int:
+        """Batches in one pass over the data."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next batches depend on."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken."""
+        ...
 
 
 class Batches:
@@ -39,6 +63,11 @@ class Batches:
         return model_input(self.images[chosen], self.levels, self.binarisation, self.generator)
 
     @property
+    def chosen(self) -> Tensor:
+        """Indices of the images of the latest batch, (batch_size,)."""
+        return self.order[self.position - self.batch_size : self.position]
+
+    @property
     def per_epoch(self) -> int:
         """Batches in one pass over the data."""
         return len(self.images) // self.batch_size
@@ -52,3 +81,61 @@ class Batches:
         self.generator.set_state(state["generator"].cpu())
         self.order = state["order"].to(self.images.device)
         self.position = state["position"]
+
+
+class LabelledBatches:
+    """Batches of images with their labels.
+
+    Args:
+        images: the labelled images.
+        labels: int64 (N,).
+    """
+
+    def __init__(self, images: Batches, labels: Tensor) -> None:
+        self.images, self.labels = images, labels.to(images.images.device)
+        self.batch_size = images.batch_size
+
+    @property
+    def per_epoch(self) -> int:
+        """Batches in one pass over the labelled images."""
+        return self.images.per_epoch
+
+    def next(self) -> tuple[Tensor, Tensor]:
+        """(batch_size, C, H, W) float32 and their labels (batch_size,)."""
+        x = self.images.next()
+        return x, self.labels[self.images.chosen]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next batches depend on."""
+        return self.images.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken."""
+        self.images.load_state_dict(state)
+
+
+class MixedBatches:
+    """A labelled and an unlabelled batch at a time; an epoch is a pass over the unlabelled images."""
+
+    def __init__(self, labelled: LabelledBatches, unlabelled: Batches) -> None:
+        self.labelled, self.unlabelled = labelled, unlabelled
+        self.batch_size = labelled.batch_size + unlabelled.batch_size
+
+    @property
+    def per_epoch(self) -> int:
+        """Batches in one pass over the unlabelled images."""
+        return self.unlabelled.per_epoch
+
+    def next(self) -> tuple[Tensor, Tensor]:
+        """(L + U, C, H, W) float32, the labelled images first, and the labels of these (L,)."""
+        x, labels = self.labelled.next()
+        return torch.cat([x, self.unlabelled.next()]), labels
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next batches depend on."""
+        return {"labelled": self.labelled.state_dict(), "unlabelled": self.unlabelled.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken."""
+        self.labelled.load_state_dict(state["labelled"])
+        self.unlabelled.load_state_dict(state["unlabelled"])

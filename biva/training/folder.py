@@ -22,7 +22,8 @@ from biva.devices import device_name
 from biva.errors import UserError
 from biva.models.hierarchical_vae import count_parameters
 from biva.records import RunFolder
-from biva.training.state import SPLITS, State
+from biva.training.objectives import SPLITS
+from biva.training.state import State
 
 LOCK = ".lock"
 
@@ -129,14 +130,15 @@ def write_results(state: State, run: RunConfig, folder: RunFolder) -> None:
     """`weights.safetensors`, then `train.json`, whose presence says that training is complete."""
     weights = {name: value.contiguous().cpu() for name, value in state.best["weights"].items()}
     records.write_atomically(folder.weights, serialise(weights))
+    selected = {name: value for name, value in state.best.items() if name != "weights"}
     result = {
         "updates": state.update,
         "epochs": state.update / state.batches.per_epoch,
-        "images_seen": state.update * run.training.batch_size,
+        "images_seen": state.update * state.batches.batch_size,
         "wall_seconds": state.seconds,
         "stopped": state.stopped,
-        "selected": {"update": state.best["update"], "elbo": state.best["elbo"]},
-        "selection_split": SPLITS[run.training.protocol][1],
+        "selected": selected,
+        "selection_split": SPLITS[run.training.protocol][1] if "elbo" in selected else None,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     records.write_json(folder.training, result)

@@ -18,46 +18,20 @@ from biva.config import RunConfig
 from biva.data.datasets import Dataset
 from biva.devices import choose_device
 from biva.errors import UserError
-from biva.evaluation.likelihood import ImportanceSamples, count_active, fixed_input, importance_sample, rows_within
-from biva.models.hierarchical_vae import HierarchicalVAE
+from biva.evaluation.likelihood import fixed_input
 from biva.records import RunFolder
-from biva.seeds import derive_seed
 from biva.training import checkpoint
 from biva.training.folder import load_parent, only_writer, set_aside_other_run, truncate, write_identity, write_results
+from biva.training.objectives import SPLITS
 from biva.training.signals import Interrupted, caught_signals
-from biva.training.state import SPLITS, State, initial_state, step
-
-SELECTION_BUDGET_MB = 512
-ACTIVITY_IMAGES = 500
+from biva.training.state import State, initial_state, step
 
 
-def evaluate_selection(state: State, run: RunConfig, x: Tensor) -> tuple[dict[str, float], dict[str, float]]:
-    """Bound of the EMA weights on the selection split: means of its terms, and the KL of every latent group; nats."""
-    samples = _sample_averaged(state, run, x, 1, "selection")
-    kl = {name: value.mean().item() for name, value in samples.kl.items()}
-    terms = {
-        "elbo": samples.log_weights.mean().item(),
-        "log_likelihood": samples.log_likelihood.mean().item(),
-        "kl": sum(kl.values()),
-    }
-    return terms, kl
-
-
-def active_units(state: State, run: RunConfig, x: Tensor) -> dict[str, dict[str, int]]:
-    """Active units of the EMA weights (paper.md section 5) in every latent group, and how many it has.
-
-    They are told from two samples of the first selection images, drawn for this alone: the selection's own single
-    sample stays what it is, and the cost small.
-    """
-    return count_active(_sample_averaged(state, run, x[:ACTIVITY_IMAGES], 2, "activity"))
-
-
-def _sample_averaged(state: State, run: RunConfig, x: Tensor, k: int, purpose: str) -> ImportanceSamples:
-    model: HierarchicalVAE = state.ema.module  # type: ignore[assignment]
+def evaluate_selection(state: State, x: Tensor) -> tuple[dict[str, float], dict[str, float], dict[str, dict[str, int]]]:
+    """What selects the EMA weights, on the selection split: terms and KL per group (nats), active units."""
+    model, device = state.ema.module, state.sums.device
     model.eval()
-    seed = derive_seed(run.seed, purpose)
-    rows = rows_within(SELECTION_BUDGET_MB, run.architecture)
-    return importance_sample(model, x, k, seed=seed, rows=rows, device=state.sums.device)
+    return *state.objective.evaluate(model, x, device), state.objective.active_units(model, x, device)
 
 
 def train(
@@ -119,11 +93,7 @@ def _run_to_end(
                 line = _evaluate(state, run, x)
                 state.lines += 1
                 records.append_line(folder.record, line)
-                progress.set_postfix(
-                    ELBO=f"{line['selection']['elbo']:.2f}",
-                    KL=f"{line['selection']['kl']:.2f}",
-                    images=f"{line['images_per_second']:.0f}/s",
-                )
+                progress.set_postfix(**_shown(line), images=f"{line['images_per_second']:.0f}/s")
                 if progress.disable:
                     print(_summary(run, line), file=sys.stderr, flush=True)
                 on_evaluation()
@@ -134,10 +104,17 @@ def _run_to_end(
                 raise Interrupted(signals[0], state.update)
 
 
+def _shown(line: dict[str, Any]) -> dict[str, str]:
+    """What to watch: the terms of the bound on the selection split, or the loss of a classifier; nats."""
+    if not line["selection"]:
+        return {"loss": f"{line['train']['loss']:.3f}"}
+    return {"ELBO": f"{line['selection']['elbo']:.2f}", "KL": f"{line['selection']['kl']:.2f}"}
+
+
 def _summary(run: RunConfig, line: dict[str, Any]) -> str:
     return (
         f"{run.name}: update {line['update']:,} of at most {run.training.max_updates:,}, "
-        f"ELBO {line['selection']['elbo']:.2f} nats, KL {line['selection']['kl']:.2f} nats, "
+        f"{', '.join(f'{name} {value} nats' for name, value in _shown(line).items())}, "
         f"{line['images_per_second']:.0f} images/s, {line['seconds']:.0f} s{', best so far' if line['best'] else ''}"
     )
 
@@ -146,18 +123,21 @@ def _evaluate(state: State, run: RunConfig, x: Tensor) -> dict[str, Any]:
     """One line of the run record; updates the selection and decides whether training ends."""
     training = run.training
     updates = (state.update - 1) % training.evaluate_every + 1
-    log_likelihood, kl, loss = (state.sums / updates).tolist()
+    train = dict(zip((*state.objective.numbers, "loss"), (state.sums / updates).tolist(), strict=True))
     state.sums.zero_()
-    if not math.isfinite(loss):
+    if "kl" in train:
+        train["elbo"] = train["log_likelihood"] - train["kl"]
+    if not math.isfinite(train["loss"]):
         raise UserError(
-            f"{run.name}: the training loss became {loss} between update {state.update - updates:,} and "
+            f"{run.name}: the training loss became {train['loss']} between update {state.update - updates:,} and "
             f"{state.update:,}. Lower training.learning_rate and train again."
         )
-    selection, kl_per_group = evaluate_selection(state, run, x)
-    best = not state.best or selection["elbo"] > state.best["elbo"]
+    selection, kl_per_group, active_units = evaluate_selection(state, x)
+    best = not state.best or "elbo" not in selection or selection["elbo"] > state.best["elbo"]
     if best:
         weights = {name: value.clone() for name, value in state.ema.module.state_dict().items()}
-        state.best = {"update": state.update, "elbo": selection["elbo"], "weights": weights}
+        bound = {"elbo": selection["elbo"]} if "elbo" in selection else {}
+        state.best = {"update": state.update, **bound, "weights": weights}
     state.since_best = 0 if best else state.since_best + 1
     if training.patience is not None and state.since_best >= training.patience:
         state.stopped = "early stopping"
@@ -167,11 +147,11 @@ def _evaluate(state: State, run: RunConfig, x: Tensor) -> dict[str, Any]:
         "update": state.update,
         "epoch": state.update / state.batches.per_epoch,
         "seconds": state.seconds,
-        "images_per_second": state.update * training.batch_size / state.seconds,
+        "images_per_second": state.update * state.batches.batch_size / state.seconds,
         "learning_rate": state.schedule.get_last_lr()[0],
-        "train": {"elbo": log_likelihood - kl, "log_likelihood": log_likelihood, "kl": kl, "loss": loss},
+        "train": train,
         "selection": selection,
         "kl_per_group": kl_per_group,
-        "active_units": active_units(state, run, x),
+        "active_units": active_units,
         "best": best,
     }

@@ -7,33 +7,31 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from biva.bounds import free_bits_loss
-from biva.config import Protocol, RunConfig, Training
-from biva.data.datasets import Dataset, Split
-from biva.errors import UserError
-from biva.models.hierarchical_vae import HierarchicalVAE
+from biva.config import RunConfig, Training
+from biva.data.datasets import Dataset
+from biva.data.raw import CLASSES
+from biva.models.build import build_model
 from biva.models.layers import data_dependent_init
 from biva.seeds import derive_seed
-from biva.training.batches import Batches
-
-SPLITS: dict[Protocol, tuple[Split, Split]] = {"paper": ("train+valid", "test"), "clean": ("train", "valid")}
-"""Protocol -> the split that is trained on, the split that selects the weights."""
+from biva.training.batches import Stream
+from biva.training.objectives import Objective, objective_of
 
 
 @dataclass
 class State:
-    """All that training changes."""
+    """All that training changes, and what for."""
 
-    model: HierarchicalVAE
+    objective: Objective
+    model: nn.Module
     ema: AveragedModel
     optimiser: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
-    batches: Batches
+    batches: Stream
     sums: Tensor
-    """log-likelihood, KL, loss, summed over the updates since the last evaluation; float64."""
+    """`objective.numbers` and the loss, summed over the updates since the last evaluation; float64."""
     update: int = 0
     seconds: float = 0.0
     lines: int = 0
@@ -41,7 +39,7 @@ class State:
     since_best: int = 0
     """Evaluations since the best one."""
     best: dict[str, Any] = field(default_factory=dict)
-    """Selected so far: `update`, `elbo` (nats, selection split), `weights`."""
+    """Selected so far: `update`, `elbo` (nats, selection split; not of a classifier), `weights`."""
     stopped: str = ""
     """Why training ended; empty while it goes on."""
 
@@ -77,38 +75,26 @@ def initial_state(
 
     A run that fine-tunes another starts from that one's weights instead, with random streams of its own.
     """
-    training = run.training
-    images = dataset.split(SPLITS[training.protocol][0])
-    if training.batch_size > len(images):
-        raise UserError(
-            f"training.batch_size is {training.batch_size}, but dataset {dataset.name!r} has only {len(images)} "
-            f"training images. Use a smaller batch."
-        )
+    training, objective = run.training, objective_of(run)
 
     def seed(purpose: str) -> int:
         return derive_seed(run.seed, purpose, *(["finetuning"] if run.finetunes else []))
 
     torch.manual_seed(seed("initialisation"))
-    model = HierarchicalVAE(run.architecture, run.model).to(device)
-    batches = Batches(
-        images,
-        dataset.levels,
-        dataset.binarisation,
-        training.batch_size,
-        seed("data"),
-        device,
-    )
+    model = build_model(run.architecture, run.model, CLASSES if run.labels else 0).to(device)
+    batches = objective.batches(dataset, device, seed)
     torch.manual_seed(seed("training"))
     if parent_weights is not None:
         model.load_state_dict(parent_weights)
     else:
         with torch.no_grad(), data_dependent_init(model):
-            model(batches.next(), _noise(device))
+            objective.loss(model, batches.next(), _noise(device))
     ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(training.ema_decay))
     ema.update_parameters(model)  # the first call copies: the average starts at the initialised weights
     optimiser = torch.optim.Adamax(model.parameters(), lr=training.learning_rate, betas=training.betas, foreach=True)
     floor = training.learning_rate_minimum / training.learning_rate
     return State(
+        objective=objective,
         model=model,
         ema=ema,
         optimiser=optimiser,
@@ -116,7 +102,7 @@ def initial_state(
             optimiser, lambda update: max(training.learning_rate_decay**update, floor)
         ),
         batches=batches,
-        sums=torch.zeros(3, dtype=torch.float64, device=device),
+        sums=torch.zeros(len(objective.numbers) + 1, dtype=torch.float64, device=device),
     )
 
 
@@ -126,15 +112,13 @@ def _noise(device: torch.device) -> Callable[[torch.Size], Tensor]:
 
 def step(state: State, training: Training) -> None:
     """One update of the weights and of their moving average, without waiting for the device."""
-    x = state.batches.next()
+    batch = state.batches.next()
     state.model.train()
-    terms = state.model(x, _noise(x.device))
-    loss = free_bits_loss(terms.log_likelihood, terms.kl, training.free_bits)
+    loss, numbers = state.objective.loss(state.model, batch, _noise(state.sums.device))
     state.optimiser.zero_grad()
     loss.backward()
     state.optimiser.step()
     state.schedule.step()
     state.ema.update_parameters(state.model)
-    kl = terms.kl.detach().sum(1)
-    state.sums += torch.stack([terms.log_likelihood.detach().mean(), kl.mean(), loss.detach()]).double()
+    state.sums += torch.stack([*numbers, loss.detach()]).double()
     state.update += 1

@@ -100,38 +100,38 @@ def run_folders(experiments):
     return [f"results/{experiments}/runs/{run.name}" for run in runs_of_set(experiments)]
 
 
-def scoring_folders(experiments, pair):
-    """Folders of the runs that score an anomaly pair."""
-    runs = biva.config.scoring_runs(runs_of_set(experiments), pair)
-    return [f"results/{experiments}/runs/{run.name}" for run in runs]
+def files_of(experiments, runs, *names):
+    """These files of every one of these runs of the set."""
+    return [f"results/{experiments}/runs/{run.name}/{name}" for run in runs for name in names]
 
 
-def run_files(experiments, *names):
-    """These files of every run of the set."""
-    return [f"{folder}/{name}" for folder in run_folders(experiments) for name in names]
+def scoring_runs(experiments, pair):
+    """The runs that score an anomaly pair."""
+    return [run for run in runs_of_set(experiments) if pair.includes(run)]
 
 
 def collected_files(wildcards):
     """The records that results.csv and MLflow are made of."""
     experiments = wildcards.experiments
-    records = run_files(experiments, "train.json", "evaluation.json")
+    records = files_of(experiments, runs_of_set(experiments), "train.json", "evaluation.json")
     for pair in experiment_set(experiments).anomalies:
-        records += [f"{folder}/anomaly/{pair.name}.json" for folder in scoring_folders(experiments, pair)]
+        records += files_of(experiments, scoring_runs(experiments, pair), f"anomaly/{pair.name}.json")
     return records
 
 
 def table_settings(wildcards):
     """What the table shows, and name -> config digest of the runs that it shows as numbers or as "not run"."""
     table = found(biva.config.find_table, wildcards.experiments, wildcards.table)
-    runs = {run.name: run.digest for run in runs_of_set(wildcards.experiments) if run.dataset == table.dataset}
+    runs = {run.name: run.digest for run in runs_of_set(wildcards.experiments) if table.includes(run)}
     return table.model_dump(mode="json") | {"runs": runs}
 
 
 def figure_files(wildcards):
-    """What a figure reads of every run. The curves' record.jsonl is complete once train.json is there."""
+    """What a figure reads of every run but those with labels. record.jsonl is complete once train.json is there."""
+    runs = [run for run in runs_of_set(wildcards.experiments) if run.labels is None]
     if wildcards.figure in ("learning_curves", "bound_over_time", "latents_over_training"):
-        return run_files(wildcards.experiments, "train.json")
-    return run_files(wildcards.experiments, "evaluation.json", "evaluation.safetensors")
+        return files_of(wildcards.experiments, runs, "train.json")
+    return files_of(wildcards.experiments, runs, "evaluation.json", "evaluation.safetensors")
 
 
 def pair_of(wildcards):
@@ -149,8 +149,8 @@ def anomalous_data(wildcards):
 
 def pair_files(wildcards):
     """The pair's records of every run that scores it."""
-    folders = scoring_folders(wildcards.experiments, pair_of(wildcards))
-    return [f"{folder}/anomaly/{wildcards.pair}.{form}" for folder in folders for form in ("json", "safetensors")]
+    runs, pair = scoring_runs(wildcards.experiments, pair_of(wildcards)), f"anomaly/{wildcards.pair}"
+    return files_of(wildcards.experiments, runs, f"{pair}.json", f"{pair}.safetensors")
 
 
 def summary_texts(wildcards):
