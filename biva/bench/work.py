@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -115,12 +116,13 @@ def _initial_state(subject: Subject, batch_size: int, device: torch.device) -> t
 
 def _evaluated_model(subject: Subject, device: torch.device) -> HierarchicalVAE:
     """After data-dependent initialisation, as `biva evaluate` prepares a trained one."""
-    model = _initial_state(subject, IMAGES_PER_BATCH, device)[0].model
+    model: Any = _initial_state(subject, IMAGES_PER_BATCH, device)[0].model
     fold_weight_norm(model)
     if subject.compiled:
-        model.inference.encode = torch.compile(model.inference.encode)  # type: ignore[method-assign]
-        model.terms = torch.compile(model.terms)  # type: ignore[method-assign]
-    return model.eval()
+        model.inference.encode = torch.compile(model.inference.encode)
+        model.terms = torch.compile(model.terms)
+    evaluated: HierarchicalVAE = model.eval()
+    return evaluated
 
 
 def _random_dataset(architecture: Architecture, images: int) -> Dataset:

@@ -201,8 +201,9 @@ class GenerativeLadder(nn.Module):
             for group in stage.groups:
                 steps[_name(index, group)] = Step(latents[group].value, priors[group], latents[group].posterior)
             z = with_class(torch.cat([latents[group].value for group in stage.groups], dim=1), y if d is None else None)
-            skips = [above[min(j, len(above) - 1)] if above and self.skips else None for j in range(len(stage.blocks))]
-            above = stage.blocks(stage.projection(z), skips)
+            skips = [nn.functional.elu(h) for h in above[: len(stage.blocks)]] if self.skips else []
+            last = skips[-1] if skips else None
+            above = stage.blocks(stage.projection(z), skips + [last] * (len(stage.blocks) - len(skips)))
             d = above[-1]
         assert d is not None
         output = at_least_float32(self.output(nn.functional.elu(d)))

@@ -70,7 +70,8 @@ def _doubled(shape: Shape) -> Shape:
 
 
 def _run(blocks: BlockStack, x: Tensor, auxiliary: Tensor | None) -> Tensor:
-    outputs: list[Tensor] = blocks(x, [auxiliary] * len(blocks))
+    activated = None if auxiliary is None else F.elu(auxiliary)
+    outputs: list[Tensor] = blocks(x, [activated] * len(blocks))
     return outputs[-1]
 
 
@@ -193,7 +194,7 @@ class TopDownInference(InferencePath):
         top = features.top.repeat(k)
 
         def source(index: int, _priors: Priors, d: Tensor | None) -> Mapping[str, Latent]:
-            q = top if d is None else self.heads[index](self.merges[index](repeat(features.td[index], k), d))
+            q = top if d is None else self.heads[index](self.merges[index](repeat(features.td[index], k), F.elu(d)))
             return {"": Latent(q.sample(noise), q)}
 
         return source
@@ -284,7 +285,7 @@ class BidirectionalInference(InferencePath):
         def source(index: int, _priors: Priors, d: Tensor | None) -> Mapping[str, Latent]:
             if d is None:
                 return {"": Latent(top.sample(noise), top)}
-            q = self.td_heads[index](self.merges[index](ascent.td[index], d))
+            q = self.td_heads[index](self.merges[index](ascent.td[index], F.elu(d)))
             return {"td": Latent(q.sample(noise), q), "bu": ascent.bu[index]}
 
         return source

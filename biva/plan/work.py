@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from biva.bench.flops import Costs
 from biva.config import DatasetConfig, Experiments, RunConfig
 from biva.data.datasets import Split
-from biva.training.state import SPLITS
+from biva.training.objectives import SPLITS
 
 
 @dataclass(frozen=True)

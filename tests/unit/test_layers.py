@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from biva.models.layers import (
+    Dropout,
     GatedBlock,
     SameConv2d,
     SameConvTranspose2d,
@@ -15,6 +16,7 @@ from biva.models.layers import (
     data_dependent_init,
     dense,
     fold_weight_norm,
+    gate,
     transposed_conv,
 )
 
@@ -129,7 +131,7 @@ def test_gated_block_is_the_papers_formula() -> None:
     h = pointwise(block.conv_in, elu(x)) + pointwise(block.conv_aux, elu(a))
     first, second = np.split(pointwise(block.conv_out, elu(h)), 2)
     expected = first / (1 + np.exp(-second)) + np.array([0.3, -0.7, 0.0])
-    y = block(torch.tensor(x).view(1, 2, 1, 1), torch.tensor(a).view(1, 4, 1, 1))
+    y = block(torch.tensor(x).view(1, 2, 1, 1), torch.tensor(elu(a)).view(1, 4, 1, 1))
     np.testing.assert_allclose(y.detach().numpy().ravel(), expected, atol=1e-12)
 
 
@@ -168,6 +170,37 @@ def test_dropout_only_acts_in_training(transposed: bool) -> None:
     block.eval()
     torch.testing.assert_close(block(x), block(x), rtol=0, atol=0)
     assert block(x).shape[1:] == block.output_shape
+
+
+@pytest.mark.parametrize("rate", [0.2, 0.5])
+def test_dropout_keeps_at_its_rate_independently(rate: float) -> None:
+    """In n elements the kept ones are binomial; so are pairs kept together, whose four share 64 random bits."""
+    torch.manual_seed(0)
+    n = 400_000
+    y = Dropout(rate)(torch.ones(4, n // 4, 1, 1))
+    kept = y.flatten() > 0
+    torch.testing.assert_close(y[y > 0], torch.full((int(kept.sum()),), 1 / (1 - rate)))
+    pairs = [kept] + [kept.view(-1, 4)[:, a] & kept.view(-1, 4)[:, b] for a, b in [(0, 1), (1, 2), (2, 3), (0, 3)]]
+    for together, probability in zip(pairs, [1 - rate] + 4 * [(1 - rate) ** 2], strict=True):
+        deviation = (probability * (1 - probability) / len(together)) ** 0.5
+        assert abs(together.double().mean().item() - probability) < 5 * deviation
+
+
+def test_dropout_in_any_memory_format_scales_or_zeroes() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 5, 7).contiguous(memory_format=torch.channels_last)
+    y = Dropout(0.5)(x)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    assert ((y == 0) | (y == 2 * x)).all()
+
+
+def test_gate_and_its_gradient() -> None:
+    """y = a sigmoid(b); the gradient by finite differences."""
+    torch.manual_seed(0)
+    h = torch.randn(2, 6, 3, 4, dtype=torch.float64, requires_grad=True)
+    expected = h.detach().numpy()[:, :3] / (1 + np.exp(-h.detach().numpy()[:, 3:]))
+    np.testing.assert_allclose(gate(h).detach().numpy(), expected)
+    assert torch.autograd.gradcheck(gate, h)
 
 
 def test_folding_weight_norm_changes_no_output() -> None:
