@@ -188,7 +188,8 @@ def test_early_stopping_and_selection(tmp_path: Path, monkeypatch: pytest.Monkey
 )
 def test_protocols(tmp_path: Path, protocol: str, train_split: int, selection_split: str) -> None:
     run = toy_run(protocol=protocol, max_updates=4)
-    assert len(initial_state(run, toy_dataset(), CPU).batches.images) == train_split
+    state: Any = initial_state(run, toy_dataset(), CPU)
+    assert len(state.batches.images) == train_split
     assert records.read_json(run_to_end(tmp_path, run).training)["selection_split"] == selection_split
 
 

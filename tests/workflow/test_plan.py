@@ -16,17 +16,19 @@ RUN = "results/quick/runs/digits/digits_8x8/biva"
 def expected_jobs(path: Path) -> dict[str, int]:
     """Counted from the experiment file itself."""
     content: dict[str, Any] = yaml.safe_load(path.read_text())
-    runs = sum(len(group["seeds"]) for group in content["runs"])
-    datasets = len({group["dataset"] for group in content["runs"]})
+    groups, semi_supervised = content.get("runs", []), content.get("semi_supervised", [])
+    runs = sum(len(group["seeds"]) for group in [*groups, *semi_supervised, *semi_supervised])
+    datasets = len({group["dataset"] for group in [*groups, *semi_supervised]})
     models = content.get("finetuning", {}).get("models", [])
-    finetuned = sum(len(group["seeds"]) for group in content["runs"] if group["model"] in models)
+    finetuned = sum(len(group["seeds"]) for group in groups if group["model"] in models)
     counts = {"fetch": datasets, "prepare": datasets, "train": runs, "finetune": finetuned}
     counts |= {"evaluate": runs + finetuned, "collect": 1, "track": 1}
-    counts |= {"table": len(content["tables"]), "figure": len(content["figures"])}
+    counts |= {"table": len(content.get("tables", [])) + len(semi_supervised)}
+    counts |= {"figure": len(content.get("figures", []))}
     return {rule: jobs for rule, jobs in counts.items() if jobs}
 
 
-@pytest.mark.parametrize("experiments", ["quick", "static_mnist", "static_mnist_smoke"])
+@pytest.mark.parametrize("experiments", ["quick", "static_mnist", "static_mnist_smoke", "semi_supervised_mnist"])
 def test_a_shipped_experiment_set_is_planned_in_full(project: Project, experiments: str) -> None:
     planned = project.planned("--config", f"experiments={experiments}")
     assert planned == expected_jobs(project.path / "config" / "experiments" / f"{experiments}.yaml")
