@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file
 
-from biva.config import AnomalyPair, RunConfig
+from biva.config import AnomalyPair, Labels, RunConfig
 from biva.records import RunFolder, append_line, write_json
 
 IMAGES = 5
@@ -56,6 +56,13 @@ def fake_config(
             },
         }
     )
+
+
+def labelled_config(model: str = "biva", seed: int = 1, dataset: str = "digits", labels: int = 50) -> RunConfig:
+    """A run that learns from labels too."""
+    weight = 10.0 if model == "biva" else None
+    update = {"model": model, "labels": Labels(count=labels, batch_size=5, weight=weight)}
+    return fake_config("biva", seed, dataset).model_copy(update=update)
 
 
 def group_names(config: RunConfig) -> list[str]:
@@ -191,6 +198,23 @@ def evaluate(folder: RunFolder, config: RunConfig, bounds: dict[int, tuple[float
         },
         folder.arrays,
     )
+
+
+def fake_test_error(runs: Path, config: RunConfig, value: float, error: float = 1.0) -> RunFolder:
+    """A run with labels whose test error is `value` percent; that of a classifier has no ELBO anywhere."""
+    folder = fake_run(runs, config, updates=10, bounds={})
+    line = record_line(config, 10)
+    metrics = [{"metric": "test_error", "k": None, "value": value, "standard_error": error, "unit": "percent"}]
+    selected = {"update": 10, "elbo": line["selection"]["elbo"]}
+    if config.model == "classifier":
+        line |= {"train": {"error": 5.0, "loss": 0.25}, "selection": {}, "kl_per_group": {}}
+        del selected["elbo"]
+    folder.record.unlink()
+    append_line(folder.record, line)
+    edit(folder.training, selected=selected)
+    edit(folder.evaluation, metrics=metrics, kl_per_group={}, active_units={})
+    save_file({"log_q": torch.zeros(IMAGES, 10)}, folder.arrays)
+    return folder
 
 
 def anomaly_record(

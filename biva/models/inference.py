@@ -292,7 +292,7 @@ class BidirectionalInference(InferencePath):
 
 
 class ClassHead(nn.Module):
-    """q(y | x, z_<L^BU) from [td_L, bu_L]: a gated block, as in front of z_L, and a dense layer (paper.md section 5)."""
+    """q(y | x, z_<L^BU) from [td_L, bu_L]: a gated block, as before z_L, and a dense layer (paper.md section 5)."""
 
     def __init__(self, architecture: Architecture, classes: int) -> None:
         super().__init__()

@@ -162,14 +162,14 @@ class _Gate(torch.autograd.Function):
     """`gate` with a gradient that is written in one piece, in the memory format of the map."""
 
     @staticmethod
-    def forward(ctx: Any, h: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, h: Tensor) -> Tensor:
         value, gate = h.chunk(2, dim=1)
         gate = torch.sigmoid(gate)
         ctx.save_for_backward(value, gate)
         return value * gate
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         value, gate = ctx.saved_tensors
         batch, channels, height, width = grad.shape
         result = torch.empty(
@@ -187,7 +187,8 @@ class _Gate(torch.autograd.Function):
 
 def gate(h: Tensor) -> Tensor:
     """First half of the channels times the sigmoid of the second: (B, 2C, H, W) -> (B, C, H, W)."""
-    return _Gate.apply(h)  # type: ignore[no-any-return, no-untyped-call]
+    gated: Tensor = _Gate.apply(h)  # type: ignore[no-untyped-call]
+    return gated
 
 
 class GatedBlock(nn.Module):

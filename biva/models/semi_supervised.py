@@ -1,4 +1,4 @@
-"""BIVA with a categorical variable y at the top, and the supervised network it is measured against (paper.md section 5).
+"""BIVA with a categorical variable y at the top, and the supervised network beside it (paper.md section 5).
 
     p(x, y, z) = p(y) p(z_L) prod_i p(z_i | z_>i, y) p(x | z, y), p(y) uniform
     q(y, z | x) = q(z_<L^BU | x) q(y | x, z_<L^BU) q(z_L | x, y, z_<L^BU) prod_i q(z_i^TD | x, z_<i^BU, z_>i, y)

@@ -39,8 +39,8 @@ PROTOCOLS = {
 def error_table(results: pd.DataFrame, paper: pd.DataFrame, table: SemiSupervised, planned: list[RunConfig]) -> str:
     """One `table` environment: a row per model with our test error and, where the table has one, the reported value.
 
-    Ours is `mean ± s.d. (n)` over n seeds, or with one seed the standard error over test images, marked `se`; in percent,
-    lower is better. Reported values carry a mark unless they are confirmed. What has no result is `not run`.
+    In percent, lower is better. Ours is `mean ± s.d. (n)` over n seeds, or with one seed the standard error over test
+    images, marked `se`. Reported values carry a mark unless they are confirmed. What has no result is `not run`.
 
     Args:
         results: the frame of `biva.reporting.results.collect`.
@@ -71,7 +71,7 @@ def error_table(results: pd.DataFrame, paper: pd.DataFrame, table: SemiSupervise
         body=frame.to_latex(index=False, escape=False, column_format="@{}ll" + "r" * (frame.shape[1] - 2) + "@{}"),
         notes=[
             *notes_on_ours(ours, planned, PROTOCOLS),
-            "Labelled images: the same number of every class, drawn anew for every seed; both models get the same ones. "
+            "Labelled images: as many of every class, drawn anew for every seed; both models get the same ones. "
             "A test image is classified by the most probable $y$ of $q(y\\,|\\,x)$ at the posterior means of "
             f"$z^{{\\mathrm{{BU}}}}$.{_difference(ours)}",
             _notes_on_reported(reported) if table.paper_table else "The paper reports no value on this dataset.",
@@ -102,8 +102,8 @@ def _reported(paper: pd.DataFrame, table: SemiSupervised) -> pd.DataFrame:
     rows = errors[errors["table"] == table.paper_table]
     if rows.empty:
         raise UserError(
-            f"Table {table.name!r} asks for paper_table {table.paper_table!r}, of which config/paper_results.csv has no "
-            f"row with the metric {METRIC}; it has: {', '.join(sorted(set(errors['table'])))}."
+            f"Table {table.name!r} asks for paper_table {table.paper_table!r}, of which config/paper_results.csv has "
+            f"no row with the metric {METRIC}; it has: {', '.join(sorted(set(errors['table'])))}."
         )
     return rows
 

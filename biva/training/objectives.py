@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from biva.bounds import class_kl, elbo, free_bits_loss, labelled_bound, over_classes, unlabelled_bound, with_free_bits
+from biva.bounds import class_kl, free_bits_loss, labelled_bound, over_classes, unlabelled_bound, with_free_bits
 from biva.config import Protocol, RunConfig
 from biva.data.datasets import Dataset, Split
 from biva.data.labels import balanced_draw
@@ -125,7 +125,8 @@ class SemiSupervised(Objective):
     def loss(self, model: Any, batch: tuple[Tensor, Tensor], noise: Noise) -> tuple[Tensor, list[Tensor]]:
         """The three terms; the numbers are of the unlabelled images, the last two of the labelled ones."""
         x, y = batch
-        assert self.run.labels is not None and self.run.labels.weight is not None
+        assert self.run.labels is not None
+        assert self.run.labels.weight is not None
         log_q, terms = model(x, y, noise)
         labelled, log_q_labelled, log_q_unlabelled = len(y), log_q[: len(y)], log_q[len(y) :]
         bounds = labelled_bound(terms.log_likelihood, with_free_bits(terms.kl, self.run.training.free_bits), CLASSES)

@@ -76,7 +76,14 @@ def set_key(*keys: Any, value: Any) -> Edit:
         (set_key("figures", value=["sample"]), ["figures.0", "'samples'", "'sample'"]),
         (set_key("runs", 0, "dataset", value="../x"), ["runs.0.dataset", "^[a-z0-9_]+$", "'../x'"]),
         (set_key("runs", 0, "seeds", value=[]), ["runs.0.seeds", "at least 1 item"]),
-        (set_key("runs", value=[]), ["runs", "at least 1 item"]),
+        (set_key("runs", value=[]), ["runs is empty", "runs for figures"]),
+        (set_key("semi_supervised", 0, "label_batch_size", value=51), ["label_batch_size is 51", "only 50 labels"]),
+        (set_key("semi_supervised", 0, "training", "patience", value=3), ["training.patience: 3", "must be null"]),
+        (set_key("semi_supervised", 0, "training", value=None), ["training.patience: 6", "must be null"]),
+        (set_key("semi_supervised", 0, "name", value="likelihood"), ["names of tables", "must differ"]),
+        (set_key("semi_supervised", 0, "seeds", value=[1, 1]), ["semi_supervised run", "listed twice"]),
+        (set_key("semi_supervised", 0, "dataset", value="svhn"), ["semi_supervised.0.dataset", "'svhn' has no train"]),
+        (set_key("semi_supervised", 0, "labels", value=0), ["semi_supervised.0.labels", "greater than or equal to 1"]),
         (set_key("evaluation", "importance_samples", value=[0, 1]), ["evaluation", "at least 1"]),
         (set_key("tables", 0, "k", value=[7]), ["K=[7]", "importance_samples"]),
         (set_key("tables", 0, "dataset", value="mnist_static"), ["'mnist_static'", "no run uses"]),
@@ -271,8 +278,10 @@ def test_runs_keep_the_digest_that_they_had_before_there_was_fine_tuning() -> No
 
 def test_runs_are_named_by_what_they_are() -> None:
     names = [run.name for run in resolve_runs("quick", load_experiments("quick", ROOT / "config"), ROOT / "config")]
-    assert len(names) == len(set(names)) == 8
+    assert len(names) == len(set(names)) == 8 + 10
     assert names[0] == "digits/digits_8x8/vae/seed1"
+    assert names[8] == "digits/digits_8x8/biva_50_labels/seed1"
+    assert names[13] == "digits/digits_8x8/classifier_50_labels/seed1"
     assert find_run("quick", names[-1], ROOT / "config").name == names[-1]
 
 
@@ -308,6 +317,19 @@ def test_the_digest_does_not_change_with_what_cannot_change_the_weights(config: 
     before = find_run("quick", "digits/digits_8x8/biva/seed1", config).digest
     spoil(config, edit)
     assert find_run("quick", "digits/digits_8x8/biva/seed1", config).digest == before
+
+
+def test_a_run_without_labels_has_the_digest_that_it_had_before_there_were_labels() -> None:
+    assert find_run("quick", "digits/digits_8x8/biva/seed1", ROOT / "config").digest == "e5a084cc15624cf5"
+
+
+def test_the_weight_of_labels_is_no_setting_of_the_supervised_network(config: Path) -> None:
+    names = [f"digits/digits_8x8/{model}_50_labels/seed1" for model in ("biva", "classifier")]
+    before = [find_run("quick", name, config).digest for name in names]
+    spoil(config, set_key("semi_supervised", 0, "label_weight", value=3))
+    after = [find_run("quick", name, config).digest for name in names]
+    assert before[0] != after[0]
+    assert before[1] == after[1]
 
 
 # ------------------------------------------------------------------------------------------------- the shipped files

@@ -92,10 +92,6 @@ def test_a_reported_detection_stands_in_its_table(row: dict[str, Any], tables: d
     assert f"${row['value']:.3f}^{{1,\\dagger}}$" in blocks(tex)[1]
 
 
-# Merger: once paper.yaml names semi_supervised_mnist, this passes, and the mark can go.
-@pytest.mark.xfail(
-    not (CONFIG / "experiments" / "semi_supervised_mnist.yaml").is_file(), reason="no set of it yet", strict=True
-)
 def test_the_reported_semi_supervised_error_has_a_set() -> None:
     assert "semi_supervised" in set(PAPER["table"])
     assert "semi_supervised_mnist" in load_sets("paper", CONFIG)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,12 +26,11 @@ from biva.evaluation.classification import unlabelled_terms
 from biva.evaluation.detect import detect
 from biva.evaluation.run import evaluate
 from biva.models.generative import Latent, Priors
-from biva.models.latents import Noise
 from biva.models.semi_supervised import SemiSupervisedVAE, SupervisedClassifier, every_class
 from biva.records import RunFolder
 from biva.training import loop
 from biva.training.loop import train
-from biva.training.objectives import Supervised, objective_of
+from biva.training.objectives import objective_of
 from biva.training.state import State, initial_state, step
 from tests.models import double_noise, tiny_architecture, with_large_weights
 from tests.unit.test_training import CPU, Killed, assert_same_result, numbers, toy_dataset, toy_run
@@ -125,7 +125,8 @@ def test_weights_integrate_to_the_marginal_likelihood_and_bounds_stay_below_it()
     """
     classes = 2
     model, x = tiny_semi_supervised(classes, seed=3), binary_images(1, seed=1)
-    weight = model.generative.stages[-1].projection.layer.parametrizations.weight
+    top: Any = model.generative.stages[-1]
+    weight = top.projection.layer.parametrizations.weight
     with torch.no_grad():  # so that the class matters
         weight.original0.mul_(4)
         weight.original1[:, 1:].mul_(10)
@@ -160,7 +161,7 @@ def test_weights_integrate_to_the_marginal_likelihood_and_bounds_stay_below_it()
 # ------------------------------------------------------------------------------------------------------ the models
 
 
-def labelled_run(model: str = "biva", count: int = 20, weight: float = 2.0, **training: object) -> RunConfig:
+def labelled_run(model: str = "biva", count: int = 20, weight: float = 2.0, **training: Any) -> RunConfig:
     labels = Labels(count=count, batch_size=5, weight=weight if model == "biva" else None)
     return toy_run(**({"batch_size": 4} | training)).model_copy(update={"model": model, "labels": labels})
 
@@ -291,21 +292,24 @@ def test_a_draw_that_cannot_be_is_refused(count: int, said: str) -> None:
 
 
 def test_both_models_of_a_seed_get_the_same_labelled_images_with_their_labels() -> None:
-    dataset, states = labelled_dataset(), {}
-    for model in ("biva", "classifier"):
-        states[model] = initial_state(labelled_run(model), dataset, CPU).batches
-    mixed, alone = states["biva"].labelled, states["classifier"]
+    dataset = labelled_dataset()
+
+    def batches(run: RunConfig) -> Any:
+        return initial_state(run, dataset, CPU).batches
+
+    mixed, alone = batches(labelled_run()).labelled, batches(labelled_run("classifier"))
     assert torch.equal(mixed.images.images, alone.images.images)
     assert torch.equal(mixed.labels, alone.labels)
     for image, label in zip(alone.images.images, alone.labels, strict=True):
         (place,) = [n for n, other in enumerate(dataset.images["train"]) if torch.equal(image, other)]
         assert dataset.labels["train"][place] == label
-    other = initial_state(labelled_run().model_copy(update={"seed": 2}), dataset, CPU).batches
-    assert not torch.equal(mixed.images.images, other.labelled.images.images)
+    other = batches(labelled_run().model_copy(update={"seed": 2})).labelled
+    assert not torch.equal(mixed.images.images, other.images.images)
 
 
 def test_a_batch_has_the_labels_of_its_images() -> None:
-    batches = initial_state(labelled_run("classifier"), replace(labelled_dataset(), binarisation="none"), CPU).batches
+    dataset = replace(labelled_dataset(), binarisation="none")
+    batches: Any = initial_state(labelled_run("classifier"), dataset, CPU).batches
     shown = {tuple(image.flatten().tolist()): label for image, label in zip(
         2 * batches.images.images.float() / 16 - 1, batches.labels, strict=True)}  # fmt: skip
     for _ in range(6):  # over the end of an epoch of 4 batches

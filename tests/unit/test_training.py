@@ -173,11 +173,11 @@ def test_active_units_of_weights_with_known_activity() -> None:
     state = initial_state(run, toy_dataset(), CPU)
     x = fixed_input(toy_dataset(), "valid")
     none = {"active": 0, "total": 2}
-    assert loop.active_units(state, run, x) == {"z1": none, "z2": none}
+    assert loop.evaluate_selection(state, x)[2] == {"z1": none, "z2": none}
     averaged: Any = state.ema.module
     with torch.no_grad():
         averaged.inference.heads[0].layer.parametrizations.weight.original0[1] *= 100
-    assert loop.active_units(state, run, x) == {"z1": {"active": 1, "total": 2}, "z2": none}
+    assert loop.evaluate_selection(state, x)[2] == {"z1": {"active": 1, "total": 2}, "z2": none}
 
 
 def test_early_stopping_and_selection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,9 +185,9 @@ def test_early_stopping_and_selection(tmp_path: Path, monkeypatch: pytest.Monkey
     scores = iter([1.0, 3.0, 2.0, 2.0, 9.0])
     weights = []
 
-    def scripted(state: State, _run: RunConfig, _x: torch.Tensor) -> tuple[dict[str, float], dict[str, float]]:
+    def scripted(state: State, _x: torch.Tensor) -> tuple[dict[str, float], dict[str, float], dict[str, Any]]:
         weights.append({name: value.clone() for name, value in state.ema.module.state_dict().items()})
-        return {"elbo": next(scores), "log_likelihood": 0.0, "kl": 0.0}, {}
+        return {"elbo": next(scores), "log_likelihood": 0.0, "kl": 0.0}, {}, {}
 
     monkeypatch.setattr(loop, "evaluate_selection", scripted)
     folder = run_to_end(tmp_path, toy_run(max_updates=100, patience=2))
@@ -206,7 +206,8 @@ def test_early_stopping_and_selection(tmp_path: Path, monkeypatch: pytest.Monkey
 )
 def test_protocols(tmp_path: Path, protocol: str, train_split: int, selection_split: str) -> None:
     run = toy_run(protocol=protocol, max_updates=4)
-    assert len(initial_state(run, toy_dataset(), CPU).batches.images) == train_split
+    state: Any = initial_state(run, toy_dataset(), CPU)
+    assert len(state.batches.images) == train_split
     assert records.read_json(run_to_end(tmp_path, run).training)["selection_split"] == selection_split
 
 

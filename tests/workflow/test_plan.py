@@ -18,16 +18,17 @@ RUN = "results/quick/runs/digits/digits_8x8/biva"
 def expected_jobs(path: Path) -> dict[str, int]:
     """Counted from the experiment file itself."""
     content: dict[str, Any] = yaml.safe_load(path.read_text())
+    groups, few_labels = content.get("runs", []), content.get("semi_supervised", [])
     models = content.get("finetuning", {}).get("models", [])
-    finetuned = [group for group in content["runs"] if group["model"] in models]
+    finetuned = [group for group in groups if group["model"] in models]
     pairs = content.get("anomalies", [])
-    datasets = {group["dataset"] for group in content["runs"]} | {pair["anomalous"] for pair in pairs}
-    trained = content["runs"] + finetuned
-    scored = [group for pair in pairs for group in trained if group["dataset"] == pair["normal"]]
+    datasets = {group["dataset"] for group in [*groups, *few_labels]} | {pair["anomalous"] for pair in pairs}
+    trained = [*groups, *few_labels, *few_labels]
+    scored = [group for pair in pairs for group in [*groups, *finetuned] if group["dataset"] == pair["normal"]]
     counts = {"fetch": len(datasets), "prepare": len(datasets), "collect": 1, "summary": 1, "track": 1}
-    counts |= {"train": seeds(content["runs"]), "finetune": seeds(finetuned), "evaluate": seeds(trained)}
+    counts |= {"train": seeds(trained), "finetune": seeds(finetuned), "evaluate": seeds(trained + finetuned)}
     counts |= {"detect": seeds(scored), "anomalies": len(pairs)}
-    counts |= {"table": len(content["tables"]), "figure": len(content["figures"])}
+    counts |= {"table": len(content.get("tables", [])) + len(few_labels), "figure": len(content.get("figures", []))}
     return {rule: jobs for rule, jobs in counts.items() if jobs}
 
 
@@ -35,7 +36,10 @@ def seeds(groups: list[dict[str, Any]]) -> int:
     return sum(len(group["seeds"]) for group in groups)
 
 
-@pytest.mark.parametrize("experiments", ["quick", "fashion_anomaly_small", "static_mnist", "static_mnist_smoke"])
+@pytest.mark.parametrize(
+    "experiments",
+    ["quick", "fashion_anomaly_small", "static_mnist", "static_mnist_smoke", "semi_supervised_mnist"],
+)
 def test_a_shipped_experiment_set_is_planned_in_full(project: Project, experiments: str) -> None:
     planned = project.planned("--config", f"experiments={experiments}")
     assert planned == expected_jobs(project.path / "config" / "experiments" / f"{experiments}.yaml")

@@ -28,6 +28,7 @@ def two_small_runs(content: dict[str, Any]) -> None:
     content["anomalies"] = [PAIR]
     content["tables"] = [{"name": "likelihood", "dataset": "digits", "k": [1]}]
     content["evaluation"]["importance_samples"] = [1, 10]
+    del content["semi_supervised"]
 
 
 @pytest.fixture(scope="module")
