@@ -6,9 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import cast
 
-from biva.bench.flops import count
+from biva.bench.flops import Costs, count, count_labelled
 from biva.config import CONFIG_FOLDER, DatasetConfig, Experiments, RunConfig, resolve_runs
+from biva.models.architectures import ModelName
 from biva.plan.rates import assumed, planned_device, rates_of
 from biva.plan.work import evaluation_hours, memory, training_hours, work_of
 from biva.text import aligned, size
@@ -74,6 +76,10 @@ def _by_seed(runs: Iterable[RunConfig]) -> list[list[RunConfig]]:
 _count = cache(count)
 
 
+def _costs(run: RunConfig) -> Costs:
+    return _count(run.architecture, cast(ModelName, run.model)) if run.labels is None else count_labelled(run)
+
+
 def _planned(
     name: str,
     experiments: Experiments,
@@ -83,7 +89,7 @@ def _planned(
     flops_rate: float | None,
 ) -> _Planned:
     run = runs[0]
-    costs, work = _count(run.architecture, run.model), work_of(run, experiments, datasets)
+    costs, work = _costs(run), work_of(run, experiments, datasets)
     rates = rates_of(run, benchmarks, work.samples) if flops_rate is None else assumed(flops_rate, "--flops-rate")
     training = len(runs) * training_hours(work, costs, rates)
     evaluation = len(runs) * evaluation_hours(work, costs, rates)

@@ -33,7 +33,7 @@ def work_of(run: RunConfig, experiments: Experiments, datasets: Mapping[str, Dat
     training, evaluation = run.training, experiments.evaluation
     dataset = datasets[run.dataset]
     selected = _first(_images(dataset, SPLITS[training.protocol][1]), training.selection_images)
-    samples = max(evaluation.importance_samples)
+    samples = max(evaluation.importance_samples) if run.labels is None else 1
     scored = sum(
         pair.importance_samples * _first(_images(datasets[name], "test"), pair.max_images)
         for pair in experiments.anomalies

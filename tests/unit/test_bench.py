@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
 
 from biva.bench import limit, timing
-from biva.bench.flops import Convolution, Costs, count
+from biva.bench.flops import Convolution, Costs, count, count_labelled
 from biva.bench.limit import convolution_calls, convolution_rates
 from biva.bench.memory import peak_memory
 from biva.bench.report import report
@@ -21,7 +22,9 @@ from biva.bench.work import Subject, evaluation
 from biva.bounds import elbo
 from biva.models.architectures import Architecture, Dropout, ModelName, Stage
 from biva.models.hierarchical_vae import HierarchicalVAE
+from biva.training.state import initial_state, step
 from tests.models import MODELS, tiny_architecture
+from tests.unit.test_semi_supervised import labelled_dataset, labelled_run
 
 CPU = torch.device("cpu")
 
@@ -232,3 +235,12 @@ def test_both_ways_of_evaluating_estimate_the_same(model: ModelName) -> None:
     passes = torch.stack([work.sequential() for _ in range(10)])
     error = ((sampled.var() + passes.var()) / sampled.numel()).sqrt().item()
     assert abs(sampled.mean().item() - passes.mean().item()) < 5 * error
+
+
+@pytest.mark.parametrize("model", ["biva", "classifier"])
+def test_flops_of_learning_from_labels_are_those_of_a_real_update(model: str) -> None:
+    run = labelled_run(model)
+    state = initial_state(run, labelled_dataset(), torch.device("cpu"))
+    with FlopCounterMode(display=False) as counter:
+        step(state, run.training)
+    assert count_labelled(run).training == counter.get_total_flops() // run.training.batch_size

@@ -175,17 +175,16 @@ def test_a_gpu_can_be_planned_for_without_one(tmp_path: Path, monkeypatch: pytes
 def test_the_plan_has_a_line_per_model_and_totals_over_all_seeds(tmp_path: Path) -> None:
     quick = load_experiments("quick", CONFIG)
     lines = plan({"quick": quick}, load_datasets(CONFIG), tmp_path, 1e9, CONFIG).splitlines()
-    assert [line.split()[1] for line in lines[2:6]] == [
-        f"digits/digits_8x8/{model}" for model in ("vae", "lvae", "lvae_plus", "biva")
-    ]
-    assert all(line.endswith("assumed 1 GFLOP/s (--flops-rate)") for line in lines[2:6])
+    models = ("vae", "lvae", "lvae_plus", "biva", "biva_50_labels", "classifier_50_labels")
+    assert [line.split()[1] for line in lines[2:8]] == [f"digits/digits_8x8/{model}" for model in models]
+    assert all(line.endswith("assumed 1 GFLOP/s (--flops-rate)") for line in lines[2:8])
     assert f"{6000 * 48:,}" in lines[2]
-    assert lines[7].startswith("In all 8 run(s), ")
-    assert len(resolve_runs("quick", quick, CONFIG)) == 8
+    assert lines[9].startswith("In all 18 run(s), ")
+    assert len(resolve_runs("quick", quick, CONFIG)) == 18
 
 
 def test_several_sets_are_one_plan(tmp_path: Path) -> None:
     sets = {name: load_experiments(name, CONFIG) for name in ("quick", "fashion_anomaly_small")}
     lines = plan(sets, load_datasets(CONFIG), tmp_path, 1e9, CONFIG).splitlines()
-    assert [line.split()[0] for line in lines[2:7]] == ["quick"] * 4 + ["fashion_anomaly_small"]
-    assert "In all 9 run(s)" in lines[8]
+    assert [line.split()[0] for line in lines[2:9]] == ["quick"] * 6 + ["fashion_anomaly_small"]
+    assert "In all 19 run(s)" in lines[10]
