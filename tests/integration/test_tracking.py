@@ -20,7 +20,17 @@ from biva.config import RunConfig
 from biva.records import RunFolder
 from biva.reporting.results import collect, write_results
 from biva.tracking import TrackingError, mirror, mirror_or_warn, mirror_reports, records_from_mlflow
-from tests.fake_runs import cut_record, edit, evaluate, fake_config, fake_run, finish_training, record_line
+from tests.fake_runs import (
+    cut_record,
+    edit,
+    evaluate,
+    fake_config,
+    fake_run,
+    fake_test_error,
+    finish_training,
+    labelled_config,
+    record_line,
+)
 
 pytest.importorskip("mlflow")
 
@@ -312,3 +322,21 @@ def test_an_unknown_experiment_set_is_refused_and_no_store_is_made(
     with pytest.raises(TrackingError, match="has no experiment 'never_run'"):
         records_from_mlflow("never_run", tmp_path / "rebuilt")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_has_no_bound_is_mirrored_once_with_what_it_has(
+    config: RunConfig, store: str, tmp_path: Path
+) -> None:
+    """The supervised network beside semi-supervised BIVA: no ELBO, no pictures."""
+    folder = fake_test_error(
+        tmp_path, labelled_config("classifier").model_copy(update={"experiments": config.experiments}), 20.0
+    )
+    for _ in range(2):
+        mirror(folder)
+    stored = Store(config, store)
+    assert [(step, value) for step, value, _ in stored.history("train/loss")] == [(10, 0.25)]
+    metrics = stored.run().data.metrics
+    assert (metrics["test/test_error"], metrics["selected/update"]) == (20.0, 10)
+    assert "selected/elbo" not in metrics
+    assert stored.run().info.status == "FINISHED"
+    assert not [path for path in stored.artifacts(stored.run()) if path.endswith(".png")]
