@@ -37,7 +37,9 @@ from tests.fake_runs import (
     evaluate,
     fake_config,
     fake_run,
+    fake_test_error,
     finish_training,
+    labelled_config,
     record_line,
 )
 
@@ -480,3 +482,21 @@ def test_a_benchmark_without_mlflow_is_one_warning(
     assert len(caplog.records) == 1
     assert "MLflow cannot be imported" in caplog.text
     assert f"The record is in {path}" in caplog.text
+
+
+def test_a_run_that_has_no_bound_is_mirrored_once_with_what_it_has(
+    config: RunConfig, store: str, tmp_path: Path
+) -> None:
+    """The supervised network beside semi-supervised BIVA: no ELBO, no pictures."""
+    folder = fake_test_error(
+        tmp_path, labelled_config("classifier").model_copy(update={"experiments": config.experiments}), 20.0
+    )
+    for _ in range(2):
+        mirror(folder)
+    stored = Store(config, store)
+    assert [(step, value) for step, value, _ in stored.history("train/loss")] == [(10, 0.25)]
+    metrics = stored.run().data.metrics
+    assert (metrics["test/test_error"], metrics["selected/update"]) == (20.0, 10)
+    assert "selected/elbo" not in metrics
+    assert stored.run().info.status == "FINISHED"
+    assert not [path for path in stored.artifacts(stored.run()) if path.endswith(".png")]

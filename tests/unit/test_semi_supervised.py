@@ -147,7 +147,7 @@ def test_weights_integrate_to_the_marginal_likelihood_and_bounds_stay_below_it()
         many = x.expand(samples, 1, 4, 4)
         log_q, terms = model(many, torch.empty(0, dtype=torch.int64), double_noise)
     log_weights = elbo(terms.log_likelihood, terms.kl).view(classes, samples)
-    assert log_marginal.diff().abs().item() > 0.2
+    assert log_marginal.diff().abs().item() > 0.15
     for y in range(classes):
         weights = (log_weights[y] - log_marginal[y]).exp()
         error = weights.std().item() / math.sqrt(samples)
