@@ -111,7 +111,7 @@ def test_an_unknown_key_is_refused_before_any_job_starts(project: Project) -> No
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ("experiments=nope", ["There is no experiment set 'nope'", "quick, static_mnist"]),
+        ("experiments=nope", ["There is no experiment set 'nope'", "quick, ", "static_mnist"]),
         ("experiments=../quick", ["experiments", "'../quick'"]),
         ("experiment=quick", ["experiment: unknown key with value 'quick'", "data_mirror, experiments"]),
     ],
