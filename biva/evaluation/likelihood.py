@@ -169,6 +169,6 @@ def _add_posterior_means(means: dict[str, Tensor], terms: Terms, first: int, chu
     """Add this chunk to the averages of the posterior means over even and over odd samples: group -> (2, B, units)."""
     for name, step in terms.walk.steps.items():
         assert step.posterior is not None
-        samples = step.posterior.mean.double().view(chunk, len(step.value) // chunk, -1)
+        samples = step.posterior.mean.double().unflatten(0, (chunk, -1)).flatten(2)
         halves = [samples[(parity - first) % 2 :: 2].sum(0) / ((k + 1 - parity) // 2) for parity in (0, 1)]
         means[name] = means[name] + torch.stack(halves) if name in means else torch.stack(halves)

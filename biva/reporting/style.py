@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
-from biva.config import FINETUNED
+from biva.config import FINETUNED, RunConfig
 from biva.models.architectures import ModelName
 
 MODELS: tuple[str, ...] = tuple(model + ending for model in get_args(ModelName) for ending in ("", FINETUNED))
@@ -13,6 +13,15 @@ paper's. These are the variants of `biva.config.RunConfig`."""
 
 LABELS: dict[str, str] = {"vae": "VAE", "lvae": "LVAE", "lvae_plus": "LVAE+", "biva": "BIVA"}
 LABELS |= {model + FINETUNED: f"{label} finetuned" for model, label in LABELS.items()}
+
+CLASSIFIERS = {"biva": "BIVA", "classifier": "Supervised network"}
+"""Models that learn from labels -> their name in tables; BIVA is called so in the reported values too."""
+
+
+def name_of(run: RunConfig) -> str:
+    """A run's model as people call it, with what is special about its training."""
+    return LABELS[run.variant] if run.labels is None else f"{CLASSIFIERS[run.model]}, {run.labels.count} labels"
+
 
 COLOURS: dict[str, str] = {"vae": "#E69F00", "lvae": "#56B4E9", "lvae_plus": "#009E73", "biva": "#0072B2"}
 COLOURS |= {"vae_finetuned": "#D55E00", "lvae_finetuned": "#CC79A7", "lvae_plus_finetuned": "#F0E442"}

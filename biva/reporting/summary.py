@@ -16,7 +16,7 @@ import pandas as pd
 from biva.config import Experiments, RunConfig
 from biva.records import RunFolder, read_json, write_atomically
 from biva.reporting.figures import explanations
-from biva.reporting.style import LABELS
+from biva.reporting.style import name_of
 from biva.reporting.tables import NOT_RUN, PROTOCOLS, code, escape, span
 
 LATEX = "pdflatex"
@@ -116,15 +116,15 @@ def _runs(runs: list[RunConfig], folder: Path) -> str:
     """A line per dataset, architecture and model: its seeds, and what they took."""
     groups: dict[tuple[str, str, str], list[RunConfig]] = {}
     for run in runs:
-        groups.setdefault((run.dataset, run.architecture_name, run.model), []).append(run)
+        groups.setdefault((run.dataset, run.architecture_name, name_of(run)), []).append(run)
     heads = ("Dataset", "Architecture", "Model", "Seeds", "Trained", "Parameters", "Updates", "Minutes")
     rows = [
         [
-            *(code(dataset), code(architecture), escape(LABELS[model])),
+            *(code(dataset), code(architecture), escape(name)),
             ", ".join(str(run.seed) for run in group),
             *_taken([RunFolder(folder / "runs" / run.name) for run in group]),
         ]
-        for (dataset, architecture, model), group in groups.items()
+        for (dataset, architecture, name), group in groups.items()
     ]
     frame = pd.DataFrame(rows, columns=list(heads))
     body = frame.to_latex(index=False, escape=False, column_format="@{}lllllrrr@{}")

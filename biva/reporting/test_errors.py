@@ -7,6 +7,7 @@ import pandas as pd
 
 from biva.config import RunConfig, SemiSupervised
 from biva.errors import UserError
+from biva.reporting.style import CLASSIFIERS
 from biva.reporting.tables import (
     EXPLANATIONS,
     MARKS,
@@ -21,9 +22,6 @@ from biva.reporting.tables import (
 )
 
 METRIC = "test_error"
-
-NAMES = {"biva": "BIVA", "classifier": "Supervised network"}
-"""Model -> its name in the table; BIVA is called so in the reported values too."""
 
 SELECTION = (
     "BIVA: the evaluation with the best bound on $\\log p(x)$ of the {} was selected, which needs no labels. "
@@ -55,12 +53,12 @@ def error_table(results: pd.DataFrame, paper: pd.DataFrame, table: SemiSupervise
     ours = results_of(planned, results, METRIC)
     reported = _reported(paper, table) if table.paper_table else paper.iloc[:0]
     rows = []
-    for model, name in NAMES.items():
+    for model, name in CLASSIFIERS.items():
         runs = [run for run in planned if run.model == model]
         mine = ours[ours["model"].isin([run.variant for run in runs])]
         of_model = reported[reported["model"] == name]
         rows.append([name, _learns_from(model, table), our_cell(mine, [run.seed for run in runs]), _cells(of_model)])
-    others = reported[~reported["model"].isin(NAMES.values())]
+    others = reported[~reported["model"].isin(CLASSIFIERS.values())]
     rows += [[escape(str(model)), "", NOT_RUN, _cells(row)] for model, row in others.groupby("model", sort=False)]
     frame = pd.DataFrame(rows, columns=["Model", "learns from", "ours", "reported"])
     if not table.paper_table:
@@ -85,7 +83,7 @@ def _learns_from(model: str, table: SemiSupervised) -> str:
 
 def _difference(ours: pd.DataFrame) -> str:
     """What the unlabelled images give: the errors of the two models, paired by seed; nothing if no seed has both."""
-    biva, classifier = (ours[ours["model"].str.startswith(model)].set_index("seed")["value"] for model in NAMES)
+    biva, classifier = (ours[ours["model"].str.startswith(model)].set_index("seed")["value"] for model in CLASSIFIERS)
     difference = (classifier - biva).dropna()
     if difference.empty:
         return ""
