@@ -97,6 +97,13 @@ class Training(Strict):
     betas: tuple[float, float] = Field(default=(0.9, 0.999), description="Adamax.")
     ema_decay: float = Field(default=0.9995, ge=0, lt=1, description="Exponential moving average of the weights.")
     free_bits: float = Field(default=2.0, ge=0, description="Nats per latent group and example; training only.")
+    precision: Precision = Field(
+        default="fp32",
+        description="Of convolutions and matrix products; latents, likelihood and KL are float32. tf32: NVIDIA GPUs.",
+    )
+    compiled: bool = Field(
+        default=False, description="Compile the model (torch.compile): faster, other random numbers."
+    )
     checkpoint_seconds: float = Field(default=60, ge=0, description="A kill loses at most this much training.")
 
 
@@ -387,6 +394,10 @@ class Labels(Strict):
     weight: float | None = Field(description="alpha; null: labels are all that the run learns from.")
 
 
+_SINCE_THE_FIRST_RUNS = {"labels": None, "finetunes": None, "precision": "fp32", "compiled": False}
+"""Settings that came later, and the values at which a run is what it was without them: its digest stays the same."""
+
+
 class RunConfig(Strict):
     """All that decides what one run produces, resolved from the files above; recorded in the run's folder."""
 
@@ -432,11 +443,11 @@ class RunConfig(Strict):
             "architecture": {"description"},
             "training": {"checkpoint_seconds"},
         }
-        if self.labels is None:  # so that a run without labels has the digest that it always had
-            irrelevant["labels"] = True
         content = self.model_dump(mode="json", exclude=irrelevant)
-        if self.finetunes is None:  # runs keep the digest that they had before there was fine-tuning
-            del content["finetunes"]
+        for settings in (content, content["training"]):
+            for name, default in _SINCE_THE_FIRST_RUNS.items():
+                if name in settings and settings[name] == default:
+                    del settings[name]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -11,7 +11,7 @@ A run's folder `results/EXPERIMENTS/runs/DATASET/ARCHITECTURE/MODEL/seedN/` hold
 | `evaluation.json` | evaluate | metrics on the test split, KL per latent group, active units |
 | `evaluation.safetensors` | evaluate | per-image bounds; samples, reconstructions and other pictures |
 | `anomaly/NAME.json`, `.safetensors` | detect | how L^{>k} separates another dataset; every image's L^{>k} |
-| `checkpoint/` | train | what a killed training resumes from; no result |
+| `checkpoint/` | train, evaluate | what a killed training or evaluation resumes from; no result |
 """
 
 from __future__ import annotations
@@ -70,6 +70,11 @@ class RunFolder:
     @property
     def checkpoint(self) -> Path:
         return self.path / "checkpoint"
+
+    @property
+    def unfinished_evaluation(self) -> Path:
+        """What a killed evaluation goes on from."""
+        return self.path / "checkpoint" / "evaluation"
 
 
 @contextmanager

@@ -48,15 +48,8 @@ class Subject:
 def training_step(subject: Subject, precision: Precision, batch_size: int) -> Callable[[], None]:
     """One update of the weights and their moving average."""
     device = subject.set_up()
-    state, training = _initial_state(subject, batch_size, device)
-    if subject.compiled:
-        state.model.compile()
-
-    def call() -> None:
-        with computing_in(precision, device):
-            step(state, training)
-
-    return call
+    state, training = _initial_state(subject, batch_size, device, precision, subject.compiled)
+    return lambda: step(state, training)
 
 
 @dataclass(frozen=True)
@@ -98,8 +91,17 @@ def importance_call(subject: Subject, precision: Precision, k: int, images: int)
     return evaluation(subject, precision, k, images).importance
 
 
-def _initial_state(subject: Subject, batch_size: int, device: torch.device) -> tuple[State, Training]:
-    training = Training(protocol="clean", batch_size=batch_size, max_updates=1, evaluate_every=1)
+def _initial_state(
+    subject: Subject, batch_size: int, device: torch.device, precision: Precision = "fp32", compiled: bool = False
+) -> tuple[State, Training]:
+    training = Training(
+        protocol="clean",
+        batch_size=batch_size,
+        max_updates=1,
+        evaluate_every=1,
+        precision=precision,
+        compiled=compiled,
+    )
     run = RunConfig(
         experiments="bench",
         dataset="random",

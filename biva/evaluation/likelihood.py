@@ -8,8 +8,9 @@ changes which samples an image gets.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -95,37 +96,44 @@ def chunks(k: int, size: int) -> Iterator[int]:
         yield min(size, k - start)
 
 
-class _Activity:
-    """Running covariance over images of two independent estimates of each unit's posterior mean.
+def posterior_moments(means: Tensor) -> Tensor:
+    """Two estimates of the posterior means of a batch's images, (2, B, units) -> sums over images, (3, units).
 
-    Active units are those whose posterior mean varies over the data by more than 0.01 (Burda et al.; paper.md section
-    5). Below the first stochastic layer the posterior mean E[z | x] has to be estimated by an average over ancestral
-    samples, whose own noise would count as variance. Even and odd samples give two estimates with independent noise;
-    their covariance is unbiased.
+    The sums are of the first, of the second, and of their product; those of several batches add up.
     """
-
-    def __init__(self) -> None:
-        self.images = 0
-        self.moments: dict[str, Tensor] = {}
-
-    def add(self, means: dict[str, Tensor], images: int) -> None:
-        """`means`: group -> (2, B, units), the estimates from even and odd samples."""
-        self.images += images
-        for name, (even, odd) in means.items():
-            moments = torch.stack([even.sum(0), odd.sum(0), (even * odd).sum(0)])
-            self.moments[name] = self.moments.get(name, torch.zeros_like(moments)) + moments
-
-    def active(self) -> dict[str, Tensor]:
-        """Group -> bool per unit."""
-        return {
-            name: (product / self.images - even * odd / self.images**2 > ACTIVE_VARIANCE).cpu()
-            for name, (even, odd, product) in self.moments.items()
-        }
+    first, second = means
+    return torch.stack([first.sum(0), second.sum(0), (first * second).sum(0)])
 
 
-@torch.inference_mode()
+def active_units(moments: Tensor, images: int) -> Tensor:
+    """Units whose posterior mean varies over the data by more than 0.01 (Burda et al.; paper.md section 5): bool each.
+
+    Below the first stochastic layer the posterior mean E[z | x] has to be estimated by an average over ancestral
+    samples, whose own noise would count as variance. Even and odd samples give two estimates with independent noise;
+    their covariance, from `posterior_moments`, is unbiased.
+    """
+    first, second, product = moments
+    covariance: Tensor = product / images - first * second / images**2
+    return covariance > ACTIVE_VARIANCE
+
+
+Part = dict[str, Tensor]
+"""What a batch of B images gives, float64 on the CPU: `log_weights` (k, B), `log_likelihood` (B,), `kl` (B, G), and per
+latent group, if k > 1, `moments/GROUP` (3, units)."""
+
+Keeper = Callable[[range, Callable[[], Part]], Part]
+"""Gives the part of these images, by calling the function unless it has kept the part from an earlier attempt."""
+
+
 def importance_sample(
-    model: HierarchicalVAE, x: Tensor, k: int, *, seed: int, rows: int, device: torch.device
+    model: HierarchicalVAE,
+    x: Tensor,
+    k: int,
+    *,
+    seed: int,
+    rows: int,
+    device: torch.device,
+    keeper: Keeper = lambda _images, compute: compute(),
 ) -> ImportanceSamples:
     """Draw k posterior samples of every image, each image exactly once.
 
@@ -136,33 +144,42 @@ def importance_sample(
         seed: of the noise.
         rows: samples walked at once; changes nothing but memory and time.
         device: where to compute.
+        keeper: of the parts, of which the result is made.
     """
-    n, names = len(x), model.group_names
-    per_batch = min(IMAGES_PER_BATCH, rows)
-    log_weights, log_likelihood = torch.empty(k, n, dtype=torch.float64), torch.zeros(n, dtype=torch.float64)
-    kl, activity = torch.zeros(n, len(names), dtype=torch.float64), _Activity()
-    for start in range(0, n, per_batch):
-        batch = x[start : start + per_batch].to(device)
-        images = range(start, start + len(batch))
-        noise = ImageNoise(seed, images, latent_width(model.generative), device)
-        features = model.inference.encode(batch)
-        done = 0
-        means: dict[str, Tensor] = {}
-        for chunk in chunks(k, max(1, rows // len(batch))):
-            noise.draw(chunk)
-            terms = model.terms(batch, features, chunk, noise)
-            likelihoods = terms.log_likelihood.double().view(chunk, -1)
-            kls = terms.kl.double().view(chunk, len(batch), -1)
-            log_weights[done : done + chunk, images.start : images.stop] = (likelihoods - kls.sum(2)).cpu()
-            log_likelihood[images.start : images.stop] += likelihoods.sum(0).cpu() / k
-            kl[images.start : images.stop] += kls.sum(0).cpu() / k
-            if k > 1:
-                _add_posterior_means(means, terms, done, chunk, k)
-            done += chunk
-        activity.add(means, len(batch))
+    size = min(IMAGES_PER_BATCH, rows)
+    batches = [range(start, min(start + size, len(x))) for start in range(0, len(x), size)]
+    parts = [keeper(images, partial(_part, model, x, images, k, seed, rows, device)) for images in batches]
+    kl = torch.cat([part["kl"] for part in parts])
+    moments = {name: sum(part[f"moments/{name}"] for part in parts) for name in model.group_names if k > 1}
     return ImportanceSamples(
-        log_weights, log_likelihood, dict(zip(names, kl.unbind(1), strict=True)), activity.active()
+        log_weights=torch.cat([part["log_weights"] for part in parts], dim=1),
+        log_likelihood=torch.cat([part["log_likelihood"] for part in parts]),
+        kl=dict(zip(model.group_names, kl.unbind(1), strict=True)),
+        active={name: active_units(of_group, len(x)) for name, of_group in moments.items()},  # type: ignore[arg-type]
     )
+
+
+@torch.inference_mode()
+def _part(model: HierarchicalVAE, x: Tensor, images: range, k: int, seed: int, rows: int, device: torch.device) -> Part:
+    """The samples of one batch of images, in chunks of at most `rows` rows."""
+    batch = x[images.start : images.stop].to(device)
+    noise = ImageNoise(seed, images, latent_width(model.generative), device)
+    features = model.inference.encode(batch)
+    log_weights, means, done = [], dict[str, Tensor](), 0
+    log_likelihood, kl = torch.zeros(len(batch), dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    for chunk in chunks(k, max(1, rows // len(batch))):
+        noise.draw(chunk)
+        terms = model.terms(batch, features, chunk, noise)
+        likelihoods = terms.log_likelihood.double().view(chunk, -1)
+        kls = terms.kl.double().view(chunk, len(batch), -1)
+        log_weights.append((likelihoods - kls.sum(2)).cpu())
+        log_likelihood = log_likelihood + likelihoods.sum(0).cpu() / k
+        kl = kl + kls.sum(0).cpu() / k
+        if k > 1:
+            _add_posterior_means(means, terms, done, chunk, k)
+        done += chunk
+    moments = {f"moments/{name}": posterior_moments(of_group).cpu() for name, of_group in means.items()}
+    return {"log_weights": torch.cat(log_weights), "log_likelihood": log_likelihood, "kl": kl, **moments}
 
 
 def _add_posterior_means(means: dict[str, Tensor], terms: Terms, first: int, chunk: int, k: int) -> None:

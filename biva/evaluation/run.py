@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
+import shutil
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +25,7 @@ from biva.data.raw import CLASSES
 from biva.devices import choose_device, device_name
 from biva.errors import UserError
 from biva.evaluation.classification import classify, unlabelled_terms
+from biva.evaluation.kept import keeper_in
 from biva.evaluation.likelihood import ImportanceSamples, count_active, fixed_input, importance_sample, rows_within
 from biva.evaluation.pictures import pictures
 from biva.models.build import build_model
@@ -75,6 +79,8 @@ Arrays = dict[str, Tensor]
 def evaluate(folder: RunFolder, settings: Evaluation, dataset: Dataset) -> None:
     """Evaluate the selected weights on the test split: bounds, or the test error of a run with labels.
 
+    An evaluation of bounds that is killed goes on where it was, if nothing has changed that could change a number.
+
     Raises:
         UserError: training is not complete, or the data is not what the run was trained on.
     """
@@ -84,7 +90,7 @@ def evaluate(folder: RunFolder, settings: Evaluation, dataset: Dataset) -> None:
     x = fixed_input(dataset, "test")[: settings.max_images]
     seed = derive_seed(run.seed, "evaluation")
     if run.labels is None:
-        arrays, numbers = _likelihood(trained, x, settings, seed)
+        arrays, numbers = _likelihood(trained, x, settings, seed, folder.unfinished_evaluation)
     else:
         labels = dataset.labels_of("test")[: settings.max_images]
         arrays, numbers = _classification(trained, x, labels, settings, seed)
@@ -101,19 +107,18 @@ def evaluate(folder: RunFolder, settings: Evaluation, dataset: Dataset) -> None:
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     records.write_json(folder.evaluation, result)
+    shutil.rmtree(folder.unfinished_evaluation, ignore_errors=True)
 
 
-def _likelihood(trained: Trained, x: Tensor, settings: Evaluation, seed: int) -> tuple[Arrays, Record]:
-    """Bounds, KL per latent group, active units, samples and reconstructions."""
+def _likelihood(
+    trained: Trained, x: Tensor, settings: Evaluation, seed: int, unfinished: Path
+) -> tuple[Arrays, Record]:
+    """Bounds, KL per latent group, active units, samples and reconstructions; parts are kept in `unfinished`."""
     run, model, device = trained.run, trained.model, trained.device
-    samples = importance_sample(
-        model,
-        x,
-        max(settings.importance_samples),
-        seed=seed,
-        rows=rows_within(settings.memory_budget_mb, run.architecture),
-        device=device,
-    )
+    k, rows = max(settings.importance_samples), rows_within(settings.memory_budget_mb, run.architecture)
+    depends_on = [trained.weights_sha256, seed, k, rows, device_name(device), records.commit()]
+    key = hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:16]
+    samples = importance_sample(model, x, k, seed=seed, rows=rows, device=device, keeper=keeper_in(unfinished / key))
     bounds = {k: importance_weighted_bound(samples.log_weights, k) for k in sorted(set(settings.importance_samples))}
     arrays = {f"bound/{k}": bound for k, bound in bounds.items()} | pictures(model, x, settings, seed, device)
     return arrays, {

@@ -20,8 +20,8 @@ ASSUMED_CPU = 20e9
 ASSUMED_GPU = 10e12
 """FLOP/s of a GPU, a cautious assumption: half of the float32 peak of an NVIDIA A100 (19.5, its data sheet)."""
 
-PRECISION: Precision = "fp32"
-"""Of all runs today."""
+EVALUATION: Precision = "fp32"
+"""Of the evaluation of all runs."""
 
 
 def planned_device(device: str) -> str:
@@ -45,8 +45,10 @@ def rates_of(run: RunConfig, benchmarks: Path, samples: int) -> Rates:
         cores = min(run.threads, os.cpu_count() or 1)
         return assumed(ASSUMED_GPU if device == "cuda" else ASSUMED_CPU * cores, "default")
     record, path = max(records, key=lambda found: found[0]["finished"])
-    training = min(_entries(record, "training"), key=_distance("batch_size", run.training.batch_size))
-    evaluation = min(_entries(record, "evaluation"), key=_distance("importance_samples", samples))
+    training = min(
+        _entries(record, "training", run.training.precision), key=_distance("batch_size", run.training.batch_size)
+    )
+    evaluation = min(_entries(record, "evaluation", EVALUATION), key=_distance("importance_samples", samples))
     source = (
         f"measured {record['finished'][:10]}, batch {training['batch_size']}, "
         f"K = {evaluation['importance_samples']}: {path}"
@@ -62,13 +64,14 @@ def assumed(rate: float, origin: str) -> Rates:
 def _is_of(record: dict[str, Any], run: RunConfig, device: torch.device) -> bool:
     """Whether a record tells how fast this run will be here. The threads of the CPU do not matter to a GPU."""
     here = machine(device) | {"threads": run.threads if device.type == "cpu" else record["machine"]["threads"]}
-    wanted = (run.architecture.model_dump(mode="json", exclude={"description"}), run.model, False, here)
+    wanted = (run.architecture.model_dump(mode="json", exclude={"description"}), run.model, run.training.compiled, here)
     found = tuple(record[key] for key in ("architecture_settings", "model", "compiled", "machine"))
-    return found == wanted and all(_entries(record, kind) for kind in ("training", "evaluation"))
+    needed = (("training", run.training.precision), ("evaluation", EVALUATION))
+    return found == wanted and all(_entries(record, kind, precision) for kind, precision in needed)
 
 
-def _entries(record: dict[str, Any], kind: str) -> list[dict[str, Any]]:
-    return [entry for entry in record[kind] if entry["precision"] == PRECISION]
+def _entries(record: dict[str, Any], kind: str, precision: Precision) -> list[dict[str, Any]]:
+    return [entry for entry in record[kind] if entry["precision"] == precision]
 
 
 def _distance(key: str, wanted: int) -> Any:

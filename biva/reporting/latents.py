@@ -45,7 +45,7 @@ def draw_kl_per_layer(part: Any, group: Group) -> None:
             active = np.mean([unit["active"] for unit in units])
             axes.annotate(
                 f"{active:g}/{units[0]['total']}",
-                (kl[:, place].max(), place),
+                (max(kl[:, place].max(), 0), place),
                 xytext=(3, 0),
                 textcoords="offset points",
                 va="center",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,9 @@ from biva.config import RunConfig, Training
 from biva.data.datasets import Dataset
 from biva.data.raw import CLASSES
 from biva.models.build import build_model
+from biva.models.latents import Noise
 from biva.models.layers import data_dependent_init
+from biva.precision import computing_in
 from biva.seeds import derive_seed
 from biva.training.batches import Stream
 from biva.training.objectives import Objective, objective_of
@@ -26,6 +28,8 @@ class State:
 
     objective: Objective
     model: nn.Module
+    noise: Noise
+    """Of training, drawn from torch's global generator."""
     ema: AveragedModel
     optimiser: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
@@ -84,18 +88,25 @@ def initial_state(
     model = build_model(run.architecture, run.model, CLASSES if run.labels else 0).to(device)
     batches = objective.batches(dataset, device, seed)
     torch.manual_seed(seed("training"))
+
+    def noise(shape: torch.Size) -> Tensor:
+        return torch.randn(shape, device=device)
+
     if parent_weights is not None:
         model.load_state_dict(parent_weights)
     else:
         with torch.no_grad(), data_dependent_init(model):
-            objective.loss(model, batches.next(), _noise(device))
+            objective.loss(model, batches.next(), noise)
     ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(training.ema_decay))
     ema.update_parameters(model)  # the first call copies: the average starts at the initialised weights
+    if training.compiled:
+        model.compile()
     optimiser = torch.optim.Adamax(model.parameters(), lr=training.learning_rate, betas=training.betas, foreach=True)
     floor = training.learning_rate_minimum / training.learning_rate
     return State(
         objective=objective,
         model=model,
+        noise=noise,
         ema=ema,
         optimiser=optimiser,
         schedule=torch.optim.lr_scheduler.LambdaLR(
@@ -106,17 +117,14 @@ def initial_state(
     )
 
 
-def _noise(device: torch.device) -> Callable[[torch.Size], Tensor]:
-    return lambda shape: torch.randn(shape, device=device)
-
-
 def step(state: State, training: Training) -> None:
     """One update of the weights and of their moving average, without waiting for the device."""
     batch = state.batches.next()
     state.model.train()
-    loss, numbers = state.objective.loss(state.model, batch, _noise(state.sums.device))
-    state.optimiser.zero_grad()
-    loss.backward()
+    with computing_in(training.precision, state.sums.device):
+        loss, numbers = state.objective.loss(state.model, batch, state.noise)
+        state.optimiser.zero_grad()
+        loss.backward()
     state.optimiser.step()
     state.schedule.step()
     state.ema.update_parameters(state.model)

@@ -296,6 +296,8 @@ def test_runs_are_named_by_what_they_are() -> None:
         set_key("training", "protocol", value="paper"),
         set_key("threads", value=2),
         set_key("device", value="auto"),
+        set_key("training", "precision", value="bf16"),
+        set_key("training", "compiled", value=True),
     ],
 )
 def test_the_digest_changes_with_what_changes_the_weights(config: Path, edit: Edit) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from safetensors.numpy import load_file
 from biva import records
 from biva.config import Evaluation
 from biva.errors import UserError
+from biva.evaluation import likelihood
 from biva.evaluation.pictures import INTERPOLATION_STEPS, LAYER_IMAGES, PER_TEMPERATURE
 from biva.evaluation.run import evaluate
 from biva.records import RunFolder
@@ -46,6 +48,45 @@ def test_metrics_are_means_and_standard_errors_over_images(trained: RunFolder) -
     assert {group["total"] for group in record["active_units"].values()} == {2}
     assert record["images"] == 7
     assert record["weights_sha256"] == hashlib.sha256(trained.weights.read_bytes()).hexdigest()
+
+
+def test_a_killed_evaluation_goes_on_where_it_was(
+    trained: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Seven images, two at a time, killed at the third of four parts; then the first part is damaged."""
+    monkeypatch.setattr(likelihood, "IMAGES_PER_BATCH", 2)
+    evaluate(trained, SETTINGS, toy_dataset())
+    whole = load_file(trained.arrays)
+    assert not trained.unfinished_evaluation.exists()
+    sampled: list[int] = []
+    noise = likelihood.ImageNoise
+
+    class Noise(noise):  # type: ignore[misc, valid-type]
+        def __init__(self, seed: int, images: range, *arguments: Any) -> None:
+            if len(sampled) == 2:
+                raise KeyboardInterrupt
+            sampled.append(images.start)
+            super().__init__(seed, images, *arguments)
+
+    monkeypatch.setattr(likelihood, "ImageNoise", Noise)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(trained, SETTINGS, toy_dataset())
+    first, _ = sorted(trained.unfinished_evaluation.rglob("*.safetensors"))
+    first.write_bytes(first.read_bytes()[:100])
+    monkeypatch.setattr(likelihood, "ImageNoise", noise)
+    again: list[int] = []
+    part = likelihood._part
+
+    def counted(model: Any, x: Any, images: range, *arguments: Any) -> Any:
+        again.append(images.start)
+        return part(model, x, images, *arguments)
+
+    monkeypatch.setattr(likelihood, "_part", counted)
+    evaluate(trained, SETTINGS, toy_dataset())
+    assert (sampled, again) == ([0, 2], [0, 4, 6])
+    assert "is damaged; it is computed again" in capsys.readouterr().err
+    for name, values in load_file(trained.arrays).items():
+        np.testing.assert_array_equal(values, whole[name])
 
 
 def test_pictures_are_images(trained: RunFolder) -> None:

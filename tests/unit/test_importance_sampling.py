@@ -12,9 +12,10 @@ from biva.data.datasets import Dataset
 from biva.evaluation.likelihood import (
     ImageNoise,
     ImportanceSamples,
-    _Activity,
+    active_units,
     fixed_input,
     importance_sample,
+    posterior_moments,
     rows_within,
 )
 from biva.models.architectures import ModelName
@@ -100,12 +101,11 @@ def test_active_units_ignore_the_noise_of_the_estimate() -> None:
     The threshold is 0.01. Variances of the noisy estimates themselves would all lie above it.
     """
     generator = torch.Generator().manual_seed(0)
-    n, activity = 20_000, _Activity()
+    n = 20_000
     truth = torch.randn(n, 3, generator=generator, dtype=torch.float64) * torch.tensor([0.0, 0.005, 0.02]).sqrt()
     estimates = truth + math.sqrt(0.05) * torch.randn(2, n, 3, generator=generator, dtype=torch.float64)
-    for part in estimates.split(5000, dim=1):
-        activity.add({"z1": part}, part.shape[1])
-    assert activity.active()["z1"].tolist() == [False, False, True]
+    moments = torch.stack([posterior_moments(part) for part in estimates.split(5000, dim=1)]).sum(0)
+    assert active_units(moments, n).tolist() == [False, False, True]
 
 
 def test_active_units_are_shown_only_where_two_samples_allow_an_estimate() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,19 @@ def test_ema_and_schedule_by_hand() -> None:
         expected = 0.9 * expected + 0.1 * weight.detach()
         torch.testing.assert_close(averaged, expected)
     assert rates == pytest.approx([0.01, 0.005, 0.0025, 0.002])
+
+
+def test_bf16_training_keeps_float32_weights_and_nearly_the_loss() -> None:
+    """bfloat16 has 8 bits of mantissa; likelihood and KL are summed in float32."""
+    losses = {}
+    for precision in ("fp32", "bf16"):
+        run = toy_run(precision=precision)
+        state = initial_state(run, toy_dataset(), CPU)
+        step(state, run.training)
+        losses[precision] = state.sums[-1].item()
+        assert {weight.dtype for weight in state.model.parameters()} == {torch.float32}
+    assert losses["bf16"] != losses["fp32"]
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.01)
 
 
 def test_an_update_is_adamax() -> None:
@@ -254,6 +268,21 @@ def test_killed_between_record_and_checkpoint(tmp_path: Path) -> None:
     with (tmp_path / "parts" / "record.jsonl").open("a") as file:
         file.write('{"update": 9, "sel')
     assert_same_result(run_to_end(tmp_path / "parts"), whole)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+def test_a_compiled_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    run = toy_run(compiled=True)
+    whole = run_to_end(tmp_path / "whole", run)
+    lines = iter(range(1, 100))
+
+    def dying() -> None:
+        if next(lines) == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run_to_end(tmp_path / "parts", run, on_evaluation=dying)
+    assert_same_result(run_to_end(tmp_path / "parts", run), whole)
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
