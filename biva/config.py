@@ -101,10 +101,21 @@ class Training(Strict):
         default="fp32",
         description="Of convolutions and matrix products; latents, likelihood and KL are float32. tf32: NVIDIA GPUs.",
     )
+    accumulate: int = Field(
+        default=1, ge=1, description="Pieces of equal size that a batch goes through in, to save memory: one update."
+    )
     compiled: bool = Field(
         default=False, description="Compile the model (torch.compile): faster, other random numbers."
     )
     checkpoint_seconds: float = Field(default=60, ge=0, description="A kill loses at most this much training.")
+
+    @model_validator(mode="after")
+    def _pieces_are_equal(self) -> Training:
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"batch_size must be a multiple of accumulate, got {self.batch_size} and {self.accumulate}"
+            )
+        return self
 
 
 class Finetuning(Strict):
@@ -285,10 +296,16 @@ class Experiments(Strict):
         if len(set(runs)) < len(runs):
             raise ValueError("the same semi_supervised run (dataset, architecture, labels, seed) is listed twice")
         for entry in self.semi_supervised:
-            if (patience := (entry.training or self.training).patience) is not None:
+            training = entry.training or self.training
+            if training.patience is not None:
                 raise ValueError(
-                    f"semi_supervised {entry.name!r} has training.patience: {patience}; it must be null, so that both "
-                    "networks get max_updates"
+                    f"semi_supervised {entry.name!r} has training.patience: {training.patience}; it must be null, so "
+                    "that both networks get max_updates"
+                )
+            if training.accumulate > 1:
+                raise ValueError(
+                    f"semi_supervised {entry.name!r} has training.accumulate: {training.accumulate}; it must be 1, since "
+                    "a batch with labels is not cut into pieces"
                 )
 
 
@@ -394,7 +411,7 @@ class Labels(Strict):
     weight: float | None = Field(description="alpha; null: labels are all that the run learns from.")
 
 
-_SINCE_THE_FIRST_RUNS = {"labels": None, "finetunes": None, "precision": "fp32", "compiled": False}
+_SINCE_THE_FIRST_RUNS = {"labels": None, "finetunes": None, "precision": "fp32", "compiled": False, "accumulate": 1}
 """Settings that came later, and the values at which a run is what it was without them: its digest stays the same."""
 
 

@@ -18,6 +18,7 @@ from biva.errors import UserError
 from biva.evaluation.anomaly import Scores, bootstrap, bounds_above, scores, separation
 from biva.evaluation.likelihood import fixed_input, rows_within
 from biva.evaluation.run import load_trained
+from biva.precision import computing_in
 from biva.records import RunFolder
 from biva.seeds import derive_seed
 
@@ -43,17 +44,18 @@ def detect(folder: RunFolder, pair: AnomalyPair, settings: Evaluation, normal: D
         )
     seed = derive_seed(run.seed, "anomaly", pair.name)
     rows = rows_within(settings.memory_budget_mb, run.architecture)
-    bounds = {
-        kind: bounds_above(
-            model,
-            fixed_input(dataset, "test")[: pair.max_images],
-            pair.importance_samples,
-            seed=derive_seed(seed, kind),
-            rows=rows,
-            device=device,
-        )
-        for kind, dataset in (("normal", normal), ("anomalous", anomalous))
-    }
+    with computing_in("fp32", device):
+        bounds = {
+            kind: bounds_above(
+                model,
+                fixed_input(dataset, "test")[: pair.max_images],
+                pair.importance_samples,
+                seed=derive_seed(seed, kind),
+                rows=rows,
+                device=device,
+            )
+            for kind, dataset in (("normal", normal), ("anomalous", anomalous))
+        }
     values = {kind: scores(bound.numpy()) for kind, bound in bounds.items()}
     arrays = bounds | {
         f"score/{name}/{kind}": torch.from_numpy(score)

@@ -30,6 +30,7 @@ from biva.evaluation.likelihood import ImportanceSamples, count_active, fixed_in
 from biva.evaluation.pictures import pictures
 from biva.models.build import build_model
 from biva.models.layers import fold_weight_norm
+from biva.precision import computing_in
 from biva.records import RunFolder
 from biva.seeds import derive_seed
 
@@ -89,11 +90,12 @@ def evaluate(folder: RunFolder, settings: Evaluation, dataset: Dataset) -> None:
     run = trained.run
     x = fixed_input(dataset, "test")[: settings.max_images]
     seed = derive_seed(run.seed, "evaluation")
-    if run.labels is None:
-        arrays, numbers = _likelihood(trained, x, settings, seed, folder.unfinished_evaluation)
-    else:
-        labels = dataset.labels_of("test")[: settings.max_images]
-        arrays, numbers = _classification(trained, x, labels, settings, seed)
+    with computing_in("fp32", trained.device):
+        if run.labels is None:
+            arrays, numbers = _likelihood(trained, x, settings, seed, folder.unfinished_evaluation)
+        else:
+            labels = dataset.labels_of("test")[: settings.max_images]
+            arrays, numbers = _classification(trained, x, labels, settings, seed)
     records.write_atomically(folder.arrays, serialise(arrays))
     result = {
         "settings": settings.model_dump(mode="json"),

@@ -19,6 +19,7 @@ from biva.data.datasets import Dataset
 from biva.devices import choose_device
 from biva.errors import UserError
 from biva.evaluation.likelihood import fixed_input
+from biva.precision import computing_in
 from biva.records import RunFolder
 from biva.training import checkpoint
 from biva.training.folder import load_parent, only_writer, set_aside_other_run, truncate, write_identity, write_results
@@ -31,7 +32,8 @@ def evaluate_selection(state: State, x: Tensor) -> tuple[dict[str, float], dict[
     """What selects the EMA weights, on the selection split: terms and KL per group (nats), active units."""
     model, device = state.ema.module, state.sums.device
     model.eval()
-    return *state.objective.evaluate(model, x, device), state.objective.active_units(model, x, device)
+    with computing_in(state.objective.run.training.precision, device):
+        return *state.objective.evaluate(model, x, device), state.objective.active_units(model, x, device)
 
 
 def train(

@@ -121,12 +121,13 @@ def step(state: State, training: Training) -> None:
     """One update of the weights and of their moving average, without waiting for the device."""
     batch = state.batches.next()
     state.model.train()
+    state.optimiser.zero_grad()
     with computing_in(training.precision, state.sums.device):
-        loss, numbers = state.objective.loss(state.model, batch, state.noise)
-        state.optimiser.zero_grad()
-        loss.backward()
+        for piece in batch.chunk(training.accumulate) if training.accumulate > 1 else [batch]:
+            loss, numbers = state.objective.loss(state.model, piece, state.noise)
+            (loss / training.accumulate).backward()
+            state.sums += torch.stack([*numbers, loss.detach()]).double() / training.accumulate
     state.optimiser.step()
     state.schedule.step()
     state.ema.update_parameters(state.model)
-    state.sums += torch.stack([*numbers, loss.detach()]).double()
     state.update += 1

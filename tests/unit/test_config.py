@@ -77,6 +77,14 @@ def set_key(*keys: Any, value: Any) -> Edit:
         (set_key("runs", 0, "dataset", value="../x"), ["runs.0.dataset", "^[a-z0-9_]+$", "'../x'"]),
         (set_key("runs", 0, "seeds", value=[]), ["runs.0.seeds", "at least 1 item"]),
         (set_key("runs", value=[]), ["runs is empty", "runs for figures"]),
+        (
+            set_key("training", "accumulate", value=5),
+            ["training", "batch_size must be a multiple of accumulate, got 48 and 5"],
+        ),
+        (
+            set_key("semi_supervised", 0, "training", "accumulate", value=2),
+            ["has training.accumulate: 2; it must be 1"],
+        ),
         (set_key("semi_supervised", 0, "label_batch_size", value=51), ["label_batch_size is 51", "only 50 labels"]),
         (set_key("semi_supervised", 0, "training", "patience", value=3), ["training.patience: 3", "must be null"]),
         (set_key("semi_supervised", 0, "training", value=None), ["training.patience: 6", "must be null"]),
@@ -298,6 +306,7 @@ def test_runs_are_named_by_what_they_are() -> None:
         set_key("device", value="auto"),
         set_key("training", "precision", value="bf16"),
         set_key("training", "compiled", value=True),
+        set_key("training", "accumulate", value=2),
     ],
 )
 def test_the_digest_changes_with_what_changes_the_weights(config: Path, edit: Edit) -> None:

@@ -99,6 +99,23 @@ def test_ema_and_schedule_by_hand() -> None:
     assert rates == pytest.approx([0.01, 0.005, 0.0025, 0.002])
 
 
+def test_a_batch_in_pieces_is_the_same_update() -> None:
+    """Without noise and dropout the mean over the batch is the mean over its pieces, in loss and gradient."""
+    gradients, sums = {}, {}
+    for pieces in (1, 3):
+        run = toy_run(accumulate=pieces)
+        state = initial_state(run, toy_dataset(), CPU)
+        state.noise = torch.zeros
+        for module in state.model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0
+        step(state, run.training)
+        gradients[pieces] = [w.grad for w in state.model.parameters() if w.grad is not None]
+        sums[pieces] = state.sums
+    torch.testing.assert_close(gradients[3], gradients[1], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(sums[3], sums[1])
+
+
 def test_bf16_training_keeps_float32_weights_and_nearly_the_loss() -> None:
     """bfloat16 has 8 bits of mantissa; likelihood and KL are summed in float32."""
     losses = {}
