@@ -304,7 +304,7 @@ class Experiments(Strict):
                 )
             if training.accumulate > 1:
                 raise ValueError(
-                    f"semi_supervised {entry.name!r} has training.accumulate: {training.accumulate}; it must be 1, since "
+                    f"semi_supervised {entry.name!r} has training.accumulate: {training.accumulate}; it must be 1: "
                     "a batch with labels is not cut into pieces"
                 )
 
