@@ -273,7 +273,7 @@ def evaluate(experiments: Experiments, run: RunName) -> None:
     \b
     Examples:
       biva evaluate quick digits/digits_8x8/biva/seed1
-      biva evaluate quick digits/digits_8x8/biva_20_labels/seed1
+      biva evaluate quick digits/digits_8x8/biva_50_labels/seed1
     """
     from biva.data.datasets import load
     from biva.evaluation.run import evaluate
@@ -377,7 +377,7 @@ def table(experiments: Experiments, name: Annotated[str, typer.Argument(help="`n
     \b
     Examples:
       biva table quick likelihood
-      biva table quick labels_20
+      biva table quick labels_50
     """
     _write_table(experiments, name)
 

@@ -104,9 +104,7 @@ class Training(Strict):
     accumulate: int = Field(
         default=1, ge=1, description="Pieces of equal size that a batch goes through in, to save memory: one update."
     )
-    compiled: bool = Field(
-        default=False, description="Compile the model (torch.compile): faster, other random numbers."
-    )
+    compiled: bool = Field(default=False, description="Compile the model (torch.compile); on GPUs only.")
     checkpoint_seconds: float = Field(default=60, ge=0, description="A kill loses at most this much training.")
 
     @model_validator(mode="after")

@@ -58,6 +58,11 @@ def train(
     """
     torch.set_num_threads(run.threads)
     device = choose_device(run.device)
+    if run.training.compiled and device.type == "cpu":
+        raise UserError(
+            f"{run.name}: training.compiled is for GPUs, but the device is a CPU, where compiled code does not repeat "
+            "to the bit. Set compiled: false, or train on a GPU."
+        )
     with only_writer(folder.path):
         parent = load_parent(run, dataset, parent_folder) if parent_folder else None
         state = initial_state(run, dataset, device, deserialise(parent.weights) if parent else None)

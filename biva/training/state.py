@@ -100,7 +100,7 @@ def initial_state(
     ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(training.ema_decay))
     ema.update_parameters(model)  # the first call copies: the average starts at the initialised weights
     if training.compiled:
-        model.compile()
+        model.compile(options={"fallback_random": True})  # draws as without
     optimiser = torch.optim.Adamax(model.parameters(), lr=training.learning_rate, betas=training.betas, foreach=True)
     floor = training.learning_rate_minimum / training.learning_rate
     return State(
