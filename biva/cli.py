@@ -473,7 +473,7 @@ def _write_table(experiments: str, name: str) -> None:
     table = find_table(experiments, name)
     results = read_results(RESULTS / experiments / "results.csv")
     paper = load_paper_results(CONFIG_FOLDER / "paper_results.csv")
-    planned = [run for run in resolve_runs(experiments, load_experiments(experiments)) if table.includes(run)]
+    planned = resolve_runs(experiments, load_experiments(experiments))
     if isinstance(table, LikelihoodTable):
         tex = likelihood_table(results=results, paper=paper, table=table, planned=planned)
     else:
@@ -488,7 +488,7 @@ def _write_anomaly_table(experiments: str, pair: AnomalyPair, folder: Path) -> N
     from biva.reporting.anomalies import anomaly_table
     from biva.reporting.results import load_paper_results
 
-    runs = [run for run in resolve_runs(experiments, load_experiments(experiments)) if pair.includes(run)]
+    runs = resolve_runs(experiments, load_experiments(experiments))
     paths = [RunFolder(folder / run.name).anomaly(pair.name) for run in runs]
     records = [(run, read_json(path) if path.is_file() else None) for run, path in zip(runs, paths, strict=True)]
     tex = anomaly_table(records, pair, load_paper_results(CONFIG_FOLDER / "paper_results.csv"))

@@ -1,7 +1,9 @@
 """Tiny models for tests: a few parameters, every kind of layer."""
 
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+import pytest
 import torch
 from torch import nn
 
@@ -49,6 +51,24 @@ def with_large_weights(built: Built) -> Built:
 def double_noise(shape: torch.Size) -> torch.Tensor:
     """Float64 standard normal numbers."""
     return torch.randn(shape, dtype=torch.float64)
+
+
+def assert_gradient_by_finite_differences(
+    loss: Callable[[], torch.Tensor], parameters: Sequence[nn.Parameter], gradients: Sequence[torch.Tensor | None]
+) -> None:
+    """The slope along one random direction; a gradient of None belongs to a parameter that the loss does not read."""
+    generator = torch.Generator().manual_seed(7)
+    directions = [torch.randn(p.shape, generator=generator, dtype=torch.float64) for p in parameters]
+    slope = sum((g * v).sum().item() for g, v in zip(gradients, directions, strict=True) if g is not None)
+    values, h = [], 1e-6
+    for sign in (1, -1):
+        with torch.no_grad():
+            for p, v in zip(parameters, directions, strict=True):
+                p.add_(v, alpha=sign * h)
+            values.append(loss().item())
+            for p, v in zip(parameters, directions, strict=True):
+                p.sub_(v, alpha=sign * h)
+    assert slope == pytest.approx((values[0] - values[1]) / (2 * h), rel=1e-5, abs=1e-6)
 
 
 class DoubleImageNoise(ImageNoise):

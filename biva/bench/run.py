@@ -23,7 +23,7 @@ from biva.bench.work import Subject, evaluation, importance_call, training_step
 from biva.bounds import importance_weighted_bound
 from biva.config import Precision
 from biva.devices import choose_device
-from biva.evaluation.likelihood import IMAGES_PER_BATCH
+from biva.evaluation.likelihood import IMAGES_PER_BATCH, ImportanceSamples
 from biva.precision import computing_in
 
 _log = logging.getLogger(__name__)
@@ -148,7 +148,12 @@ def _evaluation(
     """The entry of the record, and L_k of every image."""
     work = evaluation(subject, precision, k, images)
     limits = convolution_calls(costs.largest, work.rows, precision, device, backward=False)
-    timings = timed({"importance": work.importance, "sequential": work.sequential, **limits}, repeats, device)
+    drawn: dict[str, ImportanceSamples] = {}
+
+    def importance() -> None:
+        drawn["last"] = work.importance()
+
+    timings = timed({"importance": importance, "sequential": work.sequential, **limits}, repeats, device)
     samples_per_second = images * k / timings["importance"].median
     sequential = IMAGES_PER_BATCH / timings["sequential"].median
     rate = samples_per_second * costs.evaluation(k)
@@ -169,4 +174,4 @@ def _evaluation(
         "limit_flops_per_second": limit,
         "share_of_limit": rate / max(limit.values()),
     }
-    return entry, importance_weighted_bound(work.importance().log_weights, k)
+    return entry, importance_weighted_bound(drawn["last"].log_weights, k)

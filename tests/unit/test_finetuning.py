@@ -17,7 +17,16 @@ from biva.records import RunFolder
 from biva.training import loop
 from biva.training.loop import train
 from biva.training.state import State, initial_state, step
-from tests.unit.test_training import CPU, Killed, assert_same_result, numbers, run_to_end, toy_dataset, toy_run
+from tests.unit.test_training import (
+    CPU,
+    Killed,
+    assert_same_result,
+    killed_after,
+    numbers,
+    run_to_end,
+    toy_dataset,
+    toy_run,
+)
 
 PARENT = toy_run(ema_decay=0.5)
 
@@ -105,17 +114,9 @@ def test_killed_and_resumed_it_ends_with_the_same_bits(
 ) -> None:
     """Killed after any update, with a checkpoint at every one before, and restarted."""
     whole = finetune(tmp_path / "whole", parent)
-    run, calls = finetuned(checkpoint_seconds=0), iter(range(1, 100))
-
-    def dying(state: State, training: Training) -> None:
-        step(state, training)
-        if next(calls) == updates:
-            raise Killed
-
-    monkeypatch.setattr(loop, "step", dying)
-    with pytest.raises(Killed):
+    run = finetuned(checkpoint_seconds=0)
+    with killed_after(updates, monkeypatch):
         finetune(tmp_path / "parts", parent, run)
-    monkeypatch.setattr(loop, "step", step)
     assert_same_result(finetune(tmp_path / "parts", parent, run), whole)
 
 

@@ -15,7 +15,7 @@ from biva.models.architectures import ModelName
 from biva.models.describe import describe
 from biva.models.generative import Latent, Priors, from_prior, given, posterior_above, prior_mean
 from biva.models.hierarchical_vae import HierarchicalVAE, count_parameters
-from tests.models import MODELS, double_noise, tiny_architecture, tiny_model
+from tests.models import MODELS, assert_gradient_by_finite_differences, double_noise, tiny_architecture, tiny_model
 
 PUBLISHED = {  # paper.md section 3
     ("biva_28x28", "biva"): 31_550_946,
@@ -109,18 +109,7 @@ def test_gradients_are_finite_differences(model_name: ModelName, latents: str, l
 
     parameters = list(model.parameters())
     gradients = torch.autograd.grad(loss(), parameters, allow_unused=True)
-    generator = torch.Generator().manual_seed(7)
-    directions = [torch.randn(p.shape, generator=generator, dtype=torch.float64) for p in parameters]
-    slope = sum((g * v).sum().item() for g, v in zip(gradients, directions, strict=True) if g is not None)
-    values, h = [], 1e-6
-    for sign in (1, -1):
-        with torch.no_grad():
-            for p, v in zip(parameters, directions, strict=True):
-                p.add_(v, alpha=sign * h)
-            values.append(loss().item())
-            for p, v in zip(parameters, directions, strict=True):
-                p.sub_(v, alpha=sign * h)
-    assert slope == pytest.approx((values[0] - values[1]) / (2 * h), rel=1e-5, abs=1e-6)
+    assert_gradient_by_finite_differences(loss, parameters, gradients)
 
 
 @pytest.mark.parametrize("model_name", MODELS)

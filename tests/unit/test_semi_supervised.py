@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from biva import records
 from biva.bounds import class_kl, elbo, labelled_bound, unlabelled_bound
-from biva.config import AnomalyPair, Evaluation, Labels, RunConfig, Training
+from biva.config import AnomalyPair, Evaluation, Labels, RunConfig
 from biva.data.datasets import Dataset
 from biva.data.labels import balanced_draw
 from biva.errors import UserError
@@ -28,12 +28,11 @@ from biva.evaluation.run import evaluate
 from biva.models.generative import Latent, Priors
 from biva.models.semi_supervised import SemiSupervisedVAE, SupervisedClassifier, every_class
 from biva.records import RunFolder
-from biva.training import loop
 from biva.training.loop import train
 from biva.training.objectives import objective_of
-from biva.training.state import State, initial_state, step
-from tests.models import double_noise, tiny_architecture, with_large_weights
-from tests.unit.test_training import CPU, Killed, assert_same_result, numbers, toy_dataset, toy_run
+from biva.training.state import initial_state
+from tests.models import assert_gradient_by_finite_differences, double_noise, tiny_architecture, with_large_weights
+from tests.unit.test_training import CPU, assert_same_result, killed_after, numbers, toy_dataset, toy_run
 
 CLASSES = 3
 
@@ -189,18 +188,7 @@ def test_gradients_are_finite_differences(kind: str, free_bits: float) -> None:
 
     parameters = list(model.parameters())
     gradients = torch.autograd.grad(loss(), parameters)  # raises where a parameter is not used
-    generator = torch.Generator().manual_seed(7)
-    directions = [torch.randn(p.shape, generator=generator, dtype=torch.float64) for p in parameters]
-    slope = sum((g * v).sum().item() for g, v in zip(gradients, directions, strict=True))
-    values, h = [], 1e-6
-    for sign in (1, -1):
-        with torch.no_grad():
-            for p, v in zip(parameters, directions, strict=True):
-                p.add_(v, alpha=sign * h)
-            values.append(loss().item())
-            for p, v in zip(parameters, directions, strict=True):
-                p.sub_(v, alpha=sign * h)
-    assert slope == pytest.approx((values[0] - values[1]) / (2 * h), rel=1e-5, abs=1e-6)
+    assert_gradient_by_finite_differences(loss, parameters, gradients)
 
 
 def test_the_loss_is_the_sum_of_its_three_terms() -> None:
@@ -342,17 +330,8 @@ def test_resumed_training_ends_with_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, updates: int
 ) -> None:
     whole = run_to_end(tmp_path / "whole", labelled_run(model))
-    calls = iter(range(1, 100))
-
-    def dying(state: State, training: Training) -> None:
-        step(state, training)
-        if next(calls) == updates:
-            raise Killed
-
-    monkeypatch.setattr(loop, "step", dying)
-    with pytest.raises(Killed):
+    with killed_after(updates, monkeypatch):
         run_to_end(tmp_path / "parts", labelled_run(model, checkpoint_seconds=0))
-    monkeypatch.setattr(loop, "step", step)
     assert_same_result(run_to_end(tmp_path / "parts", labelled_run(model, checkpoint_seconds=0)), whole)
 
 

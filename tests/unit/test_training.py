@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -246,13 +247,9 @@ class Killed(BaseException):
     """Stands for a SIGKILL in this process: nothing of the run may handle it."""
 
 
-@pytest.mark.parametrize("updates", [1, 3, 4, 5, 8, 11, 12])
-def test_resumed_training_ends_with_the_same_bits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, updates: int
-) -> None:
-    """Killed after any update, with a checkpoint at every one before, and restarted."""
-    whole = run_to_end(tmp_path / "whole")
-    run = toy_run(checkpoint_seconds=0)
+@contextmanager
+def killed_after(updates: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A training within this context must be killed after so many updates; later ones are not."""
     calls = iter(range(1, 100))
 
     def dying(state: State, training: Training) -> None:
@@ -260,10 +257,21 @@ def test_resumed_training_ends_with_the_same_bits(
         if next(calls) == updates:
             raise Killed
 
-    monkeypatch.setattr(loop, "step", dying)
-    with pytest.raises(Killed):
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "step", dying)
+        with pytest.raises(Killed):
+            yield
+
+
+@pytest.mark.parametrize("updates", [1, 3, 4, 5, 8, 11, 12])
+def test_resumed_training_ends_with_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, updates: int
+) -> None:
+    """Killed after any update, with a checkpoint at every one before, and restarted."""
+    whole = run_to_end(tmp_path / "whole")
+    run = toy_run(checkpoint_seconds=0)
+    with killed_after(updates, monkeypatch):
         run_to_end(tmp_path / "parts", run)
-    monkeypatch.setattr(loop, "step", step)
     parts = run_to_end(tmp_path / "parts", run)
     assert_same_result(parts, whole)
     if updates > 1:
