@@ -28,7 +28,8 @@ def _same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
 
 def _conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any = 1, padding: Any = 0) -> Tensor:
     """Convolution in the channels-last memory format, which is the faster one everywhere; its output keeps it."""
-    return F.conv2d(x.contiguous(memory_format=torch.channels_last), weight, bias, stride, padding)
+    x, weight = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, weight))
+    return F.conv2d(x, weight, bias, stride, padding)
 
 
 class SameConv2d(nn.Conv2d):
@@ -60,9 +61,16 @@ class SameConvTranspose2d(nn.ConvTranspose2d):
         phases = (
             F.pad(self.weight, (left, right, left, right)).unflatten(3, (taps, stride)).unflatten(2, (taps, stride))
         )
-        weight = phases.flip(2, 4).permute(1, 3, 5, 0, 2, 4).flatten(0, 2)
-        bias = None if self.bias is None else self.bias.repeat_interleave(stride**2)
-        return F.pixel_shuffle(_conv2d(F.pad(x, (last, -first, last, -first)), weight, bias), stride)
+        weight = phases.flip(2, 4).permute(3, 5, 1, 0, 2, 4).flatten(0, 2)
+        bias = None if self.bias is None else self.bias.repeat(stride**2)
+        return _interleaved(_conv2d(F.pad(x, (last, -first, last, -first)), weight, bias), stride)
+
+
+def _interleaved(x: Tensor, stride: int) -> Tensor:
+    """Phases of a grid, given one after the other: (B, stride^2 * C, H, W) -> (B, C, H*stride, W*stride)."""
+    phases = x.permute(0, 2, 3, 1).unflatten(3, (stride, stride, -1))
+    result: Tensor = phases.transpose(2, 3).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+    return result
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -143,19 +151,43 @@ def fold_weight_norm(model: nn.Module) -> nn.Module:
     return model
 
 
-class Dropout(nn.Dropout):
-    """Dropout that draws 16 random bits per element on the CPU, where torch draws a number on one thread for each.
+class _EluDropout(torch.autograd.Function):
+    """`EluDropout` given the mask, with a gradient that needs the output and the mask alone."""
 
-    So the rate is a multiple of 2^-16 there.
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, keep: Tensor, scale: float) -> Tensor:
+        output: Tensor = torch.ops.aten.elu(h, 1, scale).mul_(keep)
+        ctx.scale = scale
+        ctx.save_for_backward(output, keep)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        output, keep = ctx.saved_tensors
+        of_h: Tensor = torch.ops.aten.elu_backward(grad, 1, ctx.scale, 1, True, output)
+        return of_h.mul_(keep), None, None
+
+
+class EluDropout(nn.Dropout):
+    """Dropout of the ELU of a map, which nothing else needs: it may be overwritten.
+
+    On the CPU, where torch draws a number on one thread for each element, 8 random bits decide about an element. A rate
+    that is no multiple of 2^-8 takes 16, and is a multiple of 2^-16.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu" or not self.training or self.p == 0:
-            return super().forward(x)
-        words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-        bits = words.view(torch.int16)[: x.numel()].as_strided(x.shape, x.stride())
-        keep = bits >= round(self.p * 2**16) - 2**15
-        return x * torch.where(keep, 1 / (1 - self.p), 0.0).to(x.dtype)
+    def forward(self, h: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return F.elu(h, inplace=True)
+        dropped: Tensor = _EluDropout.apply(h, self._keep(h), 1 / (1 - self.p))  # type: ignore[no-untyped-call]
+        return dropped
+
+    def _keep(self, h: Tensor) -> Tensor:
+        if h.device.type != "cpu":
+            return torch.empty_like(h, dtype=torch.bool).bernoulli_(1 - self.p)
+        integer = torch.int8 if (256 * self.p).is_integer() else torch.int16
+        words = torch.empty(-(-h.numel() * integer.itemsize // 8), dtype=torch.int64).random_(-(2**63), None)
+        numbers = words.view(integer)[: h.numel()].as_strided(h.shape, h.stride())
+        return torch.ge(numbers, round((self.p - 0.5) * 256**integer.itemsize))
 
 
 class _Gate(torch.autograd.Function):
@@ -163,25 +195,19 @@ class _Gate(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, h: Tensor) -> Tensor:
-        value, gate = h.chunk(2, dim=1)
-        gate = torch.sigmoid(gate)
-        ctx.save_for_backward(value, gate)
-        return value * gate
+        ctx.save_for_backward(h)
+        return F.glu(h, dim=1)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        value, gate = ctx.saved_tensors
-        batch, channels, height, width = grad.shape
-        result = torch.empty(
-            (batch, 2 * channels, height, width),
-            dtype=grad.dtype,
-            device=grad.device,
-            memory_format=torch.channels_last,
-        )
+        (h,) = ctx.saved_tensors
+        value, gate = h.chunk(2, dim=1)
+        result = torch.empty_like(h, dtype=grad.dtype)
         of_value, of_gate = result.chunk(2, dim=1)
-        torch.mul(grad, gate, out=of_value)
+        open_ = torch.sigmoid(gate)
+        torch.mul(grad, open_, out=of_value)
         torch.mul(of_value, value, out=of_gate)
-        of_gate.addcmul_(of_gate, gate, value=-1)
+        of_gate.addcmul_(of_gate, open_, value=-1)
         return result
 
 
@@ -228,7 +254,7 @@ class GatedBlock(nn.Module):
         self.conv_in = conv(channels, filters, kernel)
         self.conv_aux = None if auxiliary is None else _auxiliary_conv(auxiliary, size, filters, kernel)
         self.conv_out = resize(filters, 2 * filters, kernel, stride)
-        self.dropout = Dropout(dropout)
+        self.dropout = EluDropout(dropout)
         new_size = size * stride if enlarges else size // stride
         self.output_shape: Shape = (filters, new_size, new_size)
         self.grow = filters - channels
@@ -241,7 +267,7 @@ class GatedBlock(nn.Module):
         if self.conv_aux is not None:
             assert auxiliary is not None
             h += self.conv_aux(auxiliary)
-        y = gate(self.conv_out(self.dropout(F.elu(h, inplace=True))))
+        y = gate(self.conv_out(self.dropout(h)))
         return y + self._shortcut(x) if self.residual else y
 
     def _shortcut(self, x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from biva.models.layers import (
-    Dropout,
+    EluDropout,
     GatedBlock,
     SameConv2d,
     SameConvTranspose2d,
@@ -177,7 +177,7 @@ def test_dropout_keeps_at_its_rate_independently(rate: float) -> None:
     """In n elements the kept ones are binomial; so are pairs kept together, whose four share 64 random bits."""
     torch.manual_seed(0)
     n = 400_000
-    y = Dropout(rate)(torch.ones(4, n // 4, 1, 1))
+    y = EluDropout(rate)(torch.ones(4, n // 4, 1, 1))
     kept = y.flatten() > 0
     torch.testing.assert_close(y[y > 0], torch.full((int(kept.sum()),), 1 / (1 - rate)))
     pairs = [kept] + [kept.view(-1, 4)[:, a] & kept.view(-1, 4)[:, b] for a, b in [(0, 1), (1, 2), (2, 3), (0, 3)]]
@@ -186,12 +186,26 @@ def test_dropout_keeps_at_its_rate_independently(rate: float) -> None:
         assert abs(together.double().mean().item() - probability) < 5 * deviation
 
 
-def test_dropout_in_any_memory_format_scales_or_zeroes() -> None:
+def test_dropout_in_any_memory_format_scales_or_zeroes_the_elu() -> None:
     torch.manual_seed(0)
-    x = torch.randn(2, 3, 5, 7).contiguous(memory_format=torch.channels_last)
-    y = Dropout(0.5)(x)
+    h = torch.randn(2, 3, 5, 7).contiguous(memory_format=torch.channels_last)
+    activated = torch.from_numpy(elu(h.numpy()))
+    y = EluDropout(0.5)(h)
     assert y.is_contiguous(memory_format=torch.channels_last)
-    assert ((y == 0) | (y == 2 * x)).all()
+    assert (torch.isclose(y, torch.zeros(())) | torch.isclose(y, 2 * activated)).all()
+
+
+def test_gradient_of_elu_and_dropout() -> None:
+    """By finite differences, with one mask."""
+
+    def dropped(h: torch.Tensor) -> torch.Tensor:
+        torch.manual_seed(0)
+        y: torch.Tensor = dropout(h)
+        return y
+
+    dropout = EluDropout(0.3)
+    h = torch.randn(2, 3, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    assert torch.autograd.gradcheck(dropped, h)
 
 
 def test_gate_and_its_gradient() -> None:
