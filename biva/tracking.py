@@ -413,6 +413,7 @@ def _log_history(client: Any, stored: Any, run: dict[str, Any], lines: list[dict
 def _metrics_of(line: dict[str, Any]) -> dict[str, float]:
     """MLflow names of the numbers of one line."""
     metrics = {name: line[name] for name in ("epoch", "learning_rate", "images_per_second")}
+    metrics["skipped_updates"] = line.get("skipped_updates", 0)  # lines of earlier versions do not count them
     for section in ("train", "selection"):
         metrics |= {f"{section}/{name}": value for name, value in line[section].items()}
     metrics |= {f"kl/{group}": value for group, value in line["kl_per_group"].items()}
