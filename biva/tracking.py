@@ -439,6 +439,8 @@ def _evaluation_finals(evaluation: dict[str, Any], selected_update: int) -> tupl
             metrics[f"{name}_standard_error"] = entry["standard_error"]
     metrics |= {f"{split}/kl/{group}": kl["value"] for group, kl in evaluation["kl_per_group"].items()}
     metrics |= {f"{split}/active_units/{group}": units["active"] for group, units in evaluation["active_units"].items()}
+    if zero := evaluation.get("zero_weights"):  # earlier versions did not count them
+        metrics[f"{split}/zero_weights"] = zero["samples"]
     return metrics, selected_update, evaluation["finished"]
 
 

@@ -18,12 +18,15 @@ from torch import Tensor
 
 from biva.data.datasets import Dataset, Split
 from biva.data.preprocessing import model_input
+from biva.errors import UserError
 from biva.models.architectures import Architecture
 from biva.models.generative import GenerativeLadder
 from biva.models.hierarchical_vae import HierarchicalVAE, Terms
 from biva.seeds import derive_seed
 
 IMAGES_PER_BATCH = 64
+SHOWN = 10
+"""Images that a message names."""
 ACTIVE_VARIANCE = 0.01
 
 
@@ -39,6 +42,29 @@ class ImportanceSamples:
     """Latent group -> log q - log p, mean over the samples, (N,) float64, nats."""
     active: dict[str, Tensor]
     """Latent group -> whether each of its units is active, flat, bool; empty when K < 2."""
+
+
+def checked(log_weights: Tensor) -> Tensor:
+    """Log-weights (K, N) as they are; -inf is a weight of zero and counts in every mean.
+
+    Raises:
+        UserError: one is NaN or +inf; the message names the images.
+    """
+    broken = (log_weights.isnan() | (log_weights == math.inf)).any(dim=0).nonzero().flatten().tolist()
+    if broken:
+        shown = ", ".join(map(str, broken[:SHOWN])) + (f" and {len(broken) - SHOWN} more" if broken[SHOWN:] else "")
+        raise UserError(
+            f"The importance weights of {len(broken)} of {log_weights.shape[1]} images are NaN or infinite: images "
+            f"{shown}, counted from 0. No bound can be given, since none may be left out of its mean. The weights of "
+            "the model have diverged, or are damaged: train it again, with a lower training.learning_rate."
+        )
+    return log_weights
+
+
+def zero_weights(log_weights: Tensor) -> dict[str, int]:
+    """How many importance weights are zero, and of how many images: log-weights (K, N) of -inf."""
+    zero = log_weights == -math.inf
+    return {"samples": int(zero.sum()), "images": int(zero.any(dim=0).sum())}
 
 
 def count_active(samples: ImportanceSamples) -> dict[str, dict[str, int]]:
@@ -145,6 +171,9 @@ def importance_sample(
         rows: samples walked at once; changes nothing but memory and time.
         device: where to compute.
         keeper: of the parts, of which the result is made.
+
+    Raises:
+        UserError: a weight is NaN or infinite.
     """
     size = min(IMAGES_PER_BATCH, rows)
     batches = [range(start, min(start + size, len(x))) for start in range(0, len(x), size)]
@@ -152,7 +181,7 @@ def importance_sample(
     kl = torch.cat([part["kl"] for part in parts])
     moments = {name: sum(part[f"moments/{name}"] for part in parts) for name in model.group_names if k > 1}
     return ImportanceSamples(
-        log_weights=torch.cat([part["log_weights"] for part in parts], dim=1),
+        log_weights=checked(torch.cat([part["log_weights"] for part in parts], dim=1)),
         log_likelihood=torch.cat([part["log_likelihood"] for part in parts]),
         kl=dict(zip(model.group_names, kl.unbind(1), strict=True)),
         active={name: active_units(of_group, len(x)) for name, of_group in moments.items()},  # type: ignore[arg-type]

@@ -159,7 +159,10 @@ def joined_processes(run: RunConfig) -> Iterator[Processes]:
         parts["label_batch_size"] = labels.batch_size
     for name, size in parts.items():
         if size % count:
-            raise UserError(f"{run.name}: {name} is {size}, which {count} processes cannot share equally.")
+            raise UserError(
+                f"{run.name}: {name} is {size}, which {count} processes cannot share equally. Start a number of "
+                "processes that divides it (--nproc-per-node)."
+            )
     if run.device != "cpu" and torch.cuda.is_available():
         if local >= torch.cuda.device_count():
             raise UserError(
