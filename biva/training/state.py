@@ -199,5 +199,7 @@ def step(state: State, training: Training) -> list[str]:
 
 
 def _not_finite(gradients: Mapping[str, Tensor]) -> list[str]:
-    names = [f"the gradient of {name}" for name, gradient in gradients.items() if not gradient.isfinite().all()]
-    return names or ["the norm of the gradient"]
+    names = [name for name, gradient in gradients.items() if not gradient.isfinite().all()]
+    if not names:
+        return ["the norm of the gradient"]
+    return [f"the gradient of {names[0]}" + (f" and of {len(names) - 1} more" if names[1:] else "")]
