@@ -44,19 +44,20 @@ class ImportanceSamples:
     """Latent group -> whether each of its units is active, flat, bool; empty when K < 2."""
 
 
-def checked(log_weights: Tensor) -> Tensor:
-    """Log-weights (K, N) as they are; -inf is a weight of zero and counts in every mean.
+def checked(log_weights: Tensor, first: int = 0) -> Tensor:
+    """Log-weights (K, N) of the images from number `first` on, as they are; -inf, a weight of zero, counts in the mean.
 
     Raises:
         UserError: one is NaN or +inf; the message names the images.
     """
-    broken = (log_weights.isnan() | (log_weights == math.inf)).any(dim=0).nonzero().flatten().tolist()
-    if broken:
-        shown = ", ".join(map(str, broken[:SHOWN])) + (f" and {len(broken) - SHOWN} more" if broken[SHOWN:] else "")
+    broken = (log_weights.isnan() | (log_weights == math.inf)).any(dim=0).nonzero().flatten() + first
+    if len(broken):
+        shown = ", ".join(map(str, broken[:SHOWN].tolist()))
+        more = f" and {len(broken) - SHOWN} more" if len(broken) > SHOWN else ""
         raise UserError(
-            f"The importance weights of {len(broken)} of {log_weights.shape[1]} images are NaN or infinite: images "
-            f"{shown}, counted from 0. No bound can be given, since none may be left out of its mean. The weights of "
-            "the model have diverged, or are damaged: train it again, with a lower training.learning_rate."
+            f"Importance weights are NaN or infinite at images {shown}{more} (counted from 0). No bound can be given, "
+            "since none may be left out of its mean. The model's weights have diverged or are damaged: train it again, "
+            "with a lower training.learning_rate."
         )
     return log_weights
 
@@ -181,7 +182,7 @@ def importance_sample(
     kl = torch.cat([part["kl"] for part in parts])
     moments = {name: sum(part[f"moments/{name}"] for part in parts) for name in model.group_names if k > 1}
     return ImportanceSamples(
-        log_weights=checked(torch.cat([part["log_weights"] for part in parts], dim=1)),
+        log_weights=torch.cat([part["log_weights"] for part in parts], dim=1),
         log_likelihood=torch.cat([part["log_likelihood"] for part in parts]),
         kl=dict(zip(model.group_names, kl.unbind(1), strict=True)),
         active={name: active_units(of_group, len(x)) for name, of_group in moments.items()},  # type: ignore[arg-type]
@@ -208,7 +209,8 @@ def _part(model: HierarchicalVAE, x: Tensor, images: range, k: int, seed: int, r
             _add_posterior_means(means, terms, done, chunk, k)
         done += chunk
     moments = {f"moments/{name}": posterior_moments(of_group).cpu() for name, of_group in means.items()}
-    return {"log_weights": torch.cat(log_weights), "log_likelihood": log_likelihood, "kl": kl, **moments}
+    weights = checked(torch.cat(log_weights), images.start)  # before it is kept
+    return {"log_weights": weights, "log_likelihood": log_likelihood, "kl": kl, **moments}
 
 
 def _add_posterior_means(means: dict[str, Tensor], terms: Terms, first: int, chunk: int, k: int) -> None:

@@ -24,7 +24,7 @@ Breaks = Callable[[Tensor, Any], Tensor]
 
 def infinite_slope(loss: Tensor, model: Any) -> Tensor:
     """The same loss, but d sqrt(|w - w|) / dw is not a number."""
-    weight = next(model.parameters())
+    weight: Tensor = next(model.parameters())
     return loss + (weight - weight.detach()).abs().sqrt().sum()
 
 
