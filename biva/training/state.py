@@ -181,14 +181,14 @@ def step(state: State, training: Training) -> list[str]:
             told = torch.stack([*numbers, loss.detach()]).double() / training.accumulate
             processes.average([told])
             sums += told
-    gradients = {name: w.grad for name, w in state.model.named_parameters() if w.grad is not None}
-    processes.average([*gradients.values()])
-    if not sums.isfinite().all() & get_total_norm(gradients.values()).isfinite():
+    gradients = [w.grad for w in state.optimiser.param_groups[0]["params"] if w.grad is not None]
+    processes.average(gradients)
+    if not sums.isfinite().all() & get_total_norm(gradients).isfinite():
         state.skipped += 1
         state.skipped_in_a_row += 1
         with torch.no_grad(), state.drawing_as_after(before), computing_in(training.precision, state.sums.device):
             terms = [name for piece in pieces for name in state.objective.not_finite(state.model, piece, noise)]
-        return processes.gathered(terms) or _not_finite(gradients)
+        return processes.gathered(terms) or _not_finite_gradients(state.model)
     state.sums = sums
     state.optimiser.step()
     state.schedule.step()
@@ -198,8 +198,8 @@ def step(state: State, training: Training) -> list[str]:
     return []
 
 
-def _not_finite(gradients: Mapping[str, Tensor]) -> list[str]:
-    names = [name for name, gradient in gradients.items() if not gradient.isfinite().all()]
+def _not_finite_gradients(model: nn.Module) -> list[str]:
+    names = [n for n, w in model.named_parameters() if w.grad is not None and not w.grad.isfinite().all()]
     if not names:
         return ["the norm of the gradient"]
     return [f"the gradient of {names[0]}" + (f" and of {len(names) - 1} more" if names[1:] else "")]
