@@ -106,6 +106,11 @@ class Training(Strict):
     )
     compiled: bool = Field(default=False, description="Compile the model (torch.compile); on GPUs only.")
     checkpoint_seconds: float = Field(default=60, ge=0, description="A kill loses at most this much training.")
+    max_skipped_updates: int = Field(
+        default=10,
+        ge=1,
+        description="A batch whose loss or gradient is not finite is skipped; after so many in a row training stops.",
+    )
 
     @model_validator(mode="after")
     def _pieces_are_equal(self) -> Training:
@@ -451,12 +456,12 @@ class RunConfig(Strict):
 
     @property
     def digest(self) -> str:
-        """Hash of everything that changes the trained weights: no names, no texts, not how often we save."""
+        """Hash of everything that changes the trained weights: no names, no texts, not when we save or give up."""
         irrelevant: dict[str, Any] = {
             "experiments": True,
             "architecture_name": True,
             "architecture": {"description"},
-            "training": {"checkpoint_seconds"},
+            "training": {"checkpoint_seconds", "max_skipped_updates"},
         }
         content = self.model_dump(mode="json", exclude=irrelevant)
         for settings in (content, content["training"]):

@@ -45,7 +45,7 @@ class Subject:
         return choose_device(self.device)
 
 
-def training_step(subject: Subject, precision: Precision, batch_size: int) -> Callable[[], None]:
+def training_step(subject: Subject, precision: Precision, batch_size: int) -> Callable[[], object]:
     """One update of the weights and their moving average."""
     device = subject.set_up()
     state, training = _initial_state(subject, batch_size, device, precision, subject.compiled)

@@ -18,12 +18,15 @@ from torch import Tensor
 
 from biva.data.datasets import Dataset, Split
 from biva.data.preprocessing import model_input
+from biva.errors import UserError
 from biva.models.architectures import Architecture
 from biva.models.generative import GenerativeLadder
 from biva.models.hierarchical_vae import HierarchicalVAE, Terms
 from biva.seeds import derive_seed
 
 IMAGES_PER_BATCH = 64
+SHOWN = 10
+"""Images that a message names."""
 ACTIVE_VARIANCE = 0.01
 
 
@@ -39,6 +42,30 @@ class ImportanceSamples:
     """Latent group -> log q - log p, mean over the samples, (N,) float64, nats."""
     active: dict[str, Tensor]
     """Latent group -> whether each of its units is active, flat, bool; empty when K < 2."""
+
+
+def checked(log_weights: Tensor, first: int = 0) -> Tensor:
+    """Log-weights (K, N) of the images from number `first` on, as they are; -inf, a weight of zero, counts in the mean.
+
+    Raises:
+        UserError: one is NaN or +inf; the message names the images.
+    """
+    broken = (log_weights.isnan() | (log_weights == math.inf)).any(dim=0).nonzero().flatten() + first
+    if len(broken):
+        shown = ", ".join(map(str, broken[:SHOWN].tolist()))
+        more = f" and {len(broken) - SHOWN} more" if len(broken) > SHOWN else ""
+        raise UserError(
+            f"Importance weights are NaN or infinite at images {shown}{more} (counted from 0). No bound can be given, "
+            "since none may be left out of its mean. The model's weights have diverged or are damaged: train it again, "
+            "with a lower training.learning_rate."
+        )
+    return log_weights
+
+
+def zero_weights(log_weights: Tensor) -> dict[str, int]:
+    """How many importance weights are zero, and of how many images: log-weights (K, N) of -inf."""
+    zero = log_weights == -math.inf
+    return {"samples": int(zero.sum()), "images": int(zero.any(dim=0).sum())}
 
 
 def count_active(samples: ImportanceSamples) -> dict[str, dict[str, int]]:
@@ -145,6 +172,9 @@ def importance_sample(
         rows: samples walked at once; changes nothing but memory and time.
         device: where to compute.
         keeper: of the parts, of which the result is made.
+
+    Raises:
+        UserError: a weight is NaN or infinite.
     """
     size = min(IMAGES_PER_BATCH, rows)
     batches = [range(start, min(start + size, len(x))) for start in range(0, len(x), size)]
@@ -179,7 +209,8 @@ def _part(model: HierarchicalVAE, x: Tensor, images: range, k: int, seed: int, r
             _add_posterior_means(means, terms, done, chunk, k)
         done += chunk
     moments = {f"moments/{name}": posterior_moments(of_group).cpu() for name, of_group in means.items()}
-    return {"log_weights": torch.cat(log_weights), "log_likelihood": log_likelihood, "kl": kl, **moments}
+    weights = checked(torch.cat(log_weights), images.start)  # before it is kept
+    return {"log_weights": weights, "log_likelihood": log_likelihood, "kl": kl, **moments}
 
 
 def _add_posterior_means(means: dict[str, Tensor], terms: Terms, first: int, chunk: int, k: int) -> None:

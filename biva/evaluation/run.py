@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import shutil
+import sys
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,7 +27,14 @@ from biva.devices import choose_device, device_name
 from biva.errors import UserError
 from biva.evaluation.classification import classify, unlabelled_terms
 from biva.evaluation.kept import keeper_in
-from biva.evaluation.likelihood import ImportanceSamples, count_active, fixed_input, importance_sample, rows_within
+from biva.evaluation.likelihood import (
+    ImportanceSamples,
+    count_active,
+    fixed_input,
+    importance_sample,
+    rows_within,
+    zero_weights,
+)
 from biva.evaluation.pictures import pictures
 from biva.models.build import build_model
 from biva.models.layers import fold_weight_norm
@@ -83,7 +91,7 @@ def evaluate(folder: RunFolder, settings: Evaluation, dataset: Dataset) -> None:
     An evaluation of bounds that is killed goes on where it was, if nothing has changed that could change a number.
 
     Raises:
-        UserError: training is not complete, or the data is not what the run was trained on.
+        UserError: training is not complete, the data is not what the run was trained on, or a weight is not a number.
     """
     started = time.monotonic()
     trained = load_trained(folder, dataset)
@@ -121,12 +129,19 @@ def _likelihood(
     depends_on = [trained.weights_sha256, seed, k, rows, device_name(device), records.commit()]
     key = hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:16]
     samples = importance_sample(model, x, k, seed=seed, rows=rows, device=device, keeper=keeper_in(unfinished / key))
+    if (zero := zero_weights(samples.log_weights))["samples"]:
+        print(
+            f"warning: {run.name}: {zero['samples']:,} of {samples.log_weights.numel():,} importance weights, of "
+            f"{zero['images']:,} images, are zero (log-weight -inf). They count in every mean.",
+            file=sys.stderr,
+        )
     bounds = {k: importance_weighted_bound(samples.log_weights, k) for k in sorted(set(settings.importance_samples))}
     arrays = {f"bound/{k}": bound for k, bound in bounds.items()} | pictures(model, x, settings, seed, device)
     return arrays, {
         "metrics": metrics(samples, bounds, run),
         "kl_per_group": {name: _mean(value) for name, value in samples.kl.items()},
         "active_units": count_active(samples),
+        "zero_weights": zero,
     }
 
 
@@ -171,7 +186,7 @@ def _row(metric: str, k: int | None, values: Tensor, unit: str) -> Record:
 
 
 def _mean(values: Tensor) -> dict[str, float | None]:
-    """Mean over images and its standard error (none for a single image)."""
-    n = len(values)
-    error = (values.std(correction=1) / math.sqrt(n)).item() if n > 1 else None
-    return {"value": values.mean().item(), "standard_error": error}
+    """Mean over images and its standard error (none for a single image, or where a value is infinite)."""
+    n, mean = len(values), values.mean().item()
+    error = (values.std(correction=1) / math.sqrt(n)).item() if n > 1 and math.isfinite(mean) else None
+    return {"value": mean, "standard_error": error}

@@ -16,7 +16,9 @@ from biva.errors import UserError
 from biva.evaluation import likelihood
 from biva.evaluation.pictures import INTERPOLATION_STEPS, LAYER_IMAGES, PER_TEMPERATURE
 from biva.evaluation.run import evaluate
+from biva.models.hierarchical_vae import HierarchicalVAE
 from biva.records import RunFolder
+from biva.tracking import _evaluation_finals
 from biva.training.loop import train
 from tests.unit.test_training import toy_dataset, toy_run
 
@@ -48,6 +50,58 @@ def test_metrics_are_means_and_standard_errors_over_images(trained: RunFolder) -
     assert {group["total"] for group in record["active_units"].values()} == {2}
     assert record["images"] == 7
     assert record["weights_sha256"] == hashlib.sha256(trained.weights.read_bytes()).hexdigest()
+
+
+def change_one_weight(patch: pytest.MonkeyPatch, value: float) -> None:
+    """Add `value` to the first log-weight of the third image of every chunk of samples."""
+    terms = HierarchicalVAE.terms
+
+    def changed(self: HierarchicalVAE, x: Any, *arguments: Any, **options: Any) -> Any:
+        result = terms(self, x, *arguments, **options)
+        result.log_likelihood[2] += value
+        return result
+
+    patch.setattr(HierarchicalVAE, "terms", changed)
+
+
+def test_a_weight_of_zero_counts_in_every_mean_and_is_told(
+    trained: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of image 2 one sample of 40 has no weight: L_40 loses little, L_1 everything. The other images are as before."""
+    evaluate(trained, SETTINGS, toy_dataset())
+    before, ordinary = load_file(trained.arrays), records.read_json(trained.evaluation)
+    assert ordinary["zero_weights"] == {"samples": 0, "images": 0}
+    assert "warning" not in capsys.readouterr().err
+    change_one_weight(monkeypatch, -math.inf)
+    evaluate(trained, SETTINGS, toy_dataset())
+    after, record = load_file(trained.arrays), records.read_json(trained.evaluation)
+    assert record["zero_weights"] == {"samples": 1, "images": 1}
+    assert "1 of 280 importance weights, of 1 images, are zero" in capsys.readouterr().err
+    others = [0, 1, 3, 4, 5, 6]
+    for k in (1, 10, 40):
+        np.testing.assert_array_equal(after[f"bound/{k}"][others], before[f"bound/{k}"][others])
+    assert math.log(0.5) < after["bound/40"][2] - before["bound/40"][2] < 0
+    assert after["bound/1"][2] == -math.inf
+    rows = {(row["metric"], row["k"]): row for row in record["metrics"]}
+    assert rows["log_likelihood_bound", 1]["value"] == -math.inf
+    assert rows["log_likelihood_bound", 1]["standard_error"] is None
+    assert rows["log_likelihood_bound", 40]["value"] == pytest.approx(np.mean(after["bound/40"]))
+    finals, _, _ = _evaluation_finals(record, 12)
+    assert finals["test/zero_weights"] == 1
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_weight_that_is_no_number_is_an_error_that_names_the_image(
+    trained: RunFolder, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    """Images 2 and 6, the third ones of two batches of four: the first batch ends it, and is not kept as good."""
+    monkeypatch.setattr(likelihood, "IMAGES_PER_BATCH", 4)
+    with monkeypatch.context() as patch:
+        change_one_weight(patch, value)
+        with pytest.raises(UserError, match=r"NaN or infinite at images 2 \(counted from 0\).*left out of its mean"):
+            evaluate(trained, SETTINGS, toy_dataset())
+    evaluate(trained, SETTINGS, toy_dataset())
+    assert np.isfinite(load_file(trained.arrays)["bound/40"]).all()
 
 
 def test_a_killed_evaluation_goes_on_where_it_was(
