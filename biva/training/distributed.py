@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from biva.config import RunConfig
 from biva.errors import UserError
 from biva.models.latents import Noise
-from biva.models.layers import Dropout
+from biva.models.layers import EluDropout
 from biva.training.signals import Interrupted
 
 PATIENCE = timedelta(days=7)
@@ -80,7 +80,7 @@ class Processes:
             self._together(partial(dist.broadcast, tensor, 0))
         for module in [*model.modules()]:
             for name, child in module.named_children():
-                if isinstance(child, Dropout):
+                if isinstance(child, EluDropout):
                     setattr(module, name, _SharedDropout(child.p, self))
 
     def average(self, tensors: Sequence[Tensor]) -> None:
@@ -127,19 +127,16 @@ class Processes:
             ) from error
 
 
-class _SharedDropout(Dropout):
+class _SharedDropout(EluDropout):
     """The rows of one process of the dropout that the whole batch would have in one."""
 
     def __init__(self, rate: float, processes: Processes) -> None:
         super().__init__(rate)
         self.processes = processes
 
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.p == 0:
-            return x
-        shape, strides = (self.processes.count * len(x), *x.shape[1:]), (x[0].numel(), *x.stride()[1:])
-        ones = torch.empty_strided(shape, strides, dtype=x.dtype, device=x.device).fill_(1)
-        return x * self.processes.rows(super().forward(ones))
+    def keep(self, h: Tensor) -> Tensor:
+        shape, strides = (self.processes.count * len(h), *h.shape[1:]), (h[0].numel(), *h.stride()[1:])
+        return self.processes.rows(super().keep(torch.empty_strided(shape, strides, dtype=h.dtype, device=h.device)))
 
 
 @contextmanager

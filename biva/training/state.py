@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -35,6 +36,8 @@ class State:
     noise: Noise
     """Of training, drawn from torch's global generator."""
     ema: AveragedModel
+    average: Callable[[], None]
+    """Moves the average towards the weights."""
     optimiser: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
     batches: Stream
@@ -139,8 +142,8 @@ def initial_state(
     else:
         with torch.no_grad(), data_dependent_init(model):
             objective.loss(model, batches.next(), noise)
-    ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(training.ema_decay))
-    ema.update_parameters(model)  # the first call copies: the average starts at the initialised weights
+    ema = AveragedModel(model)  # a copy: the average starts at the initialised weights
+    weights, averages = [*model.parameters()], [*ema.module.parameters()]  # ema would collect them in every update
     if training.compiled:
         model.compile(options={"fallback_random": True})  # draws as without
     optimiser = torch.optim.Adamax(model.parameters(), lr=training.learning_rate, betas=training.betas, foreach=True)
@@ -150,6 +153,7 @@ def initial_state(
         model=model,
         noise=noise,
         ema=ema,
+        average=partial(get_ema_multi_avg_fn(training.ema_decay), averages, weights, ema.n_averaged),
         optimiser=optimiser,
         schedule=torch.optim.lr_scheduler.LambdaLR(
             optimiser, lambda update: max(training.learning_rate_decay**update, floor)
@@ -192,7 +196,7 @@ def step(state: State, training: Training) -> list[str]:
     state.sums = sums
     state.optimiser.step()
     state.schedule.step()
-    state.ema.update_parameters(state.model)
+    state.average()
     state.update += 1
     state.skipped_in_a_row = 0
     return []
