@@ -113,7 +113,10 @@ def test_an_unknown_key_is_refused_before_any_job_starts(project: Project) -> No
     [
         ("experiments=nope", ["There is no experiment set 'nope'", "quick, ", "static_mnist"]),
         ("experiments=../quick", ["experiments", "'../quick'"]),
-        ("experiment=quick", ["experiment: unknown key with value 'quick'", "data_mirror, experiments"]),
+        (
+            "experiment=quick",
+            ["experiment: unknown key with value 'quick'", "data_mirror, evaluation_jobs, experiments"],
+        ),
     ],
 )
 def test_a_wrong_setting_on_the_command_line_is_refused(project: Project, setting: str, said: list[str]) -> None:
