@@ -179,7 +179,7 @@ class Evaluation(Strict):
     memory_budget_mb: int | None = Field(
         default=None,
         ge=16,
-        description="MiB for one chunk of importance samples; null: up to 512 on a CPU and 8192 on a GPU, if they are "
+        description="MiB for one chunk of importance samples; null: up to 256 on a CPU and 8192 on a GPU, if they are "
         "free.",
     )
     prior_samples: int = Field(default=64, ge=1, description="Images drawn from the prior.")

@@ -22,8 +22,8 @@ from torch.utils._pytree import tree_leaves
 
 from biva.models.hierarchical_vae import HierarchicalVAE
 
-LARGEST_BUDGET_MB = {"cpu": 512, "cuda": 8192}
-"""More samples at once than fit into this are no faster."""
+LARGEST_BUDGET_MB = {"cpu": 256, "cuda": 8192}
+"""More samples at once than fit into this are no faster. What the allocator holds beside the tensors comes on top."""
 
 MEASURED_ROWS = 8
 

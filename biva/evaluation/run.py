@@ -232,7 +232,7 @@ def rounding(sampling: Sampling, settings: Evaluation) -> list[Record]:
 def _classification(trained: Trained, x: Tensor, labels: Tensor, settings: Evaluation) -> tuple[Arrays, Record]:
     """Test error in percent, log q(y | x) of every image; of a semi-supervised model also its bound on log p(x)."""
     run, model, device = trained.run, trained.model, trained.device
-    rows = rows_within(settings.memory_budget_mb or LARGEST_BUDGET_MB["cpu"], run.architecture)
+    rows = rows_within(settings.memory_budget_mb or LARGEST_BUDGET_MB[device.type], run.architecture)
     log_q = classify(model, x, rows=rows, device=device)
     arrays, kl = {"log_q": log_q}, {}
     metrics = [_row("test_error", None, 100 * (log_q.argmax(dim=1) != labels).double(), "percent")]

@@ -56,11 +56,11 @@ def test_the_automatic_budget_follows_free_memory_only_in_need(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     mebi, rows = 2**20, {}
-    for free in (100_000, 5_000, 1_024, 1_023, 300, 10):
+    for free in (100_000, 5_000, 512, 511, 150, 10):
         monkeypatch.setattr(memory, "available_memory", lambda _device, free=free: free * mebi)
         rows[free] = rows_for(walking(0, mebi), IMAGE, None, CPU)
-        assert ("are free; fewer samples" in capsys.readouterr().err) == (free < 1_024)
-    assert rows == {100_000: 512, 5_000: 512, 1_024: 512, 1_023: 256, 300: 128, 10: 4}
+        assert ("are free; fewer samples" in capsys.readouterr().err) == (free < 512)
+    assert rows == {100_000: 256, 5_000: 256, 512: 256, 511: 128, 150: 64, 10: 4}
 
 
 def test_a_limit_of_the_job_counts(monkeypatch: pytest.MonkeyPatch) -> None:
