@@ -190,8 +190,8 @@ def _note_on_precision(differences: pd.DataFrame) -> list[str]:
     if differences.empty:
         return []
     return [
-        f"{differences['run_id'].nunique()} of our runs evaluated in less than fp32: on the first test images, with the "
-        f"same noise, the mean of $L_K$ differs by at most {differences['value'].abs().max():.1g} "
+        f"{differences['run_id'].nunique()} of our runs evaluated in less than fp32: on the first test images, with "
+        f"the same noise, the mean of $L_K$ differs by at most {differences['value'].abs().max():.1g} "
         f"{escape(differences['unit'].iloc[0])}."
     ]
 

@@ -11,6 +11,7 @@ import pytest
 
 from biva.config import LikelihoodTable, RunConfig
 from biva.errors import UserError
+from biva.records import read_json
 from biva.reporting.results import PAPER_COLUMNS, collect, load_paper_results
 from biva.reporting.tables import escape, likelihood_table
 from tests.fake_runs import edit, fake_config, fake_run
@@ -188,7 +189,7 @@ def test_a_run_that_was_not_evaluated_in_fp32_is_noted_with_its_difference(tmp_p
         {"metric": "difference_from_fp32", "k": k, "value": value, "standard_error": 0.1, "unit": "nats"}
         for k, value in ((1, 0.001), (1000, -0.004))
     ]
-    edit(folders[1].evaluation, lambda record: record["metrics"].extend(rows))
+    edit(folders[1].evaluation, metrics=read_json(folders[1].evaluation)["metrics"] + rows)
     tex = likelihood_table(collect(folders), paper, DIGITS, seeds)
     assert "1 of our runs evaluated in less than fp32" in tex
     assert "the mean of $L_K$ differs by at most 0.004 nats." in tex
