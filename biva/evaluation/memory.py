@@ -60,7 +60,8 @@ def memory_per_row(model: HierarchicalVAE, x: Tensor) -> int:
     proportion, since at every moment there is a fixed part and one that grows with the samples.
     """
     features = model.inference.encode(x)
-    with _LiveTensors() as live:
+    live = _LiveTensors()
+    with live:
         model.terms(x, features, MEASURED_ROWS, x.new_zeros)
     return math.ceil(live.peak / MEASURED_ROWS)
 
@@ -71,7 +72,8 @@ class _LiveTensors(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.sizes: dict[int, int] = {}
-        self.now = self.peak = 0
+        self.now: int = 0
+        self.peak: int = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))

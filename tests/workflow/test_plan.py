@@ -49,6 +49,12 @@ def test_the_default_is_the_quick_set(project: Project) -> None:
     assert project.planned() == expected_jobs(project.path / "config" / "experiments" / "quick.yaml")
 
 
+def test_jobs_share_the_evaluations_of_bounds_alone(project: Project) -> None:
+    path = project.path / "config" / "experiments" / "quick.yaml"
+    shared = {"evaluate_part": 3 * seeds(yaml.safe_load(path.read_text())["runs"])}
+    assert project.planned("--config", "evaluation_jobs=3") == expected_jobs(path) | shared
+
+
 def test_another_set_can_be_asked_for_by_file_name(project: Project) -> None:
     planned = project.planned("results/static_mnist_smoke/results.csv")
     assert planned == {"fetch": 1, "prepare": 1, "train": 1, "finetune": 1, "evaluate": 2, "collect": 1}
