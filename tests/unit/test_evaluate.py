@@ -123,6 +123,12 @@ def test_what_is_no_share_is_refused(text: str) -> None:
         parse_share(text)
 
 
+def test_a_run_with_labels_has_no_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "load_trained", lambda *_: Mock())
+    with pytest.raises(UserError, match="learned from labels; its evaluation is one pass and has no parts"):
+        evaluate_share(RunFolder(tmp_path), SETTINGS, toy_dataset(), parse_share("1/2"))
+
+
 # -------------------------------------------------------------------------------------------------------- precision
 
 BF16 = SETTINGS.model_copy(update={"precision": "bf16"})

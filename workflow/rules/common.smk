@@ -117,11 +117,13 @@ def part_files(wildcards):
 
 def is_evaluated(wildcards, folder):
     """Whether the folder holds the evaluation that the configuration asks for."""
-    if not (folder.evaluation.is_file() and folder.identity.is_file()):
+    try:
+        evaluation, identity = read_json(folder.evaluation), read_json(folder.identity)
+        settings = biva.config.parse(biva.config.Evaluation, evaluation.get("settings"), folder.evaluation)
+    except UserError:  # there is none, or none that this version of biva made
         return False
-    settings = biva.config.Evaluation.model_validate(read_json(folder.evaluation)["settings"])
-    digest = read_json(folder.identity)["config_digest"]
-    return (numbers_of(settings), digest) == (evaluation_settings(wildcards), run_digest(wildcards))
+    wanted = evaluation_settings(wildcards), run_digest(wildcards)
+    return (numbers_of(settings), identity.get("config_digest")) == wanted
 
 
 # ------------------------------------------------------------------------------------------------- an experiment set
