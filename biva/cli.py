@@ -491,7 +491,8 @@ def _write_anomaly_table(experiments: str, pair: AnomalyPair, folder: Path) -> N
     runs = resolve_runs(experiments, load_experiments(experiments))
     paths = [RunFolder(folder / run.name).anomaly(pair.name) for run in runs]
     records = [(run, read_json(path) if path.is_file() else None) for run, path in zip(runs, paths, strict=True)]
-    tex = anomaly_table(records, pair, load_paper_results(CONFIG_FOLDER / "paper_results.csv"))
+    made = {run.name: read_json(RunFolder(folder / run.name).identity) for run, record in records if record}
+    tex = anomaly_table(records, pair, load_paper_results(CONFIG_FOLDER / "paper_results.csv"), made)
     target = RESULTS / experiments / "anomalies" / f"{pair.name}.tex"
     write_atomically(target, tex.encode())
     print(target)

@@ -30,7 +30,7 @@ from typing import Any
 from filelock import FileLock
 
 from biva.errors import UserError
-from biva.records import RunFolder, anomaly_metrics, read_json, read_lines, variant_of
+from biva.records import RunFolder, anomaly_metrics, manifest_digest, read_json, read_lines, variant_of
 
 STORE = Path("results/mlflow")
 """Folder of the database and the artifacts, unless MLFLOW_TRACKING_URI names another store."""
@@ -40,6 +40,9 @@ SUMMARY_NAME = "tables and figures"
 
 BENCH = "bench"
 """MLflow experiment of the benchmarks."""
+
+MANIFEST = "biva.manifest"
+"""Tag with the SHA-256 of a trained run's `manifest.json`; empty for runs made before there was one."""
 
 RECORDS = "record"
 """Artifact folder of a run's record files."""
@@ -98,6 +101,7 @@ def mirror(folder: RunFolder) -> None:
             for path in folder.anomalies():
                 _log_finals(client, stored, *_anomaly_finals(read_json(path), update))
             _log_artifacts(client, stored, folder)
+            client.set_tag(stored.info.run_id, MANIFEST, manifest_digest(folder))
         _set_status(client, stored, folder)
 
 
@@ -467,7 +471,7 @@ def _log_finals(client: Any, stored: Any, metrics: dict[str, float], step: int, 
 def _log_artifacts(client: Any, stored: Any, folder: RunFolder) -> None:
     """The record files, from which everything can be rebuilt, and pictures for people."""
     run_id = stored.info.run_id
-    for file in (folder.identity, folder.record, folder.training, folder.evaluation):
+    for file in (folder.identity, folder.record, folder.training, folder.evaluation, folder.manifest):
         if file.is_file():
             client.log_artifact(run_id, str(file), RECORDS)
     for file in folder.anomalies():
