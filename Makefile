@@ -11,7 +11,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test format ui report clean lock
+.PHONY: help setup reproduce published test format ui report clean lock
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ setup: $(READY) ## Build .venv from requirements.lock (the other targets do it t
 
 reproduce: $(READY) ## Run the experiment set of config/config.yaml: data, training, evaluation, tables, figures
 	$(BIN)/snakemake --cores $(CORES)
+
+published: $(READY) ## Make the tables and figures of results/published anew: a minute, no training
+	$(BIN)/snakemake --cores 1 published
 
 test: $(READY) ## Run all checks: format, types, workflow, tests
 	$(BIN)/ruff check .

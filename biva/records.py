@@ -32,6 +32,9 @@ from filelock import FileLock
 
 from biva.errors import UserError
 
+PUBLISHED = "published"
+"""Folder below `results/` with copies of sets' records, which git keeps."""
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -70,6 +73,11 @@ class RunFolder:
     def anomalies(self) -> list[Path]:
         """The records of all anomaly pairs that there are, by name."""
         return sorted((self.path / "anomaly").glob("*.json"))
+
+    def records(self) -> list[Path]:
+        """The small files that there are: all but weights, arrays and checkpoints."""
+        files = (self.identity, self.record, self.training, self.evaluation, self.manifest, *self.anomalies())
+        return [path for path in files if path.is_file()]
 
     @property
     def manifest(self) -> Path:

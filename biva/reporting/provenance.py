@@ -93,7 +93,8 @@ def differences(rows: pd.DataFrame, planned: Iterable[RunConfig]) -> list[Differ
 
 
 def _unlike_most(what: str, values: dict[str, str], is_sound: Callable[[str], bool] = bool) -> Difference:
-    """Runs whose value is unsound, or is not the most frequent one (of equally frequent ones, the first)."""
-    usual = max(values.values(), key=list(values.values()).count, default="")
+    """Runs whose value is unsound, or is not the most frequent sound one (of equals, the first)."""
+    all_values = list(values.values())
+    usual = max(all_values, key=lambda value: (is_sound(value), all_values.count(value)), default="")
     odd = {name: value for name, value in values.items() if value != usual or not is_sound(value)}
     return Difference(what, odd, usual)
