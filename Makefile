@@ -51,15 +51,8 @@ report: $(READY) ## Write results/SET/summary.tex and .pdf (where LaTeX is), and
 clean: ## Delete .venv and the tools' caches; data and results stay
 	rm -rf $(VENV) *.egg-info build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-lock: ## Renew requirements.lock from pyproject.toml
-	@rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock
-	$(VENV)-lock/bin/python -m pip install -qq --upgrade setuptools '.[dev]'
-	@{ grep '^#' requirements.lock; \
-		$(VENV)-lock/bin/python -m pip freeze --all --exclude biva --exclude pip \
-		| sed 's/+.*//' \
-		| awk -F == '{ name = tolower($$1); gsub(/[._]+/, "-", name); print name "==" $$2 }' \
-		| grep -vE '^(nvidia-|cuda-|triton=)' | LC_ALL=C sort -t = -k 1,1; } > requirements.lock.new
-	@mv requirements.lock.new requirements.lock && rm -rf $(VENV)-lock
+lock: ## Renew requirements.lock and docs/licences.md from pyproject.toml
+	.ci/lock $(PYTHON)
 
 # Installed anew when the lock or pyproject.toml changes; what is there already is kept.
 $(READY): requirements.lock pyproject.toml
@@ -67,6 +60,6 @@ $(READY): requirements.lock pyproject.toml
 		{ echo "error: $(PYTHON) must be Python 3.11 or newer. Name one that is: make PYTHON=python3.12" >&2; exit 1; }
 	@echo "Installing the locked packages into $(VENV) (about 3 minutes the first time)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install -qq --requirement requirements.lock
-	@$(BIN)/python -m pip install -qq --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -m pip install -qq --no-deps --requirement requirements.lock
+	@$(BIN)/python -m pip install -qq --no-build-isolation --editable . # and what torch's CUDA build needs
 	@touch $@
