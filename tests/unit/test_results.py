@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from biva.config import AnomalyPair
 from biva.errors import UserError
 from biva.records import RunFolder, write_json
-from biva.reporting.results import collect, load_paper_results, read_results, write_results
+from biva.reporting.results import COLUMNS, collect, load_paper_results, read_results, write_results
 from tests.fake_runs import IMAGES, anomaly_record, edit, fake_config, fake_run
 
 HEADER = (
@@ -101,6 +102,11 @@ def test_reading_and_writing_again_gives_the_same_bytes_and_numbers(tmp_path: Pa
     assert again[["commit", "device", "config_digest"]].to_numpy()[0].tolist() == ["1e5", "NA", "0001234567890123"]
     write_results(again, tmp_path / "second.csv")
     assert (tmp_path / "first.csv").read_bytes() == (tmp_path / "second.csv").read_bytes()
+
+
+def test_the_workflow_collects_again_when_the_columns_change() -> None:
+    rules = (Path(__file__).parents[2] / "workflow/rules/report.smk").read_text()
+    assert re.findall(r"columns=(\d+)", rules) == [str(len(COLUMNS))]
 
 
 def test_a_run_without_evaluation_gives_no_row_and_no_runs_give_an_empty_table(tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ rule collect:
     resources:
         mem_mb=1000,
         runtime=10,
+    params:
+        columns=25,  # of results.csv; what an earlier version of biva collected, with fewer, is collected again
     shell:
         "python -m biva collect {wildcards.experiments} > {log} 2>&1"
 
