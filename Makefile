@@ -60,6 +60,12 @@ $(READY): requirements.lock pyproject.toml
 		{ echo "error: $(PYTHON) must be Python 3.11 or newer. Name one that is: make PYTHON=python3.12" >&2; exit 1; }
 	@echo "Installing the locked packages into $(VENV) (about 3 minutes the first time)"
 	@$(PYTHON) -m venv $(VENV)
+	@# torch first: asked by hash, pip would prefer a build of the index to one of a folder, such as a CPU build.
+	@$(BIN)/python -m pip download -qq --no-deps --dest $(VENV)/torch $$(grep -o '^torch==[^ ]*' requirements.lock)
+	@sed -n '/^torch==/,/[^\\]$$/p' requirements.lock > $(VENV)/torch/requirements.lock
+	@$(BIN)/python -m pip install -qq --no-deps --no-index --find-links $(VENV)/torch \
+		--requirement $(VENV)/torch/requirements.lock
+	@rm -r $(VENV)/torch
 	@$(BIN)/python -m pip install -qq --no-deps --requirement requirements.lock
 	@$(BIN)/python -m pip install -qq --no-build-isolation --editable . # and what torch's CUDA build needs
 	@touch $@

@@ -84,9 +84,11 @@ def test_every_package_of_the_lock_has_hashes() -> None:
 
 
 def test_make_installs_the_locked_files_and_nothing_else_before_them() -> None:
-    first, second = re.findall(r"pip install (.*)", (ROOT / "Makefile").read_text())
-    assert first == "-qq --no-deps --requirement requirements.lock"
-    assert second.startswith("-qq --no-build-isolation --editable .")
+    """torch's own lines first, by the same hashes."""
+    torch, everything, project = re.findall(r"pip install (.*)", (ROOT / "Makefile").read_text())
+    assert torch.startswith("-qq --no-deps --no-index ")
+    assert everything == "-qq --no-deps --requirement requirements.lock"
+    assert project.startswith("-qq --no-build-isolation --editable .")
 
 
 def test_no_file_names_an_index() -> None:
