@@ -11,7 +11,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test format ui report clean lock
+.PHONY: help setup reproduce test scale format ui report clean lock
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ test: $(READY) ## Run all checks: format, types, workflow, tests
 	$(BIN)/snakefmt --check workflow
 	$(BIN)/snakemake --lint
 	$(BIN)/pytest
+
+scale: $(READY) ## Run `quick` through SLURM and with PostgreSQL, an hour; needs both (docs/cluster.md)
+	$(BIN)/pytest -m scale
 
 format: $(READY) ## Format the code and mend what ruff can mend
 	$(BIN)/ruff check --fix .
@@ -50,7 +53,7 @@ clean: ## Delete .venv and the tools' caches; data and results stay
 
 lock: ## Renew requirements.lock from pyproject.toml
 	@rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock
-	$(VENV)-lock/bin/python -m pip install -qq --upgrade setuptools '.[dev]'
+	$(VENV)-lock/bin/python -m pip install -qq --upgrade setuptools '.[dev,postgresql,slurm]'
 	@{ grep '^#' requirements.lock; \
 		$(VENV)-lock/bin/python -m pip freeze --all --exclude biva --exclude pip \
 		| sed 's/+.*//' \

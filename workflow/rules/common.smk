@@ -87,6 +87,11 @@ def run_gpus(wildcards):
     return 0 if run_of(wildcards).device == "cpu" else 1
 
 
+def more_each_time(amount):
+    """A resource that grows with every attempt of a job."""
+    return lambda wildcards, attempt: attempt * amount
+
+
 def evaluation_settings(wildcards):
     """All evaluation settings but the memory budget, which changes no number."""
     settings = experiment_set(wildcards.experiments).evaluation
