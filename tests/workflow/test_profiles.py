@@ -11,6 +11,9 @@ import yaml
 from tests.workflow.conftest import ROOT, Project
 
 PROFILES = ROOT / "workflow" / "profiles"
+DOCUMENTED = re.findall(
+    r"^    (?:CUDA_\S+ )?snakemake (.*?) +# needs .*GPUs$", (ROOT / "docs/cluster.md").read_text(), re.MULTILINE
+)
 
 
 def profile(name: str) -> dict[str, Any]:
@@ -31,3 +34,13 @@ def test_local_gpus_counts_the_gpus_that_cuda_may_use(project: Project, visible:
     done = project.snakemake(*arguments, CUDA_VISIBLE_DEVICES=visible)
     assert done.returncode == 0, done.stdout
     assert re.search(rf"^Provided resources: gpu=.*\b{gpus}\b", done.stdout, re.MULTILINE)
+
+
+def test_the_documented_commands_plan_their_jobs(project: Project) -> None:
+    """As far as they go without GPUs and a cluster."""
+    own = project.path / "mycluster" / "config.yaml"
+    own.parent.mkdir()
+    own.write_text(re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/cluster.md").read_text(), re.DOTALL)[0])
+    assert len(DOCUMENTED) == 4
+    for command in DOCUMENTED:
+        assert project.planned(*command.split())["train"] >= 4
