@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -38,7 +39,7 @@ def need(what: str, program: str, *packages: str) -> None:
 
 @contextmanager
 def running(command: list[str], log: Path, user: str | None = None, **variables: str) -> Iterator[None]:
-    """A service while the block runs; it is ended afterwards, whatever happened."""
+    """A service while the block runs; it and what it started are ended afterwards, whatever happened."""
     program = shutil.which(command[0], path=PROGRAMS) or command[0]
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -54,11 +55,11 @@ def running(command: list[str], log: Path, user: str | None = None, **variables:
             yield
         finally:
             process.terminate()
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def wait_until(ready: Callable[[], bool], log: Path, seconds: float = 60) -> None:
@@ -105,6 +106,7 @@ SlurmdParameters=config_overrides
 AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none
 MinJobAge=86400
+KillWait=1
 NodeName={host} NodeAddr=127.0.0.1 CPUs=2 RealMemory=64000 Gres=gpu:2
 PartitionName=cpu Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 PartitionName=gpu Nodes=ALL MaxTime=INFINITE State=UP
@@ -153,6 +155,7 @@ def slurm() -> Iterator[dict[str, str]]:
             yield variables
         finally:
             _output(["scancel", "--user=root"], variables)
+            wait_until(lambda: not _output(["squeue", "--noheader"], variables), log)
 
 
 def slurm_jobs(variables: dict[str, str]) -> list[dict[str, str]]:
