@@ -250,12 +250,15 @@ def _setup_lock() -> AbstractContextManager[Any]:
 def _create_database() -> None:
     """Make a sqlite store where there is none, under another name until it is whole: MLflow cannot use half of one."""
     database = _database()
-    if database is not None and not database.exists():
-        temporary = database.with_name(f".{database.name}.tmp")
-        for left_by_a_kill in database.parent.glob(f"{temporary.name}*"):
-            left_by_a_kill.unlink()
-        _client(f"sqlite:///{temporary}").search_experiments()
-        os.replace(temporary, database)
+    if database is None or database.exists():
+        return
+    with _setup_lock():
+        if not database.exists():
+            temporary = database.with_name(f".{database.name}.tmp")
+            for left_by_a_kill in database.parent.glob(f"{temporary.name}*"):
+                left_by_a_kill.unlink()
+            _client(f"sqlite:///{temporary}").search_experiments()
+            os.replace(temporary, database)
 
 
 def _client(address: str | None = None) -> Any:
@@ -272,25 +275,24 @@ def _client(address: str | None = None) -> Any:
 
 def _open_experiment(name: str) -> tuple[Any, str]:
     """The client, and the id of the experiment, created where it is missing; another process may be creating it too."""
-    with _setup_lock():
-        _create_database()
-        client = _client()
-        experiment = client.get_experiment_by_name(name)
-        if experiment is None:
-            database = _database()
-            artifacts = (database.parent / "artifacts" / name).resolve().as_uri() if database else None
-            try:
-                return client, client.create_experiment(name, artifact_location=artifacts)
-            except Exception:
-                experiment = client.get_experiment_by_name(name)
-                if experiment is None:
-                    raise
-        if experiment.lifecycle_stage != "active":
-            raise TrackingError(
-                f"The MLflow experiment {name!r} at {_address()} was deleted. Restore it: "
-                f"`mlflow experiments restore --experiment-id {experiment.experiment_id}`."
-            )
-        return client, experiment.experiment_id
+    _create_database()
+    client = _client()
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        database = _database()
+        artifacts = (database.parent / "artifacts" / name).resolve().as_uri() if database else None
+        try:
+            return client, client.create_experiment(name, artifact_location=artifacts)
+        except Exception:
+            experiment = client.get_experiment_by_name(name)
+            if experiment is None:
+                raise
+    if experiment.lifecycle_stage != "active":
+        raise TrackingError(
+            f"The MLflow experiment {name!r} at {_address()} was deleted. Restore it: "
+            f"`mlflow experiments restore --experiment-id {experiment.experiment_id}`."
+        )
+    return client, experiment.experiment_id
 
 
 @contextmanager

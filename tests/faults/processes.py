@@ -92,15 +92,15 @@ def biva(arguments: tuple[str, ...], variables: dict[str, str], constants: dict[
 
 def tracking_server(database: Path, port: int, unanswered: frozenset[int]) -> None:
     """MLflow's own application on the loopback; the answers to the requests of these numbers are lost on the way."""
-    from mlflow import server
+    from mlflow.server import app, constants
     from werkzeug.serving import make_server
 
-    os.environ[server.BACKEND_STORE_URI_ENV_VAR] = f"sqlite:///{database}"
-    os.environ[server.ARTIFACT_ROOT_ENV_VAR] = (database.parent / "artifacts").as_uri()
+    os.environ[constants.BACKEND_STORE_URI_ENV_VAR] = f"sqlite:///{database}"
+    os.environ[constants.ARTIFACT_ROOT_ENV_VAR] = (database.parent / "artifacts").as_uri()
     numbers = count()
 
     def application(environ: dict[str, Any], start_response: Any) -> Any:
-        answer = server.app(environ, start_response)
+        answer = app(environ, start_response)
         if next(numbers) in unanswered:
             environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
         return answer

@@ -7,6 +7,7 @@ import json
 import shutil
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ _ARCHITECTURE = {
         {"blocks": 1, "kernel": 3, "stride": 2, "latent": 2},
     ],
 }
-_EXPERIMENTS = {
+_EXPERIMENTS: dict[str, Any] = {
     "description": "one short run",
     "device": "cpu",
     "threads": 1,
@@ -95,7 +96,6 @@ class Project:
         """The same commands again, undisturbed."""
         self.run("train", "short", RUN)
         self.run("evaluate", "short", RUN)
-        self.run("track", str(self.folder.path))
 
     def outcome(self) -> dict[str, Any]:
         """All that a fault must not change."""
@@ -112,7 +112,7 @@ class Project:
 
     def stored(self) -> list[dict[str, Any]]:
         """What the tracking store has of every run, doubled points too, by name; read without MLflow."""
-        with sqlite3.connect(self.database) as connection:
+        with closing(sqlite3.connect(self.database)) as connection:
             runs = connection.execute(
                 "select run_uuid, tags.value, status, artifact_uri from runs join tags using (run_uuid) "
                 "where tags.key = 'name' order by tags.value"
@@ -162,12 +162,12 @@ def new_project(path: Path) -> Project:
     copy_project(path)
     training, evaluation = _EXPERIMENTS["training"], _EXPERIMENTS["evaluation"]
     (path / "config/architectures/tiny.yaml").write_text(yaml.safe_dump(_ARCHITECTURE))
-    run = {"dataset": "digits", "architecture": "tiny"}
+    run: dict[str, Any] = {"dataset": "digits", "architecture": "tiny"}
     short = {"runs": [run | {"model": "biva", "seeds": [1]}]}
     eight = {
         "runs": [run | {"model": "vae", "seeds": list(range(1, 9))}],
-        "training": {**training, "max_updates": 20},  # type: ignore[dict-item]
-        "evaluation": {**evaluation, "importance_samples": [1]},  # type: ignore[dict-item]
+        "training": {**training, "max_updates": 20},
+        "evaluation": {**evaluation, "importance_samples": [1]},
     }
     for name, settings in {"short": short, "eight": eight}.items():
         file = path / "config" / "experiments" / f"{name}.yaml"
