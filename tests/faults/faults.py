@@ -401,6 +401,8 @@ def eight_at_once(lab: Lab, _chance: random.Random) -> int:
         lines = records.read_lines(project.folder_of("eight", name).record)
         elbos = [("selection/elbo", line["update"], line["selection"]["elbo"]) for line in lines]
         assert [point for point in run["points"] if point[0] == "selection/elbo"] == elbos
+    assert (project.database.parent / "artifacts/eight").is_dir()
+    assert not (project.path / "mlruns").exists()
     for verb in ("train", "evaluate"):
         alone.run(verb, "eight", EIGHT[-1])
     assert alone.stored() == stored[-1:]

@@ -169,7 +169,8 @@ def new_project(path: Path) -> Project:
         "training": {**training, "max_updates": 20},
         "evaluation": {**evaluation, "importance_samples": [1]},
     }
-    for name, settings in {"short": short, "eight": eight}.items():
+    sets: dict[str, dict[str, Any]] = {"short": short, "eight": eight}
+    for name, settings in sets.items():
         file = path / "config" / "experiments" / f"{name}.yaml"
         file.write_text(yaml.safe_dump(_EXPERIMENTS | settings))
     (path / "resources/digits").mkdir(parents=True)
