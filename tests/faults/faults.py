@@ -193,7 +193,8 @@ def _start_training_by_snakemake(project: Project, chance: random.Random) -> sub
 
 def _start_snakemake(project: Project, *arguments: str) -> subprocess.Popen[bytes]:
     """The real workflow up to the evaluation, in a process group of its own."""
-    command = [sys.executable, "-m", "snakemake", "--cores", "1", *arguments, "--", str(project.folder.evaluation)]
+    evaluation = str(project.folder.evaluation.relative_to(project.path))
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", *arguments, "--", evaluation]
     with (project.path / "workflow.log").open("ab") as log:
         return subprocess.Popen(
             command,
