@@ -27,6 +27,7 @@ def soak(minutes: float, seed: int, folder: Path) -> tuple[str, bool]:
     Returns:
         The summary, and whether anything was lost or changed.
     """
+    about, code = versions(), commit()
     lab, chance, started = Lab(folder), random.Random(seed), time.monotonic()
     kinds = {fault.__name__: fault for fault in FAULTS}
     cases, strikes, losses, problems = Counter[str](), Counter[str](), Counter[str](), list[str]()
@@ -36,23 +37,21 @@ def soak(minutes: float, seed: int, folder: Path) -> tuple[str, bool]:
         name, of_case = turn.pop(), chance.getrandbits(32)
         try:
             strikes[name] += lab.strike(kinds[name], of_case)
+            cases[name] += 1
             print(f"{name}, seed {of_case}: nothing lost", flush=True)
         except CannotBeTried as reason:
             problems.append(f"{name} was not tried: {reason}")
             del kinds[name]
-            continue
         except Exception:
             losses[name] += 1
             problems.append(f"{name}, seed {of_case}:\n\n```\n{traceback.format_exc().strip()}\n```")
             print(problems[-1], flush=True)
-        cases[name] += 1
-    table = [f"| {name} | {strikes[name]} | {cases[name]} | {losses[name]} |" for name in sorted(cases)]
+    table = [f"| {name} | {strikes[name]} | {cases[name]} | {losses[name]} |" for name in sorted(cases | losses)]
     table.append(f"| all | {strikes.total()} | {cases.total()} | {losses.total()} |")
-    about = versions()
     lines = [
         "# Faults on purpose",
         "",
-        f"Seed {seed}, {(time.monotonic() - started) / 60:.1f} minutes, commit {commit()}, "
+        f"Seed {seed}, {(time.monotonic() - started) / 60:.1f} minutes, commit {code}, "
         f"torch {about['torch']}, Python {about['python']}, {about['platform']}.",
         "",
         "A case is a run, or several, that faults of its kind strike until it is completed; it is lost or changed if "
