@@ -91,8 +91,11 @@ def _wait(condition: Callable[[], Any], job: Job) -> None:
 
 
 def _age(path: Path) -> int:
-    """Changes whenever the file is replaced."""
-    return path.stat().st_mtime_ns if path.exists() else 0
+    """Changes whenever the file is replaced, for a moment of which there may be none."""
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def _wait_for_updates(
