@@ -83,6 +83,9 @@ class Lab:
 
 Fault = Callable[[Lab, random.Random], int]
 
+AT_ONCE = {"biva.tracking.RETRY_SECONDS": 0.1, "biva.training.loop.TELL_SECONDS": 0}
+"""Training tells the store of every evaluation, also soon after the store failed."""
+
 
 def _wait(condition: Callable[[], Any], job: Job) -> None:
     """Until `condition` holds or the job ends."""
@@ -119,7 +122,7 @@ def killed_training(lab: Lab, chance: random.Random) -> int:
     """SIGKILL of `biva train` again and again, mostly while it trains, else at any moment before."""
     project = lab.project()
     for kill in range(KILLS):
-        job = project.train()
+        job = project.train(constants=AT_ONCE)
         _wait_for_updates(project, job, chance, within=chance.choice([math.inf] * 3 + [chance.uniform(0, 1)]))
         assert job.running, f"training ended after {kill} kills:\n{job.output}"
         job.kill()
@@ -316,9 +319,6 @@ def _empty(_content: bytes, _chance: random.Random) -> bytes:
 
 
 # ---------------------------------------------------------------------------------------------------- tracking store
-
-AT_ONCE = {"biva.tracking.RETRY_SECONDS": 0.1}
-"""Training looks again for a store that failed, at the next evaluation already."""
 
 
 def locked_store(lab: Lab, chance: random.Random) -> int:

@@ -281,8 +281,9 @@ def test_resumed_training_ends_with_the_same_bits(
         assert records.read_json(parts.identity)["resumed"][0]["update"] == updates - 1
 
 
-def test_killed_between_record_and_checkpoint(tmp_path: Path) -> None:
+def test_killed_between_record_and_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The line after the last checkpoint is made again, not doubled; a half-written line is dropped."""
+    monkeypatch.setattr(loop, "TELL_SECONDS", 0)
     whole = run_to_end(tmp_path / "whole")
     lines = iter(range(1, 100))
 
