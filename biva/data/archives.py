@@ -14,6 +14,7 @@ from __future__ import annotations
 import io
 import math
 import struct
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -269,7 +270,8 @@ def mat_variables(path: Path, file: RawFile, shapes: Mapping[str, tuple[int, ...
     """The numeric variables of a MATLAB 5 file with these names and shapes.
 
     Raises:
-        UserError: the file is of another version, is damaged, or a variable is missing, of another shape or no numbers.
+        UserError: the file is of another version, is damaged, has a variable that unpacks to more than the numbers, or
+            a variable is missing, there twice, of another shape or no numbers.
     """
     # Imported here, because training reads prepared data on machines that may lack it.
     from scipy.io import loadmat, whosmat
@@ -278,8 +280,12 @@ def mat_variables(path: Path, file: RawFile, shapes: Mapping[str, tuple[int, ...
     if not content.startswith(b"MATLAB 5.0 MAT-file"):
         raise UserError(f"{path} is no MATLAB 5 file: it starts with {content[:19]!r}.")
     try:
-        found = {name: (shape, kind) for name, shape, kind in whosmat(io.BytesIO(content))}
+        _check_unpacked_sizes(content, 8 * max(map(math.prod, shapes.values())) + (1 << 16))
+        listed = whosmat(io.BytesIO(content))
+        found = {name: (shape, kind) for name, shape, kind in listed}
         for name, shape in shapes.items():
+            if [other for other, _, _ in listed].count(name) > 1:
+                raise UserError(f"{path} has {name} twice.")
             declared, kind = found.get(name, (None, None))
             if declared != shape or kind not in ("double", "single", "uint8"):
                 raise UserError(f"{path}, variable {name}: expected numbers of shape {shape}, got {kind} {declared}.")
@@ -289,6 +295,18 @@ def mat_variables(path: Path, file: RawFile, shapes: Mapping[str, tuple[int, ...
         raise
     except Exception as error:  # SciPy does not say what it raises on damaged files; fuzzing finds ten types
         raise UserError(f"{path} is damaged: {type(error).__name__}: {error}") from None
+
+
+def _check_unpacked_sizes(content: bytes, largest: int) -> None:
+    """Refuse variables that unpack to more than `largest` bytes: SciPy would have them in memory before it compares."""
+    order, place = "<" if content[126:128] == b"IM" else ">", 128
+    while place < len(content):
+        kind, size = struct.unpack_from(f"{order}II", content, place)
+        start, place, left, unpacker = place + 8, place + 8 + size, largest, zlib.decompressobj()
+        for piece in range(start, min(place, len(content)), 1 << 16) if kind == 15 else ():
+            left -= len(unpacker.decompress(content[piece : min(piece + (1 << 16), place)]))
+            if left < 0:
+                raise ValueError(f"a variable unpacks to more than {largest:,} bytes")
 
 
 READERS: dict[str, Callable[[Path, DatasetConfig], Arrays]] = {

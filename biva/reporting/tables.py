@@ -353,6 +353,9 @@ _ESCAPES = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     '"': "''",
+    "[": "{[}",  # at the start of a row, it would be an argument of the \\ before
+    "]": "{]}",
+    "*": "{*}",
 }
 
 
