@@ -335,7 +335,9 @@ class Collection(Strict):
 class RawFile(Strict):
     """One file of a dataset as its publisher offers it."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$", description="Official file name; a mirror may add .gz.")
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$", description="Official file name; a mirror may add .gz."
+    )
     sha256: str | None = Field(
         default=None, pattern=r"^[0-9a-f]{64}$", description="Of the decompressed content; of a .tar.gz, as it is."
     )

@@ -55,7 +55,9 @@ def spoilt(draw: st.DrawFn, content: bytes) -> bytes:
             case "number":
                 form = draw(st.sampled_from(["<H", ">H", "<I", ">I", "<Q", ">Q"]))
                 largest = 256 ** struct.calcsize(form) - 1
-                number = draw(st.sampled_from([0, 1, len(content), largest // 2, largest // 2 + 1, largest - 8, largest]))
+                number = draw(
+                    st.sampled_from([0, 1, len(content), largest // 2, largest // 2 + 1, largest - 8, largest])
+                )
                 changed[place : place + struct.calcsize(form)] = struct.pack(form, min(number, largest))
             case "insert":
                 changed[place:place] = draw(st.binary(max_size=8) | st.sampled_from([b"0", b"1", b" ", b"\n"]))

@@ -376,7 +376,8 @@ def test_no_other_picture_format_is_tried() -> None:
 @given(content=spoilt(picture(RANDOM.integers(0, 256, (4, 4, 3), dtype=np.uint8))))
 def test_png_mutations(content: bytes) -> None:
     try:
-        assert decode(content, "PNG", (4, 4), "RGB", "here").shape == (4, 4, 3)
+        with bounded():
+            assert decode(content, "PNG", (4, 4), "RGB", "here").shape == (4, 4, 3)
     except UserError as error:
         assert "here" in str(error)
 
@@ -384,7 +385,8 @@ def test_png_mutations(content: bytes) -> None:
 @given(content=spoilt(picture(RANDOM.integers(0, 256, (8, 8, 3), dtype=np.uint8), "JPEG")))
 def test_jpeg_mutations(content: bytes) -> None:
     try:
-        assert decode(content, "JPEG", (8, 8), "RGB", "here").shape == (8, 8, 3)
+        with bounded():
+            assert decode(content, "JPEG", (8, 8), "RGB", "here").shape == (8, 8, 3)
     except UserError as error:
         assert "here" in str(error)
 

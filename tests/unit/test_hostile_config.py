@@ -32,7 +32,9 @@ from tests.hostile import bounded, spoilt
 CONFIG = Path(__file__).parents[2] / "config"
 NAME = re.compile("[a-z0-9_]+")
 
-LAUGHS = "a: &a [ha, ha]\n" + "".join(f"{new}: &{new} [{f'*{old}, ' * 20}]\n" for old, new in zip("abcdefgh", "bcdefghi"))
+LAUGHS = "a: &a [ha, ha]\n" + "".join(
+    f"{new}: &{new} [{f'*{old}, ' * 20}]\n" for old, new in zip("abcdefgh", "bcdefghi")
+)
 MERGES = "a: &a {x: 1}\n" + "".join(
     f"{new}: &{new}\n  <<: [{f'*{old}, ' * 20}]\n" for old, new in zip("abcdefgh", "bcdefghi")
 )
@@ -42,7 +44,18 @@ SCALARS = [
     *("&a [*a]", "&a {b: *a}", "!!set {a}", "!!omap [a: 1]", "!!python/object/apply:os.system [touch executed]"),
     *("!!python/name:os.system", "!x y", "[" * 400, "{" * 400, "- " * 400, "? ", "[a, [b, {c: d}]]", "{a: 1, a: 2}"),
     *('"\\0"', '"\\x1b[31m"', '"\\ud800"', '"\\UFFFFFFFF"', "../../x", "/etc/passwd", "a;touch executed", "'`id`'"),
-    *('"$(touch executed)"', "\\input{/etc/passwd}", "'%s%n{}'", "é中\u202e", "x" * 5000, "''", '"\\n"', "~", "---", "%YAML 9"),
+    *(
+        '"$(touch executed)"',
+        "\\input{/etc/passwd}",
+        "'%s%n{}'",
+        "é中\u202e",
+        "x" * 5000,
+        "''",
+        '"\\n"',
+        "~",
+        "---",
+        "%YAML 9",
+    ),
 ]
 
 

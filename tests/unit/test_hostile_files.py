@@ -28,8 +28,8 @@ from safetensors.numpy import save
 
 from biva.config import DatasetConfig
 from biva.data import sources
-from biva.data.array_file import map_arrays
 from biva.data.archives import READERS
+from biva.data.array_file import map_arrays
 from biva.data.containers import Zip, tar_members
 from biva.data.datasets import load
 from biva.data.pictures import decode
@@ -338,7 +338,9 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 @given(
-    kind=st.sampled_from([b"IHDR", b"IDAT", b"PLTE", b"tRNS", b"zTXt", b"iTXt", b"iCCP", b"eXIf", b"acTL", b"fcTL", b"fdAT"]),
+    kind=st.sampled_from(
+        [b"IHDR", b"IDAT", b"PLTE", b"tRNS", b"zTXt", b"iTXt", b"iCCP", b"eXIf", b"acTL", b"fcTL", b"fdAT"]
+    ),
     content=st.binary(max_size=40) | st.just(b"x\0\0" + zlib.compress(bytes(50_000_000))),
     place=st.sampled_from([8, 33, len(PNG) - 12]),
 )
@@ -370,10 +372,10 @@ def test_what_a_source_gives_is_the_declared_content_or_not_taken(tmp_path_facto
         assert path.read_bytes() == b"0,16,0\n" * 50
 
 
-@pytest.mark.parametrize("source", ["package:", "package:.", "package:a..b", "package:\0", "a\0b", "http://[", "https://"])
-def test_a_source_that_is_nonsense_is_told_as_one(
-    tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(
+    "source", ["package:", "package:.", "package:a..b", "package:\0", "a\0b", "http://[", "https://"]
+)
+def test_a_source_that_is_nonsense_is_told_as_one(tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "PAUSES", ())
     declared = config("digits", {"digits.csv": b"x"}, (1, 1, 2), {"train": 1}).model_copy(update={"sources": (source,)})
     with pytest.raises(UserError, match=r"no source gives digits\.csv"):
@@ -492,6 +494,15 @@ def test_a_pickle_instead_of_weights_or_arrays_is_not_run(tmp_path: Path, payloa
 def test_the_code_names_no_loader_of_pickles() -> None:
     """What the tests above cannot see: a loader that they do not know."""
     code = "\n".join(path.read_text() for path in (Path(__file__).parents[2] / "biva").rglob("*.py"))
-    for forbidden in ("import pickle", "allow_pickle", "joblib", "weights_only=False", "np.load(", "yaml.unsafe", "eval(", "exec("):
+    for forbidden in (
+        "import pickle",
+        "allow_pickle",
+        "joblib",
+        "weights_only=False",
+        "np.load(",
+        "yaml.unsafe",
+        "eval(",
+        "exec(",
+    ):
         assert forbidden not in code.replace(".eval(", "")
     assert code.count("torch.load(") == code.count("weights_only=True") == 1
