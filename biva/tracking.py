@@ -193,9 +193,7 @@ def records_from_mlflow(experiments: str, into: Path) -> list[RunFolder]:
         newest: dict[str, Any] = {}
         for stored in sorted(_finished_runs(client, experiment.experiment_id), key=_started):
             if not re.fullmatch("[a-z0-9_]+(/[a-z0-9_]+){3}", name := stored.data.tags["name"]):
-                raise TrackingError(
-                    f"MLflow at {_address()} has a run of the name {name!r}, which is not one of biva's."
-                )
+                raise TrackingError(f"MLflow at {_address()} has a run named {name!r}, which biva names none.")
             newest[name] = stored
         return [_download(client, newest[name].info.run_id, RunFolder(into / name)) for name in sorted(newest)]
 

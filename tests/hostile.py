@@ -22,7 +22,7 @@ class Hang(BaseException):
 
 @contextmanager
 def bounded() -> Iterator[None]:
-    """What runs here must end within `SECONDS`, and take at most `MEGABYTES` beyond what the process had at its most."""
+    """What runs here must end within `SECONDS`, and take at most `MEGABYTES` more than the process had at its most."""
 
     def hang(*_: Any) -> None:
         raise Hang

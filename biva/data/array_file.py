@@ -93,8 +93,9 @@ def map_arrays(path: Path) -> dict[str, Tensor]:
     """
     try:
         with safe_open(path, framework="numpy") as file:
-            if wrong := [name for name in file.keys() if file.get_slice(name).get_dtype() not in _TYPES]:
-                raise ValueError(f"{wrong[0]} is of another type than {', '.join(_TYPES)}")
+            types = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118  # it is no mapping
+        if not types <= _TYPES.keys():
+            raise ValueError(f"it has the types {', '.join(sorted(types))}; expected {', '.join(_TYPES)}")
     except (SafetensorError, ValueError) as error:
         raise UserError(f"{path} is damaged: {error}. Run `biva prepare {path.parent.name}`.") from None
     with path.open("rb") as file:

@@ -151,7 +151,7 @@ class Zip:
         self._where = where or path
         with explained_damage(str(self._where)):
             self._file = path.open("rb") if isinstance(path, Path) else path
-            self._zip = zipfile.ZipFile(_WithoutLargeReads(self._file))  # type: ignore[arg-type]
+            self._zip = zipfile.ZipFile(_WithoutLargeReads(self._file))
             self._members: dict[str, zipfile.ZipInfo] = {}
             for member in self._zip.infolist():
                 if member.filename in self._members:

@@ -25,7 +25,7 @@ from PIL import Image
 
 from biva.config import DatasetConfig
 from biva.data import pictures, raw
-from biva.data.archives import READERS
+from biva.data.archives import READERS, mat_variables
 from biva.data.containers import Zip, tar_members, tar_pictures
 from biva.data.datasets import load, prepare
 from biva.data.pictures import area_average, decode
@@ -250,6 +250,22 @@ def mat(**variables: Any) -> bytes:
     return buffer.getvalue()
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.float32, np.float64])
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 3), (2, 2), (5, 7), (3, 2, 4, 5)])
+def test_mat_variables_are_those_that_scipy_reads(tmp_path: Path, kind: Any, packed: bool, shape: tuple[int]) -> None:
+    """Values of up to four bytes are stored in another way than longer ones."""
+    values = RANDOM.integers(0, 256, shape).astype(kind)
+    path = tmp_path / "a.mat"
+    others = {"cells": np.array([["a", values]], dtype=object), "text": "x", "flags": values > 99, "y": values.T}
+    scipy.io.savemat(path, others | {"x": values}, do_compression=packed)
+    (file,) = config("svhn_mat", {"a.mat": path.read_bytes()}, (3, 2, 2), {"test": 1}).files
+    found = mat_variables(path, file, {"x": shape})
+    assert found.keys() == {"x"}
+    assert found["x"].dtype == scipy.io.loadmat(path)["x"].dtype
+    assert np.array_equal(found["x"], scipy.io.loadmat(path)["x"]) and np.array_equal(found["x"], values)
+
+
 OMNIGLOT_TRAIN = [[[i / 255, 1.0], [0.0, 0.5], [0.25, 0.75]] for i in range(6)]  # 6 upright images of 3 x 2
 OMNIGLOT_TEST = [[[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]]
 
@@ -293,11 +309,11 @@ def test_svhn_by_hand(read: Read) -> None:
         (b"MATLAB 7.3 MAT-file" + bytes(500), "is no MATLAB 5 file"),
         (OMNIGLOT["chardata.mat"][:150], "chardata.mat is damaged"),
         (mat(data=columns(OMNIGLOT_TRAIN), testdata=columns(OMNIGLOT_TEST))[:-20], "chardata.mat is damaged"),
-        (mat(data=columns(OMNIGLOT_TRAIN)), "variable testdata: expected numbers of shape (6, 1), got None None"),
+        (mat(data=columns(OMNIGLOT_TRAIN)), "variable testdata: expected numbers of shape (6, 1), got None"),
         (mat(data=columns(OMNIGLOT_TRAIN[1:]), testdata=columns(OMNIGLOT_TEST)), "of shape (6, 6), got double (6, 5)"),
         (mat(data=columns(OMNIGLOT_TRAIN) * 1.01, testdata=columns(OMNIGLOT_TEST)), "real numbers from 0 to 1"),
         (mat(data=columns(OMNIGLOT_TRAIN) * np.nan, testdata=columns(OMNIGLOT_TEST)), "real numbers from 0 to 1"),
-        (mat(data=columns(OMNIGLOT_TRAIN) * 1j, testdata=columns(OMNIGLOT_TEST)), "real numbers from 0 to 1"),
+        (mat(data=columns(OMNIGLOT_TRAIN) * 1j, testdata=columns(OMNIGLOT_TEST)), "got complex double (6, 6)"),
         (mat(data=np.full((6, 6), "a", dtype=object), testdata=columns(OMNIGLOT_TEST)), "expected numbers of shape"),
     ],
 )
@@ -318,7 +334,10 @@ def test_mat_file_that_is_longer_than_declared(read: Read) -> None:
         ({"y": np.array([[1], [11], [9], [2]])}, "variable y"),
         ({"y": np.array([[1], [0], [9], [2]], dtype=np.uint8)}, "variable y: expected whole numbers from 1 to 10"),
         ({"y": np.array([[1], [1.5], [9], [2]])}, "variable y: expected whole numbers from 1 to 10"),
-        ({"y": np.array([[1], [1j], [9], [2]])}, "variable y: expected whole numbers from 1 to 10"),
+        (
+            {"y": np.array([[1], [1j], [9], [2]])},
+            "variable y: expected numbers of shape (4, 1), got complex double (4, 1)",
+        ),
     ],
 )
 def test_svhn_malformed(read: Read, variables: dict[str, Any], message: str) -> None:

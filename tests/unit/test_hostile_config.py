@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,8 @@ from tests.hostile import bounded, spoilt
 CONFIG = Path(__file__).parents[2] / "config"
 NAME = re.compile("[a-z0-9_]+")
 
-LAUGHS = "a: &a [ha, ha]\n" + "".join(
-    f"{new}: &{new} [{f'*{old}, ' * 20}]\n" for old, new in zip("abcdefgh", "bcdefghi")
-)
-MERGES = "a: &a {x: 1}\n" + "".join(
-    f"{new}: &{new}\n  <<: [{f'*{old}, ' * 20}]\n" for old, new in zip("abcdefgh", "bcdefghi")
-)
+LAUGHS = "a: &a [ha, ha]\n" + "".join(f"{new}: &{new} [{f'*{old}, ' * 20}]\n" for old, new in pairwise("abcdefgh"))
+MERGES = "a: &a {x: 1}\n" + "".join(f"{new}: &{new}\n  <<: [{f'*{old}, ' * 20}]\n" for old, new in pairwise("abcdefgh"))
 SCALARS = [
     *("null", "true", "-1", "0", "1e400", ".nan", "-.inf", "9" * 25, "9" * 5000, "0x" + "f" * 5000, "1:" * 400 + "1"),
     *("2001-99-99", "!!timestamp x", "!!int x", "!!int ''", "!!bool x", "!!float x", "!!binary é", "=", "<<", "*a"),

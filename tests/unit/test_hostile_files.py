@@ -6,6 +6,7 @@ Mutations of whole files are in test_archives.py and test_archive_formats.py, be
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import json
 import os
@@ -24,6 +25,7 @@ import scipy.io
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from biva.config import DatasetConfig
@@ -196,10 +198,10 @@ def test_a_zip_with_a_strange_member_gives_the_same_images_or_is_refused(folder:
 
 
 def test_a_zip_with_a_name_twice_is_refused(folder: Path) -> None:
-    with pytest.warns(UserWarning, match="Duplicate name"):
-        buffer = io.BytesIO()
-        with zipfile.ZipFile(buffer, "w") as archive:
-            archive.writestr(DRAWING, picture(drawing(0)))
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(DRAWING, picture(drawing(0)))
+        with pytest.warns(UserWarning, match="Duplicate name"):
             archive.writestr(DRAWING, picture(drawing(1)))
     found = result(folder, of_any_size(LAKE_CONFIG), LAKE | {"images_background.zip": buffer.getvalue()})
     assert "0001_01.png' twice" in str(found)
@@ -277,7 +279,7 @@ MAT_CONFIG = of_any_size(OMNIGLOT_CONFIG)
 
 @given(variable=st.integers(1, len(MAT) - 1), data=st.data())
 def test_a_mat_file_spoilt_before_it_was_packed(folder: Path, variable: int, data: st.DataObject) -> None:
-    content = MAT[:variable] + [data.draw(spoilt(MAT[variable]))] + MAT[variable + 1 :]
+    content = [*MAT[:variable], data.draw(spoilt(MAT[variable])), *MAT[variable + 1 :]]
     found = result(folder, MAT_CONFIG, {"chardata.mat": deflated(content)})
     if isinstance(found, UserError):
         assert "chardata.mat" in str(found)
@@ -317,15 +319,18 @@ def test_a_mat_file_that_unpacks_to_gigabytes_is_refused_within_bounds(folder: P
 
 
 @pytest.mark.parametrize(
-    "first",
+    ("first", "message"),
     [
-        matrix(b"data", (1 << 30, 1), 1, b""),  # a cell array of 2^30 cells
-        matrix(b"data", (6, 6), 6, element(9, bytes(288))),
+        (matrix(b"data", (6, 6), 6, element(9, bytes(288))), "has data twice"),
+        (matrix(b"data", (1 << 30, 1), 1, b""), "got no numbers (1073741824, 1)"),  # a cell array
+        (matrix(b"data", (6, 6), 6, element(2**16 - 1, bytes(288))), "stored as numbers of type 65535"),
+        (matrix(b"data", (6, 6), 6, b""), "is damaged"),
     ],
+    ids=["twice", "cells", "unknown type", "empty"],
 )
-def test_a_mat_file_with_a_variable_twice_is_refused(folder: Path, first: bytes) -> None:
+def test_a_mat_file_with_a_strange_variable_is_refused(folder: Path, first: bytes, message: str) -> None:
     found = result(folder, MAT_CONFIG, {"chardata.mat": deflated([MAT[0], first, *MAT[1:]])})
-    assert "chardata.mat has data twice" in str(found)
+    assert message in str(found)
 
 
 # -------------------------------------------------------------------------------------------------- pictures
@@ -382,7 +387,7 @@ def test_a_source_that_is_nonsense_is_told_as_one(tmp_path: Path, source: str, m
         fetch("tiny", declared, tmp_path, None)
 
 
-ARRAYS = {
+ARRAYS: dict[str, NDArray[Any]] = {
     "train/images": np.zeros((2, 1, 2, 2), np.uint8),
     "test/images": np.ones((1, 1, 2, 2), np.uint8),
     "test/labels": np.zeros(1, np.int64),
@@ -405,15 +410,13 @@ def test_an_array_file_is_mapped_or_refused(tmp_path_factory: Any, content: byte
 def descriptions(draw: st.DrawFn) -> bytes:
     about: dict[str, Any] = {"dataset": "tiny", "shape": [1, 2, 2], "levels": 2, "binarisation": "static"}
     about |= {"splits": {"train": 2, "test": 1}, "fingerprint": "ours"}
-    strange = st.sampled_from([None, "", [], {}, 3, -1, 1e300, {"train": []}, ["train", []], [["x"]], "../x"])
+    strange: Any = st.sampled_from([None, "", [], {}, 3, -1, 1e300, {"train": []}, ["train", []], [["x"]], "../x"])
     about[draw(st.sampled_from(sorted(about)))] = draw(strange)
     return draw(st.sampled_from([json.dumps(about).encode(), b"[" * 5000, b"null", b"\xff", b'{"a": NaN}']))
 
 
 @given(description=descriptions())
 def test_a_prepared_dataset_is_loaded_or_refused(tmp_path_factory: Any, description: bytes) -> None:
-    import hashlib
-
     folder = tmp_path_factory.mktemp("tiny")
     (folder / "data.safetensors").write_bytes(save(ARRAYS))
     ours = hashlib.sha256(save(ARRAYS)).hexdigest().encode()
@@ -459,10 +462,10 @@ def test_a_pickle_in_a_checkpoint_is_not_run(tmp_path: Path, payload: Payload) -
         for name in (checkpoint.NEWEST, checkpoint.PREVIOUS):
             torch.save(content, tmp_path / name)
             (tmp_path / "bare").write_bytes(pickle.dumps(content))
-        with pytest.raises(UserError, match="No checkpoint in .* can be read"):
+        with pytest.raises(UserError, match=r"No checkpoint in .* can be read"):
             checkpoint.load(tmp_path)
         os.replace(tmp_path / "bare", tmp_path / checkpoint.NEWEST)
-        with pytest.raises(UserError, match="No checkpoint in .* can be read"):
+        with pytest.raises(UserError, match=r"No checkpoint in .* can be read"):
             checkpoint.load(tmp_path)
     assert not payload.path.exists()
 
@@ -470,7 +473,7 @@ def test_a_pickle_in_a_checkpoint_is_not_run(tmp_path: Path, payload: Payload) -
 @pytest.mark.parametrize("name", ["data", "labels"])
 def test_a_pickle_in_an_npz_file_is_not_run(folder: Path, payload: Payload, name: str) -> None:
     buffer = io.BytesIO()
-    np.savez(buffer, **({"data": ROWS} | {name: np.array([payload], dtype=object)}))  # type: ignore[arg-type]
+    np.savez(buffer, **({"data": ROWS} | {name: np.array([payload], dtype=object)}))
     found = result(folder, NPZ_CONFIG, imagenet_npz({"train_data_batch_1.npz": buffer.getvalue()}))
     assert isinstance(found, UserError) == (name == "data")
     assert not payload.path.exists()
@@ -494,15 +497,14 @@ def test_a_pickle_instead_of_weights_or_arrays_is_not_run(tmp_path: Path, payloa
 def test_the_code_names_no_loader_of_pickles() -> None:
     """What the tests above cannot see: a loader that they do not know."""
     code = "\n".join(path.read_text() for path in (Path(__file__).parents[2] / "biva").rglob("*.py"))
-    for forbidden in (
+    loaders = (
         "import pickle",
-        "allow_pickle",
+        "import dill",
         "joblib",
-        "weights_only=False",
+        "allow_pickle",
         "np.load(",
+        "weights_only=False",
         "yaml.unsafe",
-        "eval(",
-        "exec(",
-    ):
-        assert forbidden not in code.replace(".eval(", "")
+    )
+    assert not [loader for loader in loaders if loader in code]
     assert code.count("torch.load(") == code.count("weights_only=True") == 1
