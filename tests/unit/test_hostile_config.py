@@ -227,6 +227,20 @@ def test_a_shape_without_pixels_is_refused(config: Path, shape: list[int]) -> No
         assert f"- {key}" in said(config, name, text.encode())
 
 
+@pytest.mark.parametrize("value", ["a;touch executed", "../x", "$(id)", "a b", "A", "\\input{x}", "é", "", "a\n"])
+def test_whatever_becomes_part_of_a_path_is_a_plain_name(config: Path, value: str) -> None:
+    places = [("runs", 0, "dataset"), ("runs", 0, "architecture"), ("runs", 0, "model"), ("tables", 0, "name")]
+    places += [("tables", 0, "dataset"), ("anomalies", 0, "name"), ("anomalies", 0, "anomalous"), ("figures", 0)]
+    places += [("semi_supervised", 0, "name"), ("semi_supervised", 0, "dataset"), ("runs", 0, "seeds", 0)]
+    for place in places:
+        content = inner = copy.deepcopy(plain("experiments/quick.yaml"))
+        for key in place[:-1]:
+            inner = inner[key]
+        inner[place[-1]] = value
+        message = said(config, "experiments/quick.yaml", yaml.safe_dump(content).encode())
+        assert "- " + ".".join(map(str, place)) + ":" in message
+
+
 @pytest.mark.parametrize("file", ["..", ".", ".hidden", "a/b", "a\\b", ""])
 def test_a_file_of_a_dataset_is_no_path(config: Path, file: str) -> None:
     text = original("datasets.yaml").replace("name: digits.csv", f"name: {file!r}")
