@@ -229,7 +229,12 @@ def test_a_shape_without_pixels_is_refused(config: Path, shape: list[int]) -> No
 
 @pytest.mark.parametrize("value", ["a;touch executed", "../x", "$(id)", "a b", "A", "\\input{x}", "é", "", "a\n"])
 def test_whatever_becomes_part_of_a_path_is_a_plain_name(config: Path, value: str) -> None:
-    places = [("runs", 0, "dataset"), ("runs", 0, "architecture"), ("runs", 0, "model"), ("tables", 0, "name")]
+    places: list[tuple[Any, ...]] = [
+        ("runs", 0, "dataset"),
+        ("runs", 0, "architecture"),
+        ("runs", 0, "model"),
+        ("tables", 0, "name"),
+    ]
     places += [("tables", 0, "dataset"), ("anomalies", 0, "name"), ("anomalies", 0, "anomalous"), ("figures", 0)]
     places += [("semi_supervised", 0, "name"), ("semi_supervised", 0, "dataset"), ("runs", 0, "seeds", 0)]
     for place in places:

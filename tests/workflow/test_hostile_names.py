@@ -38,22 +38,8 @@ def hostile(project: Project) -> Project:
 def test_shell_commands_are_made_of_names_alone(hostile: Project) -> None:
     done = hostile.snakemake("--dry-run", "--printshellcmds", "--config", "experiments=quick")
     assert done.returncode == 0, done.stdout
-    commands = re.findall(r"Shell command: (.*)", done.stdout) or re.findall(
-        r"^ *(python -m biva.*)", done.stdout, re.M
-    )
-    verbs = {command.split()[3] for command in commands}
-    assert verbs >= {
-        "fetch",
-        "prepare",
-        "train",
-        "evaluate",
-        "detect",
-        "anomalies",
-        "collect",
-        "table",
-        "figure",
-        "track",
-    }
+    commands = [line.split("Shell command: ")[-1].strip() for line in done.stdout.splitlines() if " -m biva " in line]
+    assert len({command.split()[3] for command in commands}) == 11  # verbs: all that rules call
     for command in commands:
         assert re.fullmatch(r"python -m biva [a-z]+( [a-z0-9_/]+)+ > [a-z0-9_/.]+ 2>(&1| [a-z0-9_/.]+)", command)
 
