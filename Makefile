@@ -11,7 +11,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test format ui report clean lock
+.PHONY: help setup reproduce test fuzz format ui report clean lock
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ test: $(READY) ## Run all checks: format, types, workflow, tests
 	$(BIN)/snakefmt --check workflow
 	$(BIN)/snakemake --lint
 	$(BIN)/pytest
+
+fuzz: $(READY) ## Give readers and configuration new damaged and hostile files, 2,500 for every such test (30 minutes)
+	HYPOTHESIS_PROFILE=long $(BIN)/pytest -m hypothesis
 
 format: $(READY) ## Format the code and mend what ruff can mend
 	$(BIN)/ruff check --fix .

@@ -15,15 +15,12 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from biva.errors import UserError
 
 _SLACK = 1 << 20
 """Bytes that headers, directories and small other members of an archive may take besides the expected content."""
-
-_LARGEST_READ = 24_000_000
-"""Bytes of a zip's directory; that of CelebA's 202,599 pictures has about 20 million."""
 
 _DAMAGE = (
     tarfile.TarError,
@@ -129,29 +126,13 @@ def _whole(content: IO[bytes], size: int) -> bytes:
     return read
 
 
-class _WithoutLargeReads:
-    """A file for `zipfile`, which reads an archive's directory whole and keeps twenty times as much of it."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
-
-    def read(self, size: int = -1) -> bytes:
-        if size > _LARGEST_READ:
-            raise ValueError(f"its directory is longer than {_LARGEST_READ:,} bytes")
-        return self._stream.read(size)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
 class Zip:
     """A zip archive, to be used in a `with` statement; every failure is a UserError that names it."""
 
     def __init__(self, path: Path | IO[bytes], where: str | Path | None = None) -> None:
         self._where = where or path
         with explained_damage(str(self._where)):
-            self._file = path.open("rb") if isinstance(path, Path) else path
-            self._zip = zipfile.ZipFile(_WithoutLargeReads(self._file))
+            self._zip = zipfile.ZipFile(path)
             self._members: dict[str, zipfile.ZipInfo] = {}
             for member in self._zip.infolist():
                 if member.filename in self._members:
@@ -163,7 +144,6 @@ class Zip:
 
     def __exit__(self, *exception: object) -> None:
         self._zip.close()
-        self._file.close()
 
     def names(self, pattern: str) -> list[str]:
         """Names of the members that match a regular expression as a whole, sorted."""

@@ -193,8 +193,9 @@ def test_aliases_that_stand_for_more_than_the_memory_holds(config: Path, name: s
         assert said(config, name, (anchored + content).encode())
 
 
-def test_many_short_aliases_of_a_long_list(config: Path) -> None:
-    seeds = f"seeds: &s {list(range(10_000))}"
+@pytest.mark.parametrize("first", ["", "*s, "], ids=["", "that holds itself"])
+def test_many_short_aliases_of_a_long_list(config: Path, first: str) -> None:
+    seeds = f"seeds: &s [{first}{'1, ' * 10_000}]"
     runs = "[" + "{dataset: digits, architecture: digits_8x8, model: vae, seeds: *s}, " * 10_000 + "]"
     message = said(config, "experiments/quick.yaml", f"x: {{{seeds}}}\nruns: {runs}\n".encode())
     assert "more than 50,000 values" in message
