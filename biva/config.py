@@ -23,7 +23,7 @@ CONFIG_FOLDER = Path("config")
 
 FINETUNED = "_finetuned"
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$", max_length=100)]
 Device = Literal["cpu", "cuda", "auto"]
 Precision = Literal["fp32", "tf32", "bf16"]
 Protocol = Literal["paper", "clean"]
@@ -602,9 +602,11 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
 def _file(folder: Path, kind: str, name: str) -> Path:
-    """Where `name` is described; a name is no path."""
-    if not re.fullmatch("[a-z0-9_]{1,200}", name):
-        raise UserError(f"There is no {kind} {_SHOWN.repr(name)}: names are of lower case letters, digits and _.")
+    """Where `name`, a `Name`, is described: nowhere but in the folder."""
+    if not re.fullmatch("[a-z0-9_]{1,100}", name):
+        raise UserError(
+            f"There is no {kind} {_SHOWN.repr(name)}: names in {folder}/ are up to 100 lower case letters, digits and _."
+        )
     return folder / f"{name}.yaml"
 
 
