@@ -552,7 +552,7 @@ def _explain(model: type[BaseModel], issue: Any) -> str:
 _SHOWN = reprlib.Repr()
 """Shows as much of a wrong value as a message needs: a few aliases in YAML can stand for more than fits in memory."""
 _SHOWN.maxstring = _SHOWN.maxother = 200
-_SHOWN.maxlist = _SHOWN.maxdict = 10
+_SHOWN.maxlist = _SHOWN.maxdict = 5
 _SHOWN.maxlevel = 3
 
 
@@ -605,7 +605,7 @@ def _file(folder: Path, kind: str, name: str) -> Path:
     """Where `name`, a `Name`, is described: nowhere but in the folder."""
     if not re.fullmatch("[a-z0-9_]{1,100}", name):
         raise UserError(
-            f"There is no {kind} {_SHOWN.repr(name)}: names in {folder}/ are up to 100 lower case letters, digits and _."
+            f"There is no {kind} {_SHOWN.repr(name)}: names in {folder}/ are at most 100 of a-z, 0-9 and _."
         )
     return folder / f"{name}.yaml"
 

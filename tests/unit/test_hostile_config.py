@@ -256,7 +256,7 @@ def test_a_file_of_a_dataset_is_no_path(config: Path, file: str) -> None:
 @pytest.mark.parametrize("name", ["../experiments/quick", "quick\n", "a" * 5000, "a\0b", "", ".", "QUICK", "quick; id"])
 def test_a_name_on_the_command_line_is_no_path(config: Path, name: str) -> None:
     for load in (load_experiments, load_sets, load_architecture):
-        with pytest.raises(UserError, match="are up to 100 lower case letters, digits and _") as caught:
+        with pytest.raises(UserError, match="are at most 100 of a-z, 0-9 and _") as caught:
             load(name, config)
         assert len(str(caught.value)) < 1000
 

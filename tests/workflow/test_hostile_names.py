@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,27 @@ def test_the_mirror_reaches_no_shell(hostile: Project, by: str) -> None:
 def test_a_target_reaches_no_shell(project: Project, target: str) -> None:
     done = project.snakemake("--cores", "1", target)
     assert "MissingRuleException" in done.stdout
+    assert not list(project.path.rglob("executed"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "experiments: !!python/object/apply:os.system [touch executed]\n",
+        "experiments: '$(touch executed)'\n",
+        "experiments: '../quick'\n",
+        "a: &a [x, x]\nb: &b [*a, *a, *a, *a, *a, *a, *a, *a]\n"
+        + "".join(f"{new}: &{new} [{f'*{old}, ' * 30}]\n" for old, new in pairwise("bcdefgh"))
+        + "experiments: *h\n",
+    ],
+    ids=["object", "shell", "path", "aliases"],
+)
+def test_a_hostile_main_configuration_is_refused_before_any_job(project: Project, content: str) -> None:
+    (project.path / "config" / "config.yaml").write_text(content)
+    done = project.snakemake("--cores", "1")
+    assert done.returncode != 0
+    assert len(done.stdout) < 20_000
+    assert not (project.path / "results").exists()
     assert not list(project.path.rglob("executed"))
 
 
