@@ -29,7 +29,7 @@ test: $(READY) ## Run all checks: format, types, workflow, tests
 	$(BIN)/snakemake --lint
 	$(BIN)/pytest
 
-fuzz: $(READY) ## Give readers and configuration new damaged and hostile files, 2,500 for every such test (30 minutes)
+fuzz: $(READY) ## Give readers and configuration new damaged and hostile files, 2,500 for every such test (10 minutes)
 	HYPOTHESIS_PROFILE=long $(BIN)/pytest -m hypothesis
 
 format: $(READY) ## Format the code and mend what ruff can mend
