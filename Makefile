@@ -12,7 +12,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce published test soak scale format ui report clean lock
+.PHONY: help setup reproduce published test soak fuzz scale format ui report clean lock
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ test: $(READY) ## Run all checks: format, types, workflow, tests
 
 soak: $(READY) ## Kill, fill, lock and damage on purpose for MINUTES, and report what was lost (SEED=n to repeat)
 	$(BIN)/python -m tests.faults.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
+fuzz: $(READY) ## Give readers and configuration new damaged and hostile files, 2,500 for every such test (10 minutes)
+	HYPOTHESIS_PROFILE=long $(BIN)/pytest -m hypothesis
 
 scale: $(READY) ## Run `quick` through SLURM and with PostgreSQL, an hour; needs both (docs/cluster.md)
 	$(BIN)/pytest -m scale

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import reprlib
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -15,13 +17,13 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from biva.errors import UserError
-from biva.models.architectures import Architecture, ModelName
+from biva.models.architectures import Architecture, ModelName, Shape
 
 CONFIG_FOLDER = Path("config")
 
 FINETUNED = "_finetuned"
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$", max_length=100)]
 Device = Literal["cpu", "cuda", "auto"]
 Precision = Literal["fp32", "tf32", "bf16"]
 Protocol = Literal["paper", "clean"]
@@ -43,9 +45,9 @@ FigureName = Literal[
 
 
 class Strict(BaseModel):
-    """Unknown keys are errors; values cannot change after loading."""
+    """Unknown keys are errors, and so are numbers that are not finite; values cannot change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 # ---------------------------------------------------------------------------------------------- config/config.yaml
@@ -59,6 +61,7 @@ class MainConfig(Strict):
     )
     data_mirror: str | None = Field(
         default=None,
+        pattern=r"^[^\x00-\x1f]*$",
         description="Folder or https address that is tried before the official sources; BIVA_DATA_MIRROR overrides it.",
     )
     evaluation_jobs: int = Field(
@@ -97,7 +100,9 @@ class Training(Strict):
     learning_rate: float = Field(default=2e-3, gt=0, description="Adamax, first update.")
     learning_rate_decay: float = Field(default=0.999999, gt=0, le=1, description="Factor per update.")
     learning_rate_minimum: float = Field(default=1e-4, ge=0)
-    betas: tuple[float, float] = Field(default=(0.9, 0.999), description="Adamax.")
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
+        default=(0.9, 0.999), description="Adamax."
+    )
     ema_decay: float = Field(default=0.9995, ge=0, lt=1, description="Exponential moving average of the weights.")
     free_bits: float = Field(default=2.0, ge=0, description="Nats per latent group and example; training only.")
     precision: Precision = Field(
@@ -240,7 +245,9 @@ class Experiments(Strict):
 
     description: str
     device: Device = Field(description="auto: a CUDA device where there is one.")
-    threads: int = Field(ge=1, description="CPU threads per job; part of what makes a CPU run repeatable bit for bit.")
+    threads: int = Field(
+        ge=1, le=1024, description="CPU threads per job; part of what makes a CPU run repeatable bit for bit."
+    )
     runs: tuple[RunGroup, ...] = ()
     training: Training
     finetuning: Finetuning | None = None
@@ -346,7 +353,9 @@ class Collection(Strict):
 class RawFile(Strict):
     """One file of a dataset as its publisher offers it."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$", description="Official file name; a mirror may add .gz.")
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$", description="Official file name; a mirror may add .gz."
+    )
     sha256: str | None = Field(
         default=None, pattern=r"^[0-9a-f]{64}$", description="Of the decompressed content; of a .tar.gz, as it is."
     )
@@ -391,7 +400,7 @@ class DatasetConfig(Strict):
         "celeba",
         "photo_patches",
     ] = Field(description="Function of biva.data.archives that reads the files.")
-    shape: tuple[int, int, int] = Field(description="Channels, height, width.")
+    shape: Shape = Field(description="Channels, height, width.")
     levels: int = Field(ge=2, le=256, description="Grey levels per channel, 0 .. levels-1.")
     binarisation: Literal["none", "static", "dynamic"] = Field(
         description="none: levels to [-1, 1]. static: already 0/1. dynamic: Bernoulli(level / (levels-1)), redrawn."
@@ -552,10 +561,17 @@ def _explain(model: type[BaseModel], issue: Any) -> str:
     key = ".".join(str(part) for part in issue["loc"]) or "(the whole file)"
     if issue["type"] == "extra_forbidden":
         allowed = ", ".join(_keys_at(model.model_json_schema(), issue["loc"][:-1]))
-        return f"{key}: unknown key with value {issue['input']!r}; allowed here: {allowed}"
+        return f"{key}: unknown key with value {_SHOWN.repr(issue['input'])}; allowed here: {allowed}"
     if issue["type"] == "missing":
         return f"{key}: missing, but required"
-    return f"{key}: {issue['msg']} (value: {issue['input']!r})"
+    return f"{key}: {issue['msg']} (value: {_SHOWN.repr(issue['input'])})"
+
+
+_SHOWN = reprlib.Repr()
+"""Shows as much of a wrong value as a message needs: a few aliases in YAML can stand for more than fits in memory."""
+_SHOWN.maxstring = _SHOWN.maxother = 200
+_SHOWN.maxlist = _SHOWN.maxdict = 5
+_SHOWN.maxlevel = 3
 
 
 def _keys_at(schema: dict[str, Any], path: tuple[Any, ...]) -> list[str]:
@@ -570,14 +586,64 @@ def _keys_at(schema: dict[str, Any], path: tuple[Any, ...]) -> list[str]:
     return sorted(node.get("properties", {}))
 
 
+_MOST_BYTES, _MOST_VALUES = 1 << 20, 50_000
+"""Of one file; the longest here, datasets.yaml, has some 18,000 and 600."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values only, as many as a person writes: what an alias repeats counts as often as it is repeated."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._values = 0
+        self._sizes: dict[yaml.Node, int] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        before, alias = self._values, self.check_event(yaml.AliasEvent)
+        node = super().compose_node(parent, index)
+        assert node is not None
+        self._values += self._sizes.get(node, 1) if alias else 1
+        if self._values > _MOST_VALUES:
+            raise yaml.YAMLError(f"more than {_MOST_VALUES:,} values, with those that aliases repeat")
+        if not alias:
+            self._sizes[node] = self._values - before
+        return node
+
+    def construct_yaml_int(self, node: Any) -> int:
+        value = super().construct_yaml_int(node)
+        if not -(2**63) <= value < 2**63:
+            raise yaml.YAMLError(f"a whole number of more than 64 bits{node.start_mark}")
+        return value
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+
+
+def _file(folder: Path, kind: str, name: str) -> Path:
+    """Where `name`, a `Name`, is described: nowhere but in the folder."""
+    if not re.fullmatch("[a-z0-9_]{1,100}", name):
+        raise UserError(
+            f"There is no {kind} {_SHOWN.repr(name)}: names in {folder}/ are at most 100 of a-z, 0-9 and _."
+        )
+    return folder / f"{name}.yaml"
+
+
 def _read(path: Path, kind: str) -> Any:
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
         raise UserError(f"There is no {kind} {path.stem!r}: {path} does not exist. Known in {path.parent}/: {known}.")
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        if path.stat().st_size > _MOST_BYTES:
+            raise UserError(f"{path} is longer than {_MOST_BYTES:,} bytes, which is no file of settings.")
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError as error:
         raise UserError(f"{path} is not valid YAML: {error}") from None
+    try:
+        return yaml.load(text, _Loader)
+    except Exception as error:  # PyYAML lets through whatever int(), datetime() and others raise
+        raise UserError(f"{path} is not valid YAML: {str(error) or type(error).__name__}") from None
 
 
 def _load(model: type[Model], path: Path, kind: str) -> Model:
@@ -591,12 +657,12 @@ def load_main(folder: Path = CONFIG_FOLDER) -> MainConfig:
 
 def load_architecture(name: str, folder: Path = CONFIG_FOLDER) -> Architecture:
     """`config/architectures/NAME.yaml`."""
-    return _load(Architecture, folder / "architectures" / f"{name}.yaml", "architecture")
+    return _load(Architecture, _file(folder / "architectures", "architecture", name), "architecture")
 
 
 def load_sets(name: str, folder: Path = CONFIG_FOLDER) -> tuple[str, ...]:
     """Names of the experiment sets that `config/experiments/NAME.yaml` stands for: its own, or a collection's."""
-    path = folder / "experiments" / f"{name}.yaml"
+    path = _file(folder / "experiments", "experiment set", name)
     content = _read(path, "experiment set")
     if isinstance(content, dict) and "sets" in content:
         return parse(Collection, content, path).sets

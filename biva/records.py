@@ -143,7 +143,7 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist. Run the step that writes it first (`biva --help`).") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON: {error}. Delete it and run the step that writes it.") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} should hold a JSON object, but holds a {type(content).__name__}.")

@@ -192,7 +192,9 @@ def records_from_mlflow(experiments: str, into: Path) -> list[RunFolder]:
         client, experiment = _existing_experiment(experiments)
         newest: dict[str, Any] = {}
         for stored in sorted(_finished_runs(client, experiment), key=_started):
-            newest[stored.data.tags["name"]] = stored
+            if not re.fullmatch("[a-z0-9_]+(/[a-z0-9_]+){3}", name := stored.data.tags["name"]):
+                raise TrackingError(f"MLflow at {_address()} has a run named {name!r}, which biva names none.")
+            newest[name] = stored
         return [_download(client, newest[name].info.run_id, RunFolder(into / name)) for name in sorted(newest)]
 
 

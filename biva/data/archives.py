@@ -11,10 +11,11 @@ Here are the formats of plain arrays; `biva.data.pictures` reads PNG and JPEG fi
 
 from __future__ import annotations
 
-import io
 import math
 import struct
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from biva.config import DatasetConfig, RawFile
-from biva.data.containers import tar_members
+from biva.data.containers import explained_damage, tar_members
 from biva.data.pictures import celeba, imagenet_npz, imagenet_png, omniglot_png, photo_patches
 from biva.data.raw import CLASSES, SPLITS, Arrays, expect_files, expect_splits, read, split_off_valid
 from biva.errors import UserError
@@ -266,29 +267,76 @@ def svhn_mat(raw: Path, config: DatasetConfig) -> Arrays:
 
 
 def mat_variables(path: Path, file: RawFile, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray[Any]]:
-    """The numeric variables of a MATLAB 5 file with these names and shapes.
+    """The real variables of a MATLAB 5 file with these names and shapes, of the types that they are stored as.
+
+    SciPy's reader is not for files that nobody vouches for: it crashes on some damaged ones, and unpacks without bound.
 
     Raises:
-        UserError: the file is of another version, is damaged, or a variable is missing, of another shape or no numbers.
+        UserError: the file is of another version, is damaged, has a variable that unpacks to more than the numbers, or
+            a variable is missing, there twice, of another shape or no numbers.
     """
-    # Imported here, because training reads prepared data on machines that may lack it.
-    from scipy.io import loadmat, whosmat
-
     content = read(path, file)
     if not content.startswith(b"MATLAB 5.0 MAT-file"):
         raise UserError(f"{path} is no MATLAB 5 file: it starts with {content[:19]!r}.")
-    try:
-        found = {name: (shape, kind) for name, shape, kind in whosmat(io.BytesIO(content))}
-        for name, shape in shapes.items():
-            declared, kind = found.get(name, (None, None))
-            if declared != shape or kind not in ("double", "single", "uint8"):
-                raise UserError(f"{path}, variable {name}: expected numbers of shape {shape}, got {kind} {declared}.")
-        variables = loadmat(io.BytesIO(content), variable_names=list(shapes))
-        return {name: np.asarray(variables[name]).reshape(shape) for name, shape in shapes.items()}
-    except UserError:
-        raise
-    except Exception as error:  # SciPy does not say what it raises on damaged files; fuzzing finds ten types
-        raise UserError(f"{path} is damaged: {type(error).__name__}: {error}") from None
+    order = "<" if content[126:128] == b"IM" else ">"
+    largest = 8 * max(map(math.prod, shapes.values())) + (1 << 16)
+    found: dict[str, NDArray[Any]] = {}
+    with explained_damage(path):
+        for matrix in _mat_matrices(memoryview(content)[128:], order, largest):
+            (_, flags), (_, dimensions), (_, label), *values = islice(_mat_elements(matrix, order), 4)
+            name = bytes(label).decode("latin1")
+            if name not in shapes:
+                continue
+            if name in found:
+                raise UserError(f"{path} has {name} twice.")
+            (kind,) = struct.unpack_from(f"{order}I", flags)
+            shape = tuple(np.frombuffer(dimensions, f"{order}i4").tolist())
+            if shape != shapes[name] or kind & _MAT_COMPLEX or kind & 0xFF not in _MAT_CLASSES:
+                described = ("complex " if kind & _MAT_COMPLEX else "") + _MAT_CLASSES.get(kind & 0xFF, "no numbers")
+                raise UserError(
+                    f"{path}, variable {name}: expected numbers of shape {shapes[name]}, got {described} {shape}."
+                )
+            ((stored, numbers),) = values
+            if stored not in _MAT_TYPES:
+                raise ValueError(f"variable {name} is stored as numbers of type {stored}")
+            found[name] = np.frombuffer(numbers, order + _MAT_TYPES[stored]).reshape(shape, order="F")
+    if missing := [name for name in shapes if name not in found]:
+        raise UserError(f"{path}, variable {missing[0]}: expected numbers of shape {shapes[missing[0]]}, got None.")
+    return found
+
+
+_MAT_MATRIX, _MAT_COMPRESSED, _MAT_COMPLEX = 14, 15, 1 << 11
+_MAT_CLASSES = {6: "double", 7: "single", 9: "uint8"}
+_MAT_TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
+"""Numbers of MATLAB's format: elements, a flag, classes of arrays, and types that their values are stored as."""
+
+
+def _mat_matrices(content: memoryview, order: str, largest: int) -> Iterator[memoryview]:
+    """The arrays of a MATLAB 5 file without its header, unpacked to at most `largest` bytes each."""
+    for kind, element in _mat_elements(content, order):
+        if kind == _MAT_COMPRESSED:
+            unpacked = zlib.decompressobj().decompress(element, largest + 1)
+            if len(unpacked) > largest:
+                raise ValueError(f"a variable unpacks to more than the expected {largest:,} bytes")
+            kind, element = next(_mat_elements(memoryview(unpacked), order), (0, element))
+        if kind == _MAT_MATRIX:
+            yield element
+
+
+def _mat_elements(content: memoryview, order: str) -> Iterator[tuple[int, memoryview]]:
+    """Type and content of the elements of a MATLAB 5 file or array, one after the other."""
+    place = 0
+    while place < len(content):
+        kind, size = struct.unpack_from(f"{order}II", content, place)
+        start, stop = place + 8, place + 8 + size
+        place = stop if kind == _MAT_COMPRESSED else stop + -size % 8
+        if kind >> 16:  # a small one: type and size take four bytes, and the content at most four
+            size, kind = divmod(kind, 1 << 16)
+            start, place = start - 4, start
+            stop = start + size
+        if stop > min(len(content), place):
+            raise EOFError("it ends within an element")
+        yield kind, content[start:stop]
 
 
 READERS: dict[str, Callable[[Path, DatasetConfig], Arrays]] = {

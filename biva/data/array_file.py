@@ -15,9 +15,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from biva.data.raw import Array, Arrays, parts
+from biva.errors import UserError
 from biva.records import writing_atomically
 
 _TYPES: dict[str, tuple[np.dtype[Any], torch.dtype]] = {
@@ -85,7 +87,17 @@ def map_arrays(path: Path) -> dict[str, Tensor]:
     """The arrays of a file that `write_arrays` wrote, mapped: pages are read when they are used.
 
     All share one storage, so that neighbours can be seen as one array (`joined`).
+
+    Raises:
+        UserError: it is no such file.
     """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            types = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118  # it is no mapping
+        if not types <= _TYPES.keys():
+            raise ValueError(f"it has the types {', '.join(sorted(types))}; expected {', '.join(_TYPES)}")
+    except (SafetensorError, ValueError) as error:
+        raise UserError(f"{path} is damaged: {error}. Run `biva prepare {path.parent.name}`.") from None
     with path.open("rb") as file:
         (length,) = _LENGTH.unpack(file.read(_LENGTH.size))
         header = json.loads(file.read(length))

@@ -19,6 +19,8 @@ def is_intact(path: Path, file: RawFile) -> bool:
     first_use = file.trust == "first_use"
     algorithm = "sha256" if first_use or file.sha256 else "md5"
     expected = recorded(path) if first_use else file.sha256 or file.md5
+    if not path.is_file():
+        return False
     try:
         with path.open("rb") as stream:
             size = stream.seek(0, 2)

@@ -73,6 +73,8 @@ def _tar(path: Path, limit: int) -> Iterator[tuple[str, int, IO[bytes]]]:
         tarfile.open(fileobj=_Bounded(stream, limit), mode="r|") as tar,
     ):
         while member := tar.next():
+            if tar.offset > limit:  # of the next entry: the standard library would skip to it for ages
+                raise ValueError("it unpacks to more than expected")
             tar.members.clear()  # type: ignore[attr-defined]  # a million entries would fill the memory for nothing
             if member.isreg() and not member.issparse() and (content := tar.extractfile(member)):
                 yield member.name, member.size, content

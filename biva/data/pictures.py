@@ -10,6 +10,7 @@ import io
 import math
 import re
 import struct
+import tokenize
 import zlib
 from collections.abc import Iterator
 from functools import cache
@@ -258,10 +259,13 @@ def _npy_rows(arrays: Zip, where: str, pixels: int, most: int) -> Iterator[NDArr
 def _npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:
     """Shape, whether in Fortran's order, and type of the array that follows."""
     version = np.lib.format.read_magic(stream)
-    if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(stream)
-    if version == (2, 0):
-        return np.lib.format.read_array_header_2_0(stream)
+    try:
+        if version == (1, 0):
+            return np.lib.format.read_array_header_1_0(stream)
+        if version == (2, 0):
+            return np.lib.format.read_array_header_2_0(stream)
+    except (SyntaxError, TypeError, tokenize.TokenError) as error:  # of Python's parser, which reads the header
+        raise ValueError(f"its header is no header: {error}") from None
     raise ValueError(f"NPY version {version} is not supported")
 
 

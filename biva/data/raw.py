@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,8 +99,10 @@ def expect_splits(config: DatasetConfig, *splits: SplitName) -> None:
 def read(path: Path, file: RawFile) -> bytes:
     """Content of a raw file of at most the declared size."""
     try:
-        size = path.stat().st_size
-        if size > file.bytes:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise UserError(f"{path} cannot be read: it is no regular file. Run `biva fetch` first.")
+        if (size := status.st_size) > file.bytes:
             raise UserError(f"{path} is {size:,} bytes long; config/datasets.yaml declares {file.bytes:,}.")
         return path.read_bytes()
     except OSError as error:

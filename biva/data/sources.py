@@ -133,7 +133,7 @@ def _package_folder(source: str) -> Traversable:
     package = source.removeprefix(_PACKAGE)
     try:
         return resources.files(package)
-    except ImportError as error:
+    except (ImportError, TypeError, ValueError) as error:
         raise _Unreachable(f"the package cannot be imported ({error})") from None
 
 

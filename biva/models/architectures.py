@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 ModelName = Literal["vae", "lvae", "lvae_plus", "biva"]
 
-Shape = tuple[int, int, int]
+_Size = Annotated[int, Field(ge=1)]
+Shape = tuple[_Size, _Size, _Size]
 """Channels, height, width of one feature map or image."""
 
 

@@ -171,7 +171,7 @@ def _read(path: Path, columns: dict[str, str], remedy: str) -> pd.DataFrame:
     numbers = {name: [""] for name, kind in columns.items() if kind != "str"}
     try:
         frame = pd.read_csv(path, dtype=columns, na_values=numbers, keep_default_na=False)
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise UserError(f"{path} is not a valid table: {error}. {remedy}") from None
     if list(frame.columns) != list(columns):
         raise UserError(f"{path} has the columns {', '.join(frame.columns)}; expected {', '.join(columns)}. {remedy}")

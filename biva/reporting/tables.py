@@ -393,6 +393,9 @@ _ESCAPES = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     '"': "''",
+    "[": "{[}",  # at the start of a row, it would be an argument of the \\ before
+    "]": "{]}",
+    "*": "{*}",
 }
 
 

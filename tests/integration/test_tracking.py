@@ -345,6 +345,18 @@ def test_results_rebuilt_from_mlflow_are_the_same_bytes(config: RunConfig, tmp_p
     assert rebuilt[0].record.read_bytes() == current[0].record.read_bytes()
 
 
+def test_a_run_in_mlflow_that_is_named_as_a_path_elsewhere_is_refused(
+    config: RunConfig, store: str, tmp_path: Path
+) -> None:
+    mirror(fake_run(tmp_path / "runs", config, bounds=BOUNDS))
+    stored = Store(config, store)
+    for name in ("../../../outside", "/outside", "a/b/c", "digits/digits_8x8/../seed1"):
+        stored.client.set_tag(stored.run().info.run_id, "name", name)
+        with pytest.raises(TrackingError, match="which biva names none"):
+            records_from_mlflow(config.experiments, tmp_path / "rebuilt")
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
 def test_the_command_rebuilds_results_and_all_tables_from_mlflow_alone(
     store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -118,6 +119,22 @@ def test_with_every_figure_and_table_it_is_one_page_and_the_same_bytes_again(com
     assert "Overfull" not in log
     assert compile_pdf(complete) == ""
     assert complete.with_suffix(".pdf").read_bytes() == pdf
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_hostile_texts_are_printed_and_not_obeyed(tmp_path: Path) -> None:
+    hostile = r"[ab]* \immediate\write18{touch executed}\input{/etc/passwd} }} %% $ # ^^41 \end{document}"
+    runs = [
+        run.model_copy(update={"architecture": run.architecture.model_copy(update={"description": hostile})})
+        for run in RUNS
+    ]
+    for run in runs:
+        fake_run(tmp_path / "runs", run, device=hostile)
+    document = written(tmp_path, runs, description=hostile)
+    assert compile_pdf(document) == ""
+    assert document.read_text().count(escape(hostile)) == 3
+    assert not re.search(r"\\(immediate|write18|input)", document.read_text())
+    assert not list(tmp_path.rglob("executed"))
 
 
 def test_without_latex_there_is_a_reason_and_no_old_pdf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

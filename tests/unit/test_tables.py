@@ -256,9 +256,10 @@ def test_special_characters_are_escaped() -> None:
     assert escape("50%_a & b\n#$") == r"50\%\_a \& b \#\$"
     assert escape(r"\input{/etc/passwd}") == r"\textbackslash{}input\{/etc/passwd\}"
     assert escape("Maaløe 中") == "Maaløe U+4E2D"
+    assert escape("[9cm]*") == "{[}9cm{]}{*}"
 
 
-HOSTILE = '\\end{table} 100% & #1_2 ^3 ~4 $x$ {é <"|> 中 \x07'
+HOSTILE = '[ab]* \\end{table} 100% & #1_2 ^3 ~4 $x$ {é <"|> 中 \x07'
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
