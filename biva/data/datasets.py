@@ -27,8 +27,8 @@ from biva.records import read_json, write_json
 
 Split = SplitName | Literal["train+valid"]
 
-_ARRAYS = "data.safetensors"
-_DESCRIPTION = "data.json"
+ARRAYS = "data.safetensors"
+DESCRIPTION = "data.json"
 
 
 @dataclass(frozen=True)
@@ -104,20 +104,22 @@ def prepare(name: str, config: DatasetConfig, raw: Path, folder: Path) -> None:
             )
     arrays = READERS[config.reader](raw, config)
     fingerprint = write_arrays(
-        folder / _ARRAYS,
+        folder / ARRAYS,
         {key: _with_checked_levels(name, key, config, array) for key, array in arrays.items()},
     )
-    write_json(
-        folder / _DESCRIPTION,
-        {
-            "dataset": name,
-            "fingerprint": fingerprint,
-            "shape": list(config.shape),
-            "levels": config.levels,
-            "binarisation": config.binarisation,
-            "splits": dict(config.splits),
-        },
-    )
+    write_json(folder / DESCRIPTION, describe(name, config, fingerprint))
+
+
+def describe(name: str, config: DatasetConfig, fingerprint: str) -> dict[str, Any]:
+    """Content of the description beside an array file with this SHA-256."""
+    return {
+        "dataset": name,
+        "fingerprint": fingerprint,
+        "shape": list(config.shape),
+        "levels": config.levels,
+        "binarisation": config.binarisation,
+        "splits": dict(config.splits),
+    }
 
 
 def _with_checked_levels(name: str, key: str, config: DatasetConfig, array: Array) -> Array:
@@ -144,7 +146,7 @@ def load(folder: Path) -> Dataset:
     Raises:
         UserError: it is not there, or its two files do not belong together.
     """
-    path, description = folder / _ARRAYS, folder / _DESCRIPTION
+    path, description = folder / ARRAYS, folder / DESCRIPTION
     again = f"Run `biva prepare {folder.name}`."
     for needed in (path, description):
         if not needed.is_file():
