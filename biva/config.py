@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from biva.errors import UserError
 from biva.models.architectures import Architecture, ModelName
@@ -356,23 +357,32 @@ class RawFile(Strict):
         return f"MD5 {self.md5}" if self.md5 else "none is known"
 
 
+Reader = Literal[
+    "digits",
+    "amat",
+    "idx",
+    "omniglot_mat",
+    "omniglot_png",
+    "cifar",
+    "svhn_mat",
+    "imagenet_png",
+    "imagenet_npz",
+    "celeba",
+    "photo_patches",
+]
+"""Functions of `biva.data.archives`."""
+
+_FUNCTION = r"^[A-Za-z0-9_.]+:[A-Za-z0-9_]+$"
+
+
 class DatasetConfig(Strict):
     """One entry of `config/datasets.yaml`."""
 
     title: str
-    reader: Literal[
-        "digits",
-        "amat",
-        "idx",
-        "omniglot_mat",
-        "omniglot_png",
-        "cifar",
-        "svhn_mat",
-        "imagenet_png",
-        "imagenet_npz",
-        "celeba",
-        "photo_patches",
-    ] = Field(description="Function of biva.data.archives that reads the files.")
+    reader: str = Field(
+        description="Function of biva.data.archives that reads the files, or MODULE:FUNCTION for one of your own.",
+        json_schema_extra={"anyOf": [{"enum": list(get_args(Reader))}, {"pattern": _FUNCTION}]},
+    )
     shape: tuple[int, int, int] = Field(description="Channels, height, width.")
     levels: int = Field(ge=2, le=256, description="Grey levels per channel, 0 .. levels-1.")
     binarisation: Literal["none", "static", "dynamic"] = Field(
@@ -390,6 +400,13 @@ class DatasetConfig(Strict):
     paper: str = Field(default="not in the paper", description="How results on it compare with the paper's.")
     licence: str
     citation: str
+
+    @field_validator("reader")
+    @classmethod
+    def _known_reader(cls, reader: str) -> str:
+        if reader not in get_args(Reader) and not re.match(_FUNCTION, reader):
+            raise ValueError(f"expected one of {', '.join(get_args(Reader))}, or MODULE:FUNCTION")
+        return reader
 
 
 class Datasets(Strict):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from biva.config import DatasetConfig
-from biva.data.archives import READERS
+from biva.data.archives import find_reader
 from biva.data.array_file import joined, map_arrays, write_arrays
 from biva.data.checksums import expectation, is_intact
 from biva.data.preprocessing import Binarisation
@@ -102,7 +102,7 @@ def prepare(name: str, config: DatasetConfig, raw: Path, folder: Path) -> None:
                 f"{raw / file.name} is missing or {expectation(file)}. "
                 f"Run `biva fetch {name}`: it fetches what is missing and replaces what is wrong."
             )
-    arrays = READERS[config.reader](raw, config)
+    arrays = find_reader(config.reader)(raw, config)
     fingerprint = write_arrays(
         folder / ARRAYS,
         {key: _with_checked_levels(name, key, config, array) for key, array in arrays.items()},

@@ -164,7 +164,7 @@ def test_what_is_there_is_kept_if_equal_and_never_overwritten(archive: Path, tmp
     (there / "one" / "data.safetensors").unlink()
     (there / "two" / "data.safetensors").write_bytes(b"mine")
     before = files(there)
-    with pytest.raises(UserError, match="two/data.safetensors is there with another content"):
+    with pytest.raises(UserError, match=r"two/data\.safetensors is there with another content"):
         import_datasets(archive, CONFIGS, there)
     assert files(there) == before
 
