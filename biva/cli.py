@@ -490,15 +490,17 @@ def summary(experiments: Experiments) -> None:
 
 @app.command()
 def schema() -> None:
-    """Write the configuration files' schemas to workflow/schemas.
+    """Write the configuration files' schemas to workflow/schemas, and their reference to docs/configuration.md.
 
     \b
     Example:
       biva schema
     """
+    from biva.reference import PAGE, reference
     from biva.schemas import write_schemas
 
-    for path in write_schemas():
+    write_atomically(PAGE, reference().encode())
+    for path in [*write_schemas(), PAGE]:
         print(path)
 
 

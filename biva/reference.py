@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
 from biva.config import Collection, Datasets, Experiments, MainConfig
 from biva.models.architectures import Architecture
+
+PAGE = Path("docs/configuration.md")
 
 _FILES: dict[str, type[BaseModel]] = {
     "config/config.yaml": MainConfig,
@@ -18,6 +21,15 @@ _FILES: dict[str, type[BaseModel]] = {
     "config/datasets.yaml": Datasets,
     "config/architectures/NAME.yaml": Architecture,
 }
+
+_WORDS = {
+    "string": "text",
+    "integer": "whole number",
+    "number": "number",
+    "boolean": "`true`, `false`",
+    "null": "`null`",
+}
+_BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 
 _HEAD = """# Configuration reference
 
@@ -40,11 +52,10 @@ def _chapter(file: str, model: type[BaseModel]) -> str:
 
 
 def _section(schema: dict[str, Any], heading: str) -> str:
-    required = schema.get("required", [])
-    rows = [
-        f"| `{key}` | {_type(field)} | {'' if key in required else _default(field)} | {_cell(field.get('description'))} |"
-        for key, field in schema.get("properties", {}).items()
-    ]
+    rows = []
+    for key, field in schema.get("properties", {}).items():
+        default = f"`{json.dumps(field['default'])}`" if "default" in field else ""
+        rows.append(f"| `{key}` | {_type(field)} | {default} | {_cell(field.get('description'))} |")
     lines = [heading, "", _cell(schema.get("description")), ""]
     return "\n".join([*lines, "| key | values | default | meaning |", "|---|---|---|---|", *rows, ""])
 
@@ -70,16 +81,10 @@ def _type(field: dict[str, Any]) -> str:
         named = ", ".join(f"`{name}`" for name in keys.get("enum", ())) or "name"
         (values,) = field.get("patternProperties", {"": field.get("additionalProperties")}).values()
         return f"{named}: {_type(values)}"
-    words = {"string": "text", "integer": "whole number", "number": "number", "boolean": "`true`, `false`", "null": "`null`"}
-    limits = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
-    bounds = [f"{sign} {field[name]:g}" for name, sign in limits.items() if name in field]
     if kind is None:
         return f"text like `{field['pattern']}`"
-    return " ".join([words[kind], ", ".join(bounds)]).strip()
-
-
-def _default(field: dict[str, Any]) -> str:
-    return f"`{json.dumps(field['default'])}`" if "default" in field else ""
+    bounds = [f"{sign} {field[name]:g}" for name, sign in _BOUNDS.items() if name in field]
+    return " ".join([_WORDS[kind], ", ".join(bounds)]).strip()
 
 
 def _cell(text: str | None) -> str:

@@ -173,9 +173,9 @@ def test_data_list_prints_every_dataset(tmp_path: Path) -> None:
     assert {"digits", "cifar10", "celeba64"} <= {line.split(" ")[0] for line in done.stdout.splitlines()}
 
 
-def test_schema_writes_where_the_workflow_reads(tmp_path: Path) -> None:
+def test_schema_writes_what_is_in_the_repository(tmp_path: Path) -> None:
     done = biva("schema", folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    for name in ("config", "experiments", "datasets", "architecture"):
-        path = f"workflow/schemas/{name}.schema.json"
+    schemas = [f"workflow/schemas/{name}.schema.json" for name in ("config", "experiments", "datasets", "architecture")]
+    for path in (*schemas, "docs/configuration.md"):
         assert (tmp_path / path).read_text() == (ROOT / path).read_text()
