@@ -308,22 +308,35 @@ def train(experiments: Experiments, run: RunName) -> None:
 
 
 @app.command()
-def evaluate(experiments: Experiments, run: RunName) -> None:
+def evaluate(
+    experiments: Experiments,
+    run: RunName,
+    part: Annotated[str | None, typer.Option(help="N/M: only draw the N-th of M shares of the samples.")] = None,
+) -> None:
     """Evaluate a trained run on the test split.
+
+    Several processes, on any machines that share the folder, can draw a share of the samples each, by --part. What they
+    have drawn is kept, and the same command without --part goes on from there, to the same result.
 
     \b
     Examples:
       biva evaluate quick digits/digits_8x8/biva/seed1
       biva evaluate quick digits/digits_8x8/biva_50_labels/seed1
+      biva evaluate quick digits/digits_8x8/biva/seed1 --part 2/8
     """
     from biva.data.datasets import load
-    from biva.evaluation.run import evaluate
+    from biva.evaluation.kept import parse_share
+    from biva.evaluation.run import evaluate, evaluate_share
     from biva.tracking import mirror_or_warn
 
-    config = find_run(experiments, run)
-    folder = _run_folder(config)
-    evaluate(folder, load_experiments(experiments).evaluation, load(RESOURCES / config.dataset))
-    mirror_or_warn(folder)
+    config, settings = find_run(experiments, run), load_experiments(experiments).evaluation
+    folder, share = _run_folder(config), parse_share(part) if part else None
+    dataset = load(RESOURCES / config.dataset)
+    if share:
+        evaluate_share(folder, settings, dataset, share)
+    else:
+        evaluate(folder, settings, dataset)
+        mirror_or_warn(folder)
 
 
 @app.command()

@@ -413,6 +413,7 @@ def _log_history(client: Any, stored: Any, run: dict[str, Any], lines: list[dict
 def _metrics_of(line: dict[str, Any]) -> dict[str, float]:
     """MLflow names of the numbers of one line."""
     metrics = {name: line[name] for name in ("epoch", "learning_rate", "images_per_second")}
+    metrics["skipped_updates"] = line.get("skipped_updates", 0)  # lines of earlier versions do not count them
     for section in ("train", "selection"):
         metrics |= {f"{section}/{name}": value for name, value in line[section].items()}
     metrics |= {f"kl/{group}": value for group, value in line["kl_per_group"].items()}
@@ -438,6 +439,8 @@ def _evaluation_finals(evaluation: dict[str, Any], selected_update: int) -> tupl
             metrics[f"{name}_standard_error"] = entry["standard_error"]
     metrics |= {f"{split}/kl/{group}": kl["value"] for group, kl in evaluation["kl_per_group"].items()}
     metrics |= {f"{split}/active_units/{group}": units["active"] for group, units in evaluation["active_units"].items()}
+    if zero := evaluation.get("zero_weights"):  # earlier versions did not count them
+        metrics[f"{split}/zero_weights"] = zero["samples"]
     return metrics, selected_update, evaluation["finished"]
 
 

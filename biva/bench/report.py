@@ -54,8 +54,8 @@ def _training_row(entry: dict[str, Any]) -> tuple[str, ...]:
 
 
 _EVALUATION = (
-    *("evaluation", "K", "images", "images*K/s", "seconds", "sequential", "ratio", "by FLOPs", "GFLOP/image*K"),
-    *("GFLOP/s", "limit", "share", "peak memory", "L_K - L_K of fp32, nats"),
+    *("evaluation", "K", "images", "images*K/s", "seconds", "plain passes", "ratio", "sequential", "ratio", "by FLOPs"),
+    *("GFLOP/image*K", "GFLOP/s", "limit", "share", "peak memory", "L_K - L_K of fp32, nats"),
 )
 
 
@@ -67,6 +67,8 @@ def _evaluation_row(entry: dict[str, Any]) -> tuple[str, ...]:
         str(entry["images"]),
         f"{entry['image_samples_per_second']:.4g}",
         _spread(entry["seconds"]),
+        f"{entry['plain_image_samples_per_second']:.4g}",
+        f"{entry['ratio_to_plain']:.2f}",
         f"{entry['sequential_image_samples_per_second']:.4g}",
         f"{entry['ratio_to_sequential']:.2f}",
         f"{entry['ratio_of_flops']:.2f}",

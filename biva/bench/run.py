@@ -153,9 +153,10 @@ def _evaluation(
     def importance() -> None:
         drawn["last"] = work.importance()
 
-    timings = timed({"importance": importance, "sequential": work.sequential, **limits}, repeats, device)
+    calls = {"importance": importance, "sequential": work.sequential, "plain": work.plain, **limits}
+    timings = timed(calls, repeats, device)
     samples_per_second = images * k / timings["importance"].median
-    sequential = IMAGES_PER_BATCH / timings["sequential"].median
+    sequential, plain = IMAGES_PER_BATCH / timings["sequential"].median, images / timings["plain"].median
     rate = samples_per_second * costs.evaluation(k)
     limit = convolution_rates(costs.largest, work.rows, timings, backward=False)
     entry = {
@@ -168,6 +169,9 @@ def _evaluation(
         "sequential_seconds": timings["sequential"].summary(),
         "sequential_image_samples_per_second": sequential,
         "ratio_to_sequential": samples_per_second / sequential,
+        "plain_seconds": timings["plain"].summary(),
+        "plain_image_samples_per_second": plain,
+        "ratio_to_plain": samples_per_second / plain,
         "ratio_of_flops": costs.evaluation(1) / costs.evaluation(k),
         "flops_per_image_sample": costs.evaluation(k),
         "flops_per_second": rate,

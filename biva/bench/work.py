@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,16 +15,14 @@ from biva.config import Device, Precision, RunConfig, Training
 from biva.data.datasets import Dataset
 from biva.data.preprocessing import model_input
 from biva.devices import choose_device
-from biva.evaluation.likelihood import IMAGES_PER_BATCH, ImportanceSamples, importance_sample, rows_within
+from biva.evaluation.likelihood import IMAGES_PER_BATCH, ImportanceSamples, importance_sample
+from biva.evaluation.memory import rows_for
 from biva.models.architectures import Architecture, ModelName
 from biva.models.hierarchical_vae import HierarchicalVAE
 from biva.models.layers import fold_weight_norm
 from biva.precision import computing_in
 from biva.seeds import derive_seed
 from biva.training.state import State, initial_state, step
-
-MEMORY_BUDGET_MB = {"cpu": 512, "cuda": 4096}
-"""Of importance samples walked at once, as in the experiment sets."""
 
 SEED = derive_seed("bench")
 
@@ -45,50 +44,62 @@ class Subject:
         return choose_device(self.device)
 
 
-def training_step(subject: Subject, precision: Precision, batch_size: int) -> Callable[[], None]:
+def training_step(subject: Subject, precision: Precision, batch_size: int) -> Callable[[], object]:
     """One update of the weights and their moving average."""
     device = subject.set_up()
     state, training = _initial_state(subject, batch_size, device, precision, subject.compiled)
     return lambda: step(state, training)
 
 
-@dataclass(frozen=True)
-class Evaluated:
-    """The evaluation as it is, and as K passes over the whole model would do it; of the same weights."""
-
-    rows: int
-    """Samples walked at once."""
-    importance: Callable[[], ImportanceSamples]
-    """K samples of every image."""
-    sequential: Callable[[], Tensor]
-    """One sample of each of `IMAGES_PER_BATCH` images, nothing kept for the next: the log-weights."""
-
-
-def evaluation(subject: Subject, precision: Precision, k: int, images: int) -> Evaluated:
-    """Importance sampling with k samples of every image, and the passes that it replaces."""
+def importance_call(subject: Subject, precision: Precision, k: int, images: int) -> Callable[[], ImportanceSamples]:
+    """The evaluation as it is: k samples of every image."""
     device = subject.set_up()
-    model = _evaluated_model(subject, device)
-    x = _random_images(subject.architecture, images)
-    batch = _random_images(subject.architecture, IMAGES_PER_BATCH).to(device)
-    rows = rows_within(MEMORY_BUDGET_MB[device.type], subject.architecture)
+    model, x = _folded(_initial_model(subject, device), subject), _random_images(subject.architecture, images)
+    rows = rows_for(model, x, None, device)
 
     def importance() -> ImportanceSamples:
         with computing_in(precision, device):
             return importance_sample(model, x, k, seed=SEED, rows=rows, device=device)
 
-    @torch.inference_mode()
-    def sequential() -> Tensor:
+    return importance
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The evaluation as it is, and what it replaces: passes over the whole model, nothing kept for the next pass.
+
+    All have the same weights. A pass gives the log-weights of one sample of each of its images.
+    """
+
+    rows: int
+    """Samples that `importance` walks at once."""
+    importance: Callable[[], ImportanceSamples]
+    """K samples of every image."""
+    sequential: Callable[[], Tensor]
+    """A pass over `IMAGES_PER_BATCH` images through the folded weights that `importance` has too."""
+    plain: Callable[[], Tensor]
+    """A pass over the images of `importance` through the model as it is trained, which normalises its weights anew."""
+
+
+def evaluation(subject: Subject, precision: Precision, k: int, images: int) -> Evaluated:
+    """Importance sampling with k samples of every image, and the passes that it replaces."""
+    device = subject.set_up()
+    folded, trained = _folded(_initial_model(subject, device), subject), _initial_model(subject, device)
+
+    def a_pass(model: HierarchicalVAE, x: Tensor) -> Tensor:
         with computing_in(precision, device):
-            terms = model(batch, lambda shape: torch.randn(shape, device=device))
+            terms = model(x, lambda shape: torch.randn(shape, device=device))
             return elbo(terms.log_likelihood, terms.kl).cpu()
 
+    batch, x = (_random_images(subject.architecture, n).to(device) for n in (IMAGES_PER_BATCH, images))
+    rows = rows_for(folded, x, None, device)
     per_batch = min(images, IMAGES_PER_BATCH, rows)
-    return Evaluated(min(max(1, rows // per_batch), k) * per_batch, importance, sequential)
-
-
-def importance_call(subject: Subject, precision: Precision, k: int, images: int) -> Callable[[], ImportanceSamples]:
-    """The first half of `evaluation`, to be sent to another process."""
-    return evaluation(subject, precision, k, images).importance
+    return Evaluated(
+        rows=min(max(1, rows // per_batch), k) * per_batch,
+        importance=importance_call(subject, precision, k, images),
+        sequential=torch.inference_mode()(partial(a_pass, folded, batch)),
+        plain=torch.no_grad()(partial(a_pass, trained, x)),
+    )
 
 
 def _initial_state(
@@ -116,15 +127,20 @@ def _initial_state(
     return initial_state(run, _random_dataset(subject.architecture, batch_size), device), training
 
 
-def _evaluated_model(subject: Subject, device: torch.device) -> HierarchicalVAE:
-    """After data-dependent initialisation, as `biva evaluate` prepares a trained one."""
-    model: Any = _initial_state(subject, IMAGES_PER_BATCH, device)[0].model
-    fold_weight_norm(model)
+def _initial_model(subject: Subject, device: torch.device) -> HierarchicalVAE:
+    """After data-dependent initialisation, in evaluation mode."""
+    model: HierarchicalVAE = _initial_state(subject, IMAGES_PER_BATCH, device)[0].model.eval()  # type: ignore[assignment]
+    return model
+
+
+def _folded(model: HierarchicalVAE, subject: Subject) -> HierarchicalVAE:
+    """The model as `biva evaluate` prepares a trained one."""
+    folded: Any = fold_weight_norm(model)
     if subject.compiled:
-        model.inference.encode = torch.compile(model.inference.encode)
-        model.terms = torch.compile(model.terms)
-    evaluated: HierarchicalVAE = model.eval()
-    return evaluated
+        folded.inference.encode = torch.compile(folded.inference.encode)
+        folded.terms = torch.compile(folded.terms)
+    result: HierarchicalVAE = folded
+    return result
 
 
 def _random_dataset(architecture: Architecture, images: int) -> Dataset:

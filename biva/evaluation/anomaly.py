@@ -15,7 +15,7 @@ from sklearn.metrics import auc, average_precision_score, roc_curve
 from torch import Tensor
 
 from biva.bounds import elbo, importance_weighted_bound
-from biva.evaluation.likelihood import IMAGES_PER_BATCH, ImageNoise, chunks, latent_width
+from biva.evaluation.likelihood import IMAGES_PER_BATCH, ImageNoise, checked, chunks, latent_width
 from biva.models.hierarchical_vae import HierarchicalVAE
 
 Scores = NDArray[np.float64]
@@ -40,6 +40,9 @@ def bounds_above(
 
     Returns:
         (L + 1, N) float64, nats.
+
+    Raises:
+        UserError: one is NaN or +infinite.
     """
     stages = len(model.generative.stages)
     bounds = torch.empty(stages + 1, len(x), dtype=torch.float64)
@@ -57,7 +60,7 @@ def bounds_above(
                 terms = model.terms(batch, features, chunk, noise, above=k)
                 parts.append(elbo(terms.log_likelihood.double(), terms.kl.double()).view(chunk, -1))
             bounds[k, images.start : images.stop] = importance_weighted_bound(torch.cat(parts), samples).cpu()
-    return bounds
+    return checked(bounds)
 
 
 def scores(bounds: Scores) -> dict[str, Scores]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from biva.bounds import class_kl, labelled_bound, over_classes, unlabelled_bound
-from biva.evaluation.likelihood import IMAGES_PER_BATCH, ImageNoise, latent_width
+from biva.evaluation.likelihood import IMAGES_PER_BATCH, ImageNoise, checked, latent_width
 from biva.models.semi_supervised import Classifier, SemiSupervisedVAE, every_class
 
 
@@ -36,6 +36,9 @@ def unlabelled_terms(
         seed: of the noise.
         rows: image and class pairs walked at once, at least; changes nothing but memory and time.
         device: where to compute.
+
+    Raises:
+        UserError: a bound is NaN or +infinite.
     """
     bounds, likelihoods, kls = [], [], []
     for start in range(0, len(x), size := max(1, min(IMAGES_PER_BATCH, rows // model.classes))):
@@ -53,10 +56,8 @@ def unlabelled_terms(
         likelihoods.append(over_classes(likelihood.view(model.classes, -1), log_q).cpu())
         groups = [over_classes(group.view(model.classes, -1), log_q) for group in kl.unbind(1)]
         kls.append(torch.stack([*groups, class_kl(log_q)], dim=1).cpu())
-    names = [*model.group_names, "y"]
-    return UnlabelledTerms(
-        torch.cat(bounds), torch.cat(likelihoods), dict(zip(names, torch.cat(kls).unbind(1), strict=True))
-    )
+    by_group = dict(zip([*model.group_names, "y"], torch.cat(kls).unbind(1), strict=True))
+    return UnlabelledTerms(checked(torch.cat(bounds)[None])[0], torch.cat(likelihoods), by_group)
 
 
 @torch.inference_mode()

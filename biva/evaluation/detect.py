@@ -16,7 +16,8 @@ from biva.data.datasets import Dataset
 from biva.devices import device_name
 from biva.errors import UserError
 from biva.evaluation.anomaly import Scores, bootstrap, bounds_above, scores, separation
-from biva.evaluation.likelihood import fixed_input, rows_within
+from biva.evaluation.likelihood import fixed_input
+from biva.evaluation.memory import rows_for
 from biva.evaluation.run import load_trained
 from biva.precision import computing_in
 from biva.records import RunFolder
@@ -43,7 +44,7 @@ def detect(folder: RunFolder, pair: AnomalyPair, settings: Evaluation, normal: D
             "A model can only score images of the kind it was trained on."
         )
     seed = derive_seed(run.seed, "anomaly", pair.name)
-    rows = rows_within(settings.memory_budget_mb, run.architecture)
+    rows = rows_for(model, fixed_input(normal, "test"), settings.memory_budget_mb, device)
     with computing_in("fp32", device):
         bounds = {
             kind: bounds_above(

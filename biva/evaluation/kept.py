@@ -1,7 +1,8 @@
-"""Parts of an evaluation on disk, so that a killed one goes on where it was."""
+"""Parts of an evaluation on disk: a killed one goes on where it was, and several jobs can share one."""
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as deserialise
 from safetensors.torch import save as serialise
 
+from biva.errors import UserError
 from biva.evaluation.likelihood import Keeper, Part
 from biva.records import write_atomically
 
@@ -29,3 +31,15 @@ def keeper_in(folder: Path) -> Keeper:
         return part
 
     return keeper
+
+
+def parse_share(text: str) -> slice:
+    """`2/8`, the second of eight shares, as every eighth part from the second on.
+
+    Raises:
+        UserError: it is not a number, a slash, and a number that is no smaller.
+    """
+    match = re.fullmatch(r"([1-9][0-9]*)/([1-9][0-9]*)", text)
+    if match is None or int(match[1]) > int(match[2]):
+        raise UserError(f"{text!r} is no share of an evaluation. Write 2/8 for the second of eight, 1/8 to 8/8.")
+    return slice(int(match[1]) - 1, None, int(match[2]))

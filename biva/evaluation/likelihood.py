@@ -1,8 +1,8 @@
 """Importance sampling: the log-weights of K posterior samples of every image, and what is read off them.
 
 What depends on x alone is computed once per image; the samples fill the batch dimension in chunks that fit a memory
-budget. The noise of an image is a stream of its own, so neither the chunk size, nor the other images, nor the device
-changes which samples an image gets.
+budget (`biva.evaluation.memory`). The noise of an image is a stream of its own, so neither the chunk size, nor the
+other images, nor the device changes which samples an image gets.
 """
 
 from __future__ import annotations
@@ -18,12 +18,16 @@ from torch import Tensor
 
 from biva.data.datasets import Dataset, Split
 from biva.data.preprocessing import model_input
+from biva.errors import UserError
+from biva.evaluation.memory import halving_rows
 from biva.models.architectures import Architecture
 from biva.models.generative import GenerativeLadder
 from biva.models.hierarchical_vae import HierarchicalVAE, Terms
 from biva.seeds import derive_seed
 
 IMAGES_PER_BATCH = 64
+SHOWN = 10
+"""Images that a message names."""
 ACTIVE_VARIANCE = 0.01
 
 
@@ -41,6 +45,30 @@ class ImportanceSamples:
     """Latent group -> whether each of its units is active, flat, bool; empty when K < 2."""
 
 
+def checked(log_weights: Tensor, first: int = 0) -> Tensor:
+    """Log-weights (K, N) of the images from number `first` on, as they are; -inf, a weight of zero, counts in the mean.
+
+    Raises:
+        UserError: one is NaN or +inf; the message names the images.
+    """
+    broken = (log_weights.isnan() | (log_weights == math.inf)).any(dim=0).nonzero().flatten() + first
+    if len(broken):
+        shown = ", ".join(map(str, broken[:SHOWN].tolist()))
+        more = f" and {len(broken) - SHOWN} more" if len(broken) > SHOWN else ""
+        raise UserError(
+            f"Importance weights are NaN or infinite at images {shown}{more} (counted from 0). No bound can be given, "
+            "since none may be left out of its mean. The model's weights have diverged or are damaged: train it again, "
+            "with a lower training.learning_rate."
+        )
+    return log_weights
+
+
+def zero_weights(log_weights: Tensor) -> dict[str, int]:
+    """How many importance weights are zero, and of how many images: log-weights (K, N) of -inf."""
+    zero = log_weights == -math.inf
+    return {"samples": int(zero.sum()), "images": int(zero.any(dim=0).sum())}
+
+
 def count_active(samples: ImportanceSamples) -> dict[str, dict[str, int]]:
     """Latent group -> its active units, and all its units."""
     return {name: {"active": int(units.sum()), "total": units.numel()} for name, units in samples.active.items()}
@@ -53,7 +81,7 @@ def fixed_input(dataset: Dataset, split: Split) -> Tensor:
 
 
 def rows_within(budget_mb: int, architecture: Architecture) -> int:
-    """How many samples may be walked at once.
+    """How many rows may be walked at once, estimated from the architecture alone: where there is one sample per image.
 
     Counts what is alive at the widest moment of a walk: four maps per stage (both inference paths, the skips) and
     eight at full resolution (the gated block next to the data), in float32.
@@ -125,7 +153,13 @@ Keeper = Callable[[range, Callable[[], Part]], Part]
 """Gives the part of these images, by calling the function unless it has kept the part from an earlier attempt."""
 
 
-def importance_sample(
+def batches(images: int, rows: int) -> list[range]:
+    """The images of every part."""
+    size = min(IMAGES_PER_BATCH, rows)
+    return [range(start, min(start + size, images)) for start in range(0, images, size)]
+
+
+def draw_parts(
     model: HierarchicalVAE,
     x: Tensor,
     k: int,
@@ -134,7 +168,8 @@ def importance_sample(
     rows: int,
     device: torch.device,
     keeper: Keeper = lambda _images, compute: compute(),
-) -> ImportanceSamples:
+    share: slice = slice(None),
+) -> list[Part]:
     """Draw k posterior samples of every image, each image exactly once.
 
     Args:
@@ -144,24 +179,55 @@ def importance_sample(
         seed: of the noise.
         rows: samples walked at once; changes nothing but memory and time.
         device: where to compute.
-        keeper: of the parts, of which the result is made.
+        keeper: of the parts.
+        share: which of all parts to draw.
+
+    Raises:
+        UserError: a weight is NaN or infinite.
     """
-    size = min(IMAGES_PER_BATCH, rows)
-    batches = [range(start, min(start + size, len(x))) for start in range(0, len(x), size)]
-    parts = [keeper(images, partial(_part, model, x, images, k, seed, rows, device)) for images in batches]
-    kl = torch.cat([part["kl"] for part in parts])
-    moments = {name: sum(part[f"moments/{name}"] for part in parts) for name in model.group_names if k > 1}
+    parts = []
+    for images in batches(len(x), rows)[share]:
+        compute = partial(halving_rows, partial(_part, model, x, images, k, seed, device), rows)
+        parts.append(keeper(images, compute))
+    return parts
+
+
+def importance_sample(
+    model: HierarchicalVAE, x: Tensor, k: int, *, seed: int, rows: int, device: torch.device
+) -> ImportanceSamples:
+    """`draw_parts`, all of them joined."""
+    return joined(draw_parts(model, x, k, seed=seed, rows=rows, device=device), model.group_names)
+
+
+def joined(parts: list[Part], group_names: list[str]) -> ImportanceSamples:
+    """What all parts are together, given in the order of their images."""
+    whole = _together(parts)
     return ImportanceSamples(
-        log_weights=torch.cat([part["log_weights"] for part in parts], dim=1),
-        log_likelihood=torch.cat([part["log_likelihood"] for part in parts]),
-        kl=dict(zip(model.group_names, kl.unbind(1), strict=True)),
-        active={name: active_units(of_group, len(x)) for name, of_group in moments.items()},  # type: ignore[arg-type]
+        log_weights=whole["log_weights"],
+        log_likelihood=whole["log_likelihood"],
+        kl=dict(zip(group_names, whole["kl"].unbind(1), strict=True)),
+        active={
+            name: active_units(whole[f"moments/{name}"], len(whole["kl"]))
+            for name in group_names
+            if f"moments/{name}" in whole
+        },
     )
 
 
+def _together(parts: list[Part]) -> Part:
+    """One part of the images of all these."""
+    whole: Part = {"log_weights": torch.cat([part["log_weights"] for part in parts], dim=1)}
+    whole |= {name: torch.cat([part[name] for part in parts]) for name in ("log_likelihood", "kl")}
+    sums = [name for name in parts[0] if name not in whole]
+    return whole | {name: torch.stack([part[name] for part in parts]).cumsum(0)[-1] for name in sums}
+
+
 @torch.inference_mode()
-def _part(model: HierarchicalVAE, x: Tensor, images: range, k: int, seed: int, rows: int, device: torch.device) -> Part:
+def _part(model: HierarchicalVAE, x: Tensor, images: range, k: int, seed: int, device: torch.device, rows: int) -> Part:
     """The samples of one batch of images, in chunks of at most `rows` rows."""
+    if rows < len(images):
+        pieces = [images[start : start + rows] for start in range(0, len(images), rows)]
+        return _together([_part(model, x, piece, k, seed, device, rows) for piece in pieces])
     batch = x[images.start : images.stop].to(device)
     noise = ImageNoise(seed, images, latent_width(model.generative), device)
     features = model.inference.encode(batch)
@@ -179,7 +245,8 @@ def _part(model: HierarchicalVAE, x: Tensor, images: range, k: int, seed: int, r
             _add_posterior_means(means, terms, done, chunk, k)
         done += chunk
     moments = {f"moments/{name}": posterior_moments(of_group).cpu() for name, of_group in means.items()}
-    return {"log_weights": torch.cat(log_weights), "log_likelihood": log_likelihood, "kl": kl, **moments}
+    weights = checked(torch.cat(log_weights), images.start)  # before it is kept
+    return {"log_weights": weights, "log_likelihood": log_likelihood, "kl": kl, **moments}
 
 
 def _add_posterior_means(means: dict[str, Tensor], terms: Terms, first: int, chunk: int, k: int) -> None:

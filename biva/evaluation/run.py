@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import shutil
+import sys
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,14 +20,24 @@ from torch import Tensor
 
 from biva import records
 from biva.bounds import bits_per_dim, importance_weighted_bound
-from biva.config import Evaluation, RunConfig, parse
+from biva.config import Evaluation, Precision, RunConfig, parse
 from biva.data.datasets import Dataset
 from biva.data.raw import CLASSES
 from biva.devices import choose_device, device_name
 from biva.errors import UserError
 from biva.evaluation.classification import classify, unlabelled_terms
 from biva.evaluation.kept import keeper_in
-from biva.evaluation.likelihood import ImportanceSamples, count_active, fixed_input, importance_sample, rows_within
+from biva.evaluation.likelihood import (
+    ImportanceSamples,
+    Part,
+    count_active,
+    draw_parts,
+    fixed_input,
+    joined,
+    rows_within,
+    zero_weights,
+)
+from biva.evaluation.memory import LARGEST_BUDGET_MB, rows_for
 from biva.evaluation.pictures import pictures
 from biva.models.build import build_model
 from biva.models.layers import fold_weight_norm
@@ -77,32 +88,94 @@ Record = dict[str, Any]
 Arrays = dict[str, Tensor]
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """The importance samples of a run's test images, kept part by part until the evaluation is complete."""
+
+    trained: Trained
+    x: Tensor
+    k: int
+    seed: int
+    rows: int
+    folder: Path
+
+    @classmethod
+    def of(cls, trained: Trained, x: Tensor, settings: Evaluation, folder: RunFolder) -> Sampling:
+        """As the evaluation's settings ask for."""
+        rows = rows_for(trained.model, x, settings.memory_budget_mb, trained.device)
+        seed = evaluation_seed(trained.run)
+        return cls(trained, x, max(settings.importance_samples), seed, rows, folder.unfinished_evaluation)
+
+    def parts(self, precision: Precision, share: slice = slice(None)) -> list[Part]:
+        """A share of the parts, drawn in a precision, or read where they have been drawn before."""
+        model, device = self.trained.model, self.trained.device
+        depends_on = [self.trained.weights_sha256, self.seed, self.k, self.rows, device_name(device), records.commit()]
+        key = hashlib.sha256(json.dumps([*depends_on, precision]).encode()).hexdigest()[:16]
+        with computing_in(precision, device):
+            return draw_parts(
+                model,
+                self.x,
+                self.k,
+                seed=self.seed,
+                rows=self.rows,
+                device=device,
+                keeper=keeper_in(self.folder / key),
+                share=share,
+            )
+
+    def samples(self, precision: Precision, share: slice = slice(None)) -> ImportanceSamples:
+        """The same, joined."""
+        return joined(self.parts(precision, share), self.trained.model.group_names)
+
+
+def evaluation_seed(run: RunConfig) -> int:
+    """Of all random numbers of the run's evaluation."""
+    return derive_seed(run.seed, "evaluation")
+
+
+def evaluate_share(folder: RunFolder, settings: Evaluation, dataset: Dataset, share: slice) -> None:
+    """Draw the importance samples of a share of the parts, and keep them for `evaluate`.
+
+    Raises:
+        UserError: as `evaluate`; or the run has labels, and its evaluation no parts.
+    """
+    trained = load_trained(folder, dataset)
+    if trained.run.labels is not None:
+        raise UserError(f"{trained.run.name} learned from labels; its evaluation is one pass and has no parts.")
+    with computing_in("fp32", trained.device):
+        sampling = Sampling.of(trained, fixed_input(dataset, "test")[: settings.max_images], settings, folder)
+        if not share.start:
+            rounding(sampling, settings)
+        sampling.parts(settings.precision, share)
+
+
 def evaluate(folder: RunFolder, settings: Evaluation, dataset: Dataset) -> None:
     """Evaluate the selected weights on the test split: bounds, or the test error of a run with labels.
 
-    An evaluation of bounds that is killed goes on where it was, if nothing has changed that could change a number.
+    An evaluation of bounds that is killed goes on where it was, if nothing has changed that could change a number; so
+    does one of which `evaluate_share` has computed some parts.
 
     Raises:
-        UserError: training is not complete, or the data is not what the run was trained on.
+        UserError: training is not complete, the data is not what the run was trained on, a weight is not a number, or
+            the evaluation's precision changes the bounds too much.
     """
     started = time.monotonic()
     trained = load_trained(folder, dataset)
     run = trained.run
     x = fixed_input(dataset, "test")[: settings.max_images]
-    seed = derive_seed(run.seed, "evaluation")
     with computing_in("fp32", trained.device):
         if run.labels is None:
-            arrays, numbers = _likelihood(trained, x, settings, seed, folder.unfinished_evaluation)
+            arrays, numbers = _likelihood(Sampling.of(trained, x, settings, folder), settings)
         else:
             labels = dataset.labels_of("test")[: settings.max_images]
-            arrays, numbers = _classification(trained, x, labels, settings, seed)
+            arrays, numbers = _classification(trained, x, labels, settings)
     records.write_atomically(folder.arrays, serialise(arrays))
     result = {
         "settings": settings.model_dump(mode="json"),
         "split": "test",
         "images": len(x),
         "device": device_name(trained.device),
-        "seed": seed,
+        "seed": evaluation_seed(run),
         "weights_sha256": trained.weights_sha256,
         **numbers,
         "wall_seconds": time.monotonic() - started,
@@ -112,35 +185,68 @@ def evaluate(folder: RunFolder, settings: Evaluation, dataset: Dataset) -> None:
     shutil.rmtree(folder.unfinished_evaluation, ignore_errors=True)
 
 
-def _likelihood(
-    trained: Trained, x: Tensor, settings: Evaluation, seed: int, unfinished: Path
-) -> tuple[Arrays, Record]:
-    """Bounds, KL per latent group, active units, samples and reconstructions; parts are kept in `unfinished`."""
-    run, model, device = trained.run, trained.model, trained.device
-    k, rows = max(settings.importance_samples), rows_within(settings.memory_budget_mb, run.architecture)
-    depends_on = [trained.weights_sha256, seed, k, rows, device_name(device), records.commit()]
-    key = hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:16]
-    samples = importance_sample(model, x, k, seed=seed, rows=rows, device=device, keeper=keeper_in(unfinished / key))
+def _likelihood(sampling: Sampling, settings: Evaluation) -> tuple[Arrays, Record]:
+    """Bounds, KL per latent group, active units, samples and reconstructions."""
+    run, model, device = sampling.trained.run, sampling.trained.model, sampling.trained.device
+    differences = rounding(sampling, settings)
+    samples = sampling.samples(settings.precision)
+    if (zero := zero_weights(samples.log_weights))["samples"]:
+        print(
+            f"warning: {run.name}: {zero['samples']:,} of {samples.log_weights.numel():,} importance weights, of "
+            f"{zero['images']:,} images, are zero (log-weight -inf). They count in every mean.",
+            file=sys.stderr,
+        )
     bounds = {k: importance_weighted_bound(samples.log_weights, k) for k in sorted(set(settings.importance_samples))}
-    arrays = {f"bound/{k}": bound for k, bound in bounds.items()} | pictures(model, x, settings, seed, device)
+    shown = pictures(model, sampling.x, settings, sampling.seed, device)
+    arrays = {f"bound/{k}": bound for k, bound in bounds.items()} | shown
     return arrays, {
-        "metrics": metrics(samples, bounds, run),
+        "metrics": metrics(samples, bounds, run) + differences,
         "kl_per_group": {name: _mean(value) for name, value in samples.kl.items()},
         "active_units": count_active(samples),
+        "zero_weights": zero,
     }
 
 
-def _classification(
-    trained: Trained, x: Tensor, labels: Tensor, settings: Evaluation, seed: int
-) -> tuple[Arrays, Record]:
+LARGEST_DIFFERENCE = {"nats": 0.01, "bits/dim": 0.001}
+
+
+def rounding(sampling: Sampling, settings: Evaluation) -> list[Record]:
+    """L_K of the first images in the evaluation's precision minus L_K in fp32, from the same noise: a row for every K.
+
+    In fp32 there is nothing to compare. The first images are those of the first part, at most 64.
+
+    Raises:
+        UserError: a mean difference is not below 0.01 nats, for colour images 0.001 bits/dim.
+    """
+    precision, architecture, rows = settings.precision, sampling.trained.run.architecture, []
+    if precision == "fp32":
+        return []
+    rounded, exact = (sampling.samples(each, slice(1)).log_weights for each in (precision, "fp32"))
+    for k in sorted(set(settings.importance_samples)):
+        difference, unit = importance_weighted_bound(rounded, k) - importance_weighted_bound(exact, k), "nats"
+        if architecture.likelihood != "bernoulli":
+            difference, unit = bits_per_dim(difference, math.prod(architecture.input_shape)), "bits/dim"
+        row = _row("difference_from_fp32", k, difference, unit)
+        if not abs(row["value"]) < LARGEST_DIFFERENCE[unit]:
+            raise UserError(
+                f"Evaluated in {precision}, L_{k} of {sampling.trained.run.name} differs from fp32 by "
+                f"{row['value']:+.4f} {unit}: mean over the first {len(difference)} test images, same noise, at most "
+                f"{difference.abs().max():.4f}. Results may differ by less than {LARGEST_DIFFERENCE[unit]} {unit}. "
+                "Use evaluation.precision: fp32."
+            )
+        rows.append(row)
+    return rows
+
+
+def _classification(trained: Trained, x: Tensor, labels: Tensor, settings: Evaluation) -> tuple[Arrays, Record]:
     """Test error in percent, log q(y | x) of every image; of a semi-supervised model also its bound on log p(x)."""
     run, model, device = trained.run, trained.model, trained.device
-    rows = rows_within(settings.memory_budget_mb, run.architecture)
+    rows = rows_within(settings.memory_budget_mb or LARGEST_BUDGET_MB[device.type], run.architecture)
     log_q = classify(model, x, rows=rows, device=device)
     arrays, kl = {"log_q": log_q}, {}
     metrics = [_row("test_error", None, 100 * (log_q.argmax(dim=1) != labels).double(), "percent")]
     if run.model != "classifier":
-        terms = unlabelled_terms(model, x, seed=seed, rows=rows, device=device)
+        terms = unlabelled_terms(model, x, seed=evaluation_seed(run), rows=rows, device=device)
         arrays["bound/1"], kl = terms.bound, terms.kl
         metrics.append(_row("log_likelihood_bound", 1, terms.bound, "nats"))
         metrics.append(_row("kl_divergence", 1, torch.stack(list(kl.values())).sum(0), "nats"))
@@ -171,7 +277,7 @@ def _row(metric: str, k: int | None, values: Tensor, unit: str) -> Record:
 
 
 def _mean(values: Tensor) -> dict[str, float | None]:
-    """Mean over images and its standard error (none for a single image)."""
-    n = len(values)
-    error = (values.std(correction=1) / math.sqrt(n)).item() if n > 1 else None
-    return {"value": values.mean().item(), "standard_error": error}
+    """Mean over images and its standard error (none for a single image, or where a value is infinite)."""
+    n, mean = len(values), values.mean().item()
+    error = (values.std(correction=1) / math.sqrt(n)).item() if n > 1 and math.isfinite(mean) else None
+    return {"value": mean, "standard_error": error}

@@ -178,10 +178,11 @@ class EluDropout(nn.Dropout):
     def forward(self, h: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return F.elu(h, inplace=True)
-        dropped: Tensor = _EluDropout.apply(h, self._keep(h), 1 / (1 - self.p))  # type: ignore[no-untyped-call]
+        dropped: Tensor = _EluDropout.apply(h, self.keep(h), 1 / (1 - self.p))  # type: ignore[no-untyped-call]
         return dropped
 
-    def _keep(self, h: Tensor) -> Tensor:
+    def keep(self, h: Tensor) -> Tensor:
+        """What is kept of a map like h, at random; bool."""
         if h.device.type != "cpu":
             return torch.empty_like(h, dtype=torch.bool).bernoulli_(1 - self.p)
         integer = torch.int8 if (256 * self.p).is_integer() else torch.int16

@@ -11,14 +11,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import torch
 from filelock import FileLock, Timeout
 from safetensors.torch import save as serialise
 
 from biva import records
 from biva.config import RunConfig
 from biva.data.datasets import Dataset
-from biva.devices import device_name
 from biva.errors import UserError
 from biva.models.hierarchical_vae import count_parameters
 from biva.records import RunFolder
@@ -99,13 +97,16 @@ def truncate(record: Path, lines: int) -> None:
 
 
 def write_identity(
-    run: RunConfig, dataset: Dataset, folder: RunFolder, state: State, device: torch.device, parent: Parent | None
+    run: RunConfig, dataset: Dataset, folder: RunFolder, state: State, device: str, parent: Parent | None
 ) -> None:
-    """Write `run.json` at the start; on resuming, note by which code and where the run goes on."""
+    """Write `run.json` at the start; on resuming, note by which code and where the run goes on.
+
+    `device`: what computes, in words.
+    """
     now, code = datetime.now(UTC).isoformat(timespec="seconds"), records.commit()
     if state.update and folder.identity.exists():
         identity = records.read_json(folder.identity)
-        resumed = {"time": now, "update": state.update, "commit": code, "device": device_name(device)}
+        resumed = {"time": now, "update": state.update, "commit": code, "device": device}
         identity["resumed"] = [*identity.get("resumed", []), resumed]
     else:
         identity = {
@@ -119,7 +120,7 @@ def write_identity(
             "config_digest": run.digest,
             "commit": code,
             "data_fingerprint": dataset.fingerprint,
-            "device": device_name(device),
+            "device": device,
             "parameters": count_parameters(state.model),
             "versions": records.versions(),
         }
@@ -135,6 +136,7 @@ def write_results(state: State, run: RunConfig, folder: RunFolder) -> None:
         "updates": state.update,
         "epochs": state.update / state.batches.per_epoch,
         "images_seen": state.update * state.batches.batch_size,
+        "skipped_updates": state.skipped,
         "wall_seconds": state.seconds,
         "stopped": state.stopped,
         "selected": selected,

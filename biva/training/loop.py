@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -16,16 +16,20 @@ from tqdm import tqdm
 from biva import records
 from biva.config import RunConfig
 from biva.data.datasets import Dataset
-from biva.devices import choose_device
+from biva.devices import choose_device, device_name
 from biva.errors import UserError
 from biva.evaluation.likelihood import fixed_input
 from biva.precision import computing_in
 from biva.records import RunFolder
 from biva.training import checkpoint
+from biva.training.distributed import Processes, joined_processes
 from biva.training.folder import load_parent, only_writer, set_aside_other_run, truncate, write_identity, write_results
 from biva.training.objectives import SPLITS
 from biva.training.signals import Interrupted, caught_signals
 from biva.training.state import State, initial_state, step
+
+SHOWN = 8
+"""Terms that are not finite that a message names."""
 
 
 def evaluate_selection(state: State, x: Tensor) -> tuple[dict[str, float], dict[str, float], dict[str, dict[str, int]]]:
@@ -45,6 +49,8 @@ def train(
 ) -> None:
     """Train one run to its end, from its newest checkpoint if it has one, and write its record and weights.
 
+    Processes that torchrun starts share the work; the first one alone writes.
+
     Args:
         run: everything that decides the result.
         dataset: what to train on.
@@ -53,50 +59,78 @@ def train(
         parent_folder: the run that this one fine-tunes, if it does.
 
     Raises:
-        UserError: wrong settings, no trained parent, a full disk, or a diverged run.
+        UserError: wrong settings, no trained parent, a full disk, or too many skipped updates in a row.
         Interrupted: SIGTERM or SIGINT came; the state is saved.
     """
     torch.set_num_threads(run.threads)
+    with joined_processes(run) as processes:
+        _train(run, dataset, folder, on_evaluation if processes.first else lambda: None, parent_folder, processes)
+
+
+def _train(
+    run: RunConfig,
+    dataset: Dataset,
+    folder: RunFolder,
+    on_evaluation: Callable[[], None],
+    parent_folder: RunFolder | None,
+    processes: Processes,
+) -> None:
     device = choose_device(run.device)
     if run.training.compiled and device.type == "cpu":
         raise UserError(
             f"{run.name}: training.compiled is for GPUs, but the device is a CPU, where compiled code does not repeat "
             "to the bit. Set compiled: false, or train on a GPU."
         )
-    with only_writer(folder.path):
+    with only_writer(folder.path) if processes.first else nullcontext():
         parent = load_parent(run, dataset, parent_folder) if parent_folder else None
         state = initial_state(run, dataset, device, deserialise(parent.weights) if parent else None)
-        set_aside_other_run(run, dataset, folder, parent)
+        if processes.first:
+            set_aside_other_run(run, dataset, folder, parent)
+        processes.largest(0)  # the others look when the first one holds the lock and has tidied up
         saved = checkpoint.load(folder.checkpoint)
         if saved is not None:
             state.load_state_dict(saved)
-            truncate(folder.record, state.lines)
-        else:
-            folder.record.unlink(missing_ok=True)
-        write_identity(run, dataset, folder, state, device, parent)
+        state.join(processes)
+        if processes.first:
+            if saved is not None:
+                truncate(folder.record, state.lines)
+            else:
+                folder.record.unlink(missing_ok=True)
+            write_identity(run, dataset, folder, state, processes.named(device_name(device)), parent)
         on_evaluation()
         if not state.stopped:
             _run_to_end(state, run, dataset, folder, on_evaluation)
-        write_results(state, run, folder)
+        if processes.first:
+            write_results(state, run, folder)
         on_evaluation()
 
 
 def _run_to_end(
     state: State, run: RunConfig, dataset: Dataset, folder: RunFolder, on_evaluation: Callable[[], None]
 ) -> None:
-    training = run.training
+    training, processes = run.training, state.processes
     x = fixed_input(dataset, SPLITS[training.protocol][1])[: training.selection_images]
     progress = tqdm(
-        total=training.max_updates, initial=state.update, desc=run.name, unit="update", disable=None, mininterval=1
+        total=training.max_updates,
+        initial=state.update,
+        desc=run.name,
+        unit="update",
+        disable=None if processes.first else True,
+        mininterval=1,
     )
     started, saved_at = time.monotonic() - state.seconds, time.monotonic()
     with caught_signals() as signals, progress:
         while not state.stopped:
-            step(state, training)
-            progress.update()
+            not_finite = step(state, training)
             state.seconds = time.monotonic() - started
-            due = state.update % training.evaluate_every == 0 or state.update == training.max_updates
-            if due:
+            due = not not_finite and (
+                state.update % training.evaluate_every == 0 or state.update == training.max_updates
+            )
+            if not not_finite:
+                progress.update()
+            elif processes.first:
+                progress.write(f"warning: {_skipped(state, run, not_finite)}", file=sys.stderr)
+            if due and processes.first:
                 line = _evaluate(state, run, x)
                 state.lines += 1
                 records.append_line(folder.record, line)
@@ -104,11 +138,27 @@ def _run_to_end(
                 if progress.disable:
                     print(_summary(run, line), file=sys.stderr, flush=True)
                 on_evaluation()
-            if due or signals or time.monotonic() - saved_at > training.checkpoint_seconds:
-                checkpoint.save(folder.checkpoint, state.state_dict())
+            if due:
+                state.stopped = processes.as_the_first(state.stopped)
+            gives_up = state.skipped_in_a_row >= training.max_skipped_updates
+            signal = processes.largest(signals[0] if signals else 0)
+            if due or signal or gives_up or time.monotonic() - saved_at > training.checkpoint_seconds:
+                if processes.first:
+                    checkpoint.save(folder.checkpoint, state.state_dict())
                 saved_at = time.monotonic()
-            if signals and not state.stopped:
-                raise Interrupted(signals[0], state.update)
+            if gives_up:
+                raise UserError(
+                    f"{_skipped(state, run, not_finite)} It was the last of {state.skipped_in_a_row} in a row. The "
+                    f"state of update {state.update:,} is saved in {folder.checkpoint}. Lower training.learning_rate "
+                    "to train anew, or raise training.max_skipped_updates to go on."
+                )
+            if signal and not state.stopped:
+                raise Interrupted(signal, state.update)
+
+
+def _skipped(state: State, run: RunConfig, not_finite: list[str]) -> str:
+    shown = ", ".join(not_finite[:SHOWN]) + (f" and {len(not_finite) - SHOWN} more" if not_finite[SHOWN:] else "")
+    return f"{run.name}: a batch after update {state.update:,} was skipped, because of {shown}: not finite."
 
 
 def _shown(line: dict[str, Any]) -> dict[str, str]:
@@ -134,11 +184,6 @@ def _evaluate(state: State, run: RunConfig, x: Tensor) -> dict[str, Any]:
     state.sums.zero_()
     if "kl" in train:
         train["elbo"] = train["log_likelihood"] - train["kl"]
-    if not math.isfinite(train["loss"]):
-        raise UserError(
-            f"{run.name}: the training loss became {train['loss']} between update {state.update - updates:,} and "
-            f"{state.update:,}. Lower training.learning_rate and train again."
-        )
     selection, kl_per_group, active_units = evaluate_selection(state, x)
     best = not state.best or "elbo" not in selection or selection["elbo"] > state.best["elbo"]
     if best:
@@ -161,4 +206,5 @@ def _evaluate(state: State, run: RunConfig, x: Tensor) -> dict[str, Any]:
         "kl_per_group": kl_per_group,
         "active_units": active_units,
         "best": best,
+        "skipped_updates": state.skipped,
     }

@@ -22,12 +22,15 @@ from biva.data.raw import CLASSES
 from biva.errors import UserError
 from biva.evaluation.classification import unlabelled_terms
 from biva.evaluation.likelihood import count_active, importance_sample, rows_within
+from biva.models.hierarchical_vae import Terms
 from biva.models.latents import Noise
 from biva.seeds import derive_seed
 from biva.training.batches import Batches, LabelledBatches, MixedBatches, Stream
 
 SELECTION_BUDGET_MB = 512
 ACTIVITY_IMAGES = 500
+
+_LOG_Q = "log q(y | x)"
 
 SPLITS: dict[Protocol, tuple[Split, Split]] = {"paper": ("train+valid", "test"), "clean": ("train", "valid")}
 """Protocol -> the split that is trained on, the split that selects the weights."""
@@ -59,6 +62,14 @@ class Objective(ABC):
         """The scalar to minimise, and `numbers`, detached scalars."""
 
     @abstractmethod
+    def terms(self, model: Any, batch: Any, noise: Noise) -> dict[str, Tensor]:
+        """What the loss is made of, by name, image by image."""
+
+    def not_finite(self, model: Any, batch: Any, noise: Noise) -> list[str]:
+        """Names of the terms that are infinite or NaN for an image of the batch."""
+        return [name for name, term in self.terms(model, batch, noise).items() if not term.isfinite().all()]
+
+    @abstractmethod
     def evaluate(self, model: Any, x: Tensor, device: torch.device) -> tuple[dict[str, float], dict[str, float]]:
         """What selects the weights: means over the selection split x (N, C, H, W), and the KL of every latent group.
 
@@ -84,6 +95,10 @@ class MaximumLikelihood(Objective):
         terms = model(batch, noise)
         loss = free_bits_loss(terms.log_likelihood, terms.kl, self.run.training.free_bits)
         return loss, [terms.log_likelihood.detach().mean(), terms.kl.detach().sum(1).mean()]
+
+    def terms(self, model: Any, batch: Tensor, noise: Noise) -> dict[str, Tensor]:
+        """Of the bound."""
+        return _named(model, model(batch, noise))
 
     def evaluate(self, model: Any, x: Tensor, device: torch.device) -> tuple[dict[str, float], dict[str, float]]:
         """The ELBO at one sample per image, without free bits; nats."""
@@ -141,6 +156,11 @@ class SemiSupervised(Objective):
             numbers = [likelihood, kl + class_kl(log_q_unlabelled).mean(), cross_entropy, _error(log_q_labelled, y)]
         return loss, [number.detach() for number in numbers]
 
+    def terms(self, model: Any, batch: tuple[Tensor, Tensor], noise: Noise) -> dict[str, Tensor]:
+        """Of the bounds of both kinds of images, and log q(y | x)."""
+        log_q, terms = model(*batch, noise)
+        return {_LOG_Q: log_q} | _named(model, terms)
+
     def evaluate(self, model: Any, x: Tensor, device: torch.device) -> tuple[dict[str, float], dict[str, float]]:
         """The bound on log p(x) at one sample per image, without free bits; nats. The KL has that of y too."""
         seed = derive_seed(self.run.seed, "selection")
@@ -168,6 +188,10 @@ class Supervised(Objective):
         x, y = batch
         log_q = model(x)
         return F.nll_loss(log_q, y), [_error(log_q.detach(), y)]
+
+    def terms(self, model: Any, batch: tuple[Tensor, Tensor], noise: Noise) -> dict[str, Tensor]:
+        """log q(y | x)."""
+        return {_LOG_Q: model(batch[0])}
 
     def evaluate(self, model: Any, x: Tensor, device: torch.device) -> tuple[dict[str, float], dict[str, float]]:
         """Nothing."""
@@ -207,6 +231,11 @@ def _labelled(run: RunConfig, dataset: Dataset, device: torch.device, seed: Call
         device,
     )
     return LabelledBatches(images, labels[chosen])
+
+
+def _named(model: Any, terms: Terms) -> dict[str, Tensor]:
+    kl = {f"the KL of {name}": of_group for name, of_group in zip(model.group_names, terms.kl.unbind(1), strict=True)}
+    return {"log p(x | z)": terms.log_likelihood} | kl
 
 
 def _error(log_q: Tensor, y: Tensor) -> Tensor:

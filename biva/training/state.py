@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from biva.config import RunConfig, Training
 from biva.data.datasets import Dataset
 from biva.data.raw import CLASSES
+from biva.errors import UserError
 from biva.models.build import build_model
 from biva.models.latents import Noise
 from biva.models.layers import data_dependent_init
 from biva.precision import computing_in
 from biva.seeds import derive_seed
 from biva.training.batches import Stream
+from biva.training.distributed import Processes
 from biva.training.objectives import Objective, objective_of
 
 
@@ -31,6 +36,8 @@ class State:
     noise: Noise
     """Of training, drawn from torch's global generator."""
     ema: AveragedModel
+    average: Callable[[], None]
+    """Moves the average towards the weights."""
     optimiser: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
     batches: Stream
@@ -46,18 +53,21 @@ class State:
     """Selected so far: `update`, `elbo` (nats, selection split; not of a classifier), `weights`."""
     stopped: str = ""
     """Why training ended; empty while it goes on."""
+    skipped: int = 0
+    """Batches that no update was made of, since the loss or its gradient was not finite."""
+    skipped_in_a_row: int = 0
+    """Of these, the ones since the latest update."""
+    processes: Processes = field(default_factory=Processes)
+    """Those that share every batch."""
 
     _MODULES = ("model", "ema", "optimiser", "schedule", "batches")
-    _VALUES = ("sums", "update", "seconds", "lines", "since_best", "best", "stopped")
+    _VALUES = ("sums", "update", "seconds", "lines", "since_best", "best", "stopped", "skipped", "skipped_in_a_row")
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values; with the state of torch's global generators, which draw noise and dropout."""
         content: dict[str, Any] = {name: getattr(self, name).state_dict() for name in self._MODULES}
         content |= {name: getattr(self, name) for name in self._VALUES}
-        content["cpu_generator"] = torch.get_rng_state()
-        if self.sums.is_cuda:
-            content["cuda_generator"] = torch.cuda.get_rng_state(self.sums.device)
-        return content
+        return content | self.generators()
 
     def load_state_dict(self, content: dict[str, Any]) -> None:
         """Continue exactly where `state_dict` was taken."""
@@ -65,11 +75,46 @@ class State:
         for name in self._MODULES:
             getattr(self, name).load_state_dict(content[name])
         for name in self._VALUES:
-            setattr(self, name, content[name])
+            setattr(self, name, content.get(name, 0))  # checkpoints of earlier versions count no skipped batches
         self.sums = self.sums.to(device)
-        torch.set_rng_state(content["cpu_generator"])
+        self.set_generators(content)
+
+    @contextmanager
+    def drawing_as_after(self, generators: Mapping[str, Tensor]) -> Iterator[None]:
+        """Draw noise and dropout once more as they were drawn since `generators`, and then go on as if it were not."""
+        now = self.generators()
+        self.set_generators(generators)
+        try:
+            yield
+        finally:
+            self.set_generators(now)
+
+    def generators(self) -> dict[str, Tensor]:
+        """The state of torch's global generators, which draw noise and dropout."""
+        states = {"cpu_generator": torch.get_rng_state()}
         if self.sums.is_cuda:
-            torch.cuda.set_rng_state(content["cuda_generator"], device)
+            states["cuda_generator"] = torch.cuda.get_rng_state(self.sums.device)
+        return states
+
+    def set_generators(self, states: Mapping[str, Tensor]) -> None:
+        """Draw what followed when `generators` gave this."""
+        torch.set_rng_state(states["cpu_generator"])
+        if self.sums.is_cuda:
+            torch.cuda.set_rng_state(states["cuda_generator"], self.sums.device)
+
+    def join(self, processes: Processes) -> None:
+        """Share every batch with other processes, which have built or loaded the same state.
+
+        Raises:
+            UserError: theirs is of another update.
+        """
+        if (update := processes.as_the_first(self.update)) != self.update:
+            raise UserError(
+                f"Process {processes.rank} found a checkpoint of update {self.update:,}, the first one of update "
+                f"{update:,}. All processes must see the same results folder."
+            )
+        processes.share(self.model, self.ema)
+        self.processes = processes
 
 
 def initial_state(
@@ -97,8 +142,8 @@ def initial_state(
     else:
         with torch.no_grad(), data_dependent_init(model):
             objective.loss(model, batches.next(), noise)
-    ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(training.ema_decay))
-    ema.update_parameters(model)  # the first call copies: the average starts at the initialised weights
+    ema = AveragedModel(model)  # a copy: the average starts at the initialised weights
+    weights, averages = [*model.parameters()], [*ema.module.parameters()]  # ema would collect them in every update
     if training.compiled:
         model.compile(options={"fallback_random": True})  # draws as without
     optimiser = torch.optim.Adamax(model.parameters(), lr=training.learning_rate, betas=training.betas, foreach=True)
@@ -108,6 +153,7 @@ def initial_state(
         model=model,
         noise=noise,
         ema=ema,
+        average=partial(get_ema_multi_avg_fn(training.ema_decay), averages, weights, ema.n_averaged),
         optimiser=optimiser,
         schedule=torch.optim.lr_scheduler.LambdaLR(
             optimiser, lambda update: max(training.learning_rate_decay**update, floor)
@@ -117,17 +163,47 @@ def initial_state(
     )
 
 
-def step(state: State, training: Training) -> None:
-    """One update of the weights and of their moving average, without waiting for the device."""
-    batch = state.batches.next()
+def step(state: State, training: Training) -> list[str]:
+    """One update of the weights and of their moving average; none if the loss or its gradient is not finite.
+
+    A batch without an update leaves weights, optimiser, moving average, schedule and the count of updates as they were;
+    only the random streams have moved on.
+
+    Returns:
+        What was not finite; nothing if the update was made.
+    """
+    batch, processes, before = state.batches.next(), state.processes, state.generators()
+    pieces = batch.chunk(training.accumulate) if training.accumulate > 1 else [batch]
+    pieces, noise = [processes.own(piece) for piece in pieces], processes.noise(state.noise)
+    sums = state.sums.clone()
     state.model.train()
     state.optimiser.zero_grad()
     with computing_in(training.precision, state.sums.device):
-        for piece in batch.chunk(training.accumulate) if training.accumulate > 1 else [batch]:
-            loss, numbers = state.objective.loss(state.model, piece, state.noise)
+        for piece in pieces:
+            loss, numbers = state.objective.loss(state.model, piece, noise)
             (loss / training.accumulate).backward()
-            state.sums += torch.stack([*numbers, loss.detach()]).double() / training.accumulate
+            told = torch.stack([*numbers, loss.detach()]).double() / training.accumulate
+            processes.average([told])
+            sums += told
+    gradients = [w.grad for w in state.optimiser.param_groups[0]["params"] if w.grad is not None]
+    processes.average(gradients)
+    if not sums.isfinite().all() & get_total_norm(gradients).isfinite():
+        state.skipped += 1
+        state.skipped_in_a_row += 1
+        with torch.no_grad(), state.drawing_as_after(before), computing_in(training.precision, state.sums.device):
+            terms = [name for piece in pieces for name in state.objective.not_finite(state.model, piece, noise)]
+        return processes.gathered(terms) or _not_finite_gradients(state.model)
+    state.sums = sums
     state.optimiser.step()
     state.schedule.step()
-    state.ema.update_parameters(state.model)
+    state.average()
     state.update += 1
+    state.skipped_in_a_row = 0
+    return []
+
+
+def _not_finite_gradients(model: nn.Module) -> list[str]:
+    names = [n for n, w in model.named_parameters() if w.grad is not None and not w.grad.isfinite().all()]
+    if not names:
+        return ["the norm of the gradient"]
+    return [f"the gradient of {names[0]}" + (f" and of {len(names) - 1} more" if names[1:] else "")]

@@ -1,4 +1,4 @@
-"""Training as a process: SIGKILL at random moments, SIGTERM, two writers. Real digits, the real command."""
+"""Training as a process: SIGKILL at random moments, SIGTERM, two writers, torchrun. Real digits, the real command."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         },
         "evaluation": {"importance_samples": [1]},
     }
-    for name in ("whole", "killed", "stopped"):
+    for name in ("whole", "killed", "stopped", "shared"):
         (folder / "config" / "experiments" / f"{name}.yaml").write_text(yaml.safe_dump(experiments))
     biva(folder, "fetch", "digits")
     biva(folder, "prepare", "digits")
@@ -51,11 +51,16 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+def start(folder: Path, *arguments: str, processes: int = 1) -> subprocess.Popen[str]:
+    return start_module("biva", folder, *arguments, processes=processes)
+
+
+def start_module(module: str, folder: Path, *arguments: str, processes: int) -> subprocess.Popen[str]:
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     # No tracking store: it has its own tests, and importing MLflow would take most of the time here.
     environment = os.environ | {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
     return subprocess.Popen(
-        [sys.executable, "-m", "biva", *arguments],
+        [sys.executable, *(torchrun if processes > 1 else []), "-m", module, *arguments],
         cwd=folder,
         env=environment,
         text=True,
@@ -119,3 +124,28 @@ def test_sigterm_saves_and_the_same_command_goes_on(project: Path) -> None:
     assert (first.returncode, second.returncode) == (0, 0), errors
     assert sum("another process trains this run; waiting" in err for err in errors) == 1
     assert result(project, "stopped") == result(project, "whole")
+
+
+def test_under_torchrun_stopped_then_one_of_two_killed_then_finished_by_one(project: Path) -> None:
+    folder = run_folder(project, "shared")
+    process = start(project, "train", "shared", RUN, processes=2)
+    wait_for_lines(folder, 2, process)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert err.count("stopped by SIGTERM at update") == 1, err
+
+    process = start(project, "train", "shared", RUN, processes=2)
+    wait_for_lines(folder, 4, process)
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
+    os.kill(int(children.stdout.split()[-1]), signal.SIGKILL)
+    _, err = process.communicate(timeout=60)
+    assert "Process 0 of 2 lost the others" in err or "Process 1 of 2 lost the others" in err, err
+
+    biva(project, "train", "shared", RUN)
+    ours, theirs = result(project, "shared")[0], result(project, "whole")[0]
+    assert [line["update"] for line in ours] == [line["update"] for line in theirs]
+    for one, other in zip(ours, theirs, strict=True):
+        for part in ("train", "selection"):
+            assert one[part] == pytest.approx(other[part], rel=1e-5, abs=1e-5)
+    devices = [start["device"] for start in records.read_json(folder.identity)["resumed"]]
+    assert devices == ["2 x cpu", "cpu"]

@@ -199,6 +199,9 @@ def test_the_record_is_consistent(record: dict[str, Any]) -> None:
         assert entry["ratio_to_sequential"] == pytest.approx(
             entry["image_samples_per_second"] * entry["sequential_seconds"]["median"] / 64
         )
+        assert entry["ratio_to_plain"] == pytest.approx(
+            entry["image_samples_per_second"] * entry["plain_seconds"]["median"] / 2
+        )
     for entry in record["training"] + record["evaluation"]:
         best = max(entry["limit_flops_per_second"].values())
         assert entry["share_of_limit"] == pytest.approx(entry["flops_per_second"] / best)
@@ -226,15 +229,27 @@ def test_the_report_shows_every_entry(record: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_both_ways_of_evaluating_estimate_the_same(model: ModelName) -> None:
+def test_all_ways_of_evaluating_estimate_the_same(model: ModelName) -> None:
     """Random images, untrained weights: log-weights of importance sampling and of full passes agree in the mean."""
     work = evaluation(subject(model), "fp32", k=10, images=64)
     assert work.rows == 10 * 64
     sampled = work.importance().log_weights
     assert sampled.shape == (10, 64)
-    passes = torch.stack([work.sequential() for _ in range(10)])
-    error = ((sampled.var() + passes.var()) / sampled.numel()).sqrt().item()
-    assert abs(sampled.mean().item() - passes.mean().item()) < 5 * error
+    for one_pass in (work.sequential, work.plain):
+        passes = torch.stack([one_pass() for _ in range(10)])
+        error = ((sampled.var() + passes.var()) / sampled.numel()).sqrt().item()
+        assert abs(sampled.mean().item() - passes.mean().item()) < 5 * error
+
+
+def test_only_plain_passes_normalise_weights() -> None:
+    """Counted by the operation that does it, in one pass of each."""
+    work, counts = evaluation(subject(), "fp32", k=2, images=3), []
+    for call in (work.importance, work.sequential, work.plain):
+        with torch.profiler.profile() as profile:
+            call()
+        counts.append(sum(event.count for event in profile.key_averages() if event.key == "aten::_weight_norm"))
+    built = HierarchicalVAE(tiny_architecture(latent=2), "biva")
+    assert counts == [0, 0, sum(name.endswith("original0") for name, _ in built.named_parameters())]
 
 
 @pytest.mark.parametrize("model", ["biva", "classifier"])

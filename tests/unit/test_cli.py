@@ -74,7 +74,7 @@ def test_the_examples_name_things_that_exist() -> None:
                     load_architecture(architecture, config)
                 case (("fetch" | "prepare"), [dataset, *_]):
                     find_dataset(dataset, config)
-                case (("train" | "evaluate"), [experiments, run]):
+                case (("train" | "evaluate"), [experiments, run, *_]):
                     find_run(experiments, run, config)
                 case "detect", [experiments, run, pair]:
                     find_run(experiments, run, config)
@@ -106,6 +106,7 @@ def test_the_examples_name_things_that_exist() -> None:
         (["train", "nope", "a/b/c/seed1"], "There is no experiment set 'nope'"),
         (["train", "quick", "a/b/c/seed1"], "has no run 'a/b/c/seed1'"),
         (["evaluate", "quick", "a/b/c/seed1"], "has no run 'a/b/c/seed1'"),
+        (["evaluate", "quick", "digits/digits_8x8/biva/seed1", "--part", "3/2"], "'3/2' is no share of an evaluation"),
         (["collect", "nope"], "There is no experiment set 'nope'"),
         (["table", "quick", "nope"], "has no table 'nope'"),
         (["table", "quick", "likelihood"], "results/quick/results.csv does not exist"),

@@ -168,7 +168,9 @@ def test_the_main_configuration_refuses_unknown_keys(config: Path) -> None:
         load_main(config)
     message = str(caught.value)
     assert str(path) in message
-    assert "experiment: unknown key with value 'quick'; allowed here: data_mirror, experiments" in message
+    assert (
+        "experiment: unknown key with value 'quick'; allowed here: data_mirror, evaluation_jobs, experiments" in message
+    )
 
 
 @pytest.mark.parametrize("name", ["../quick", "Quick", "a/b", "", 3])

@@ -3,21 +3,28 @@
 import hashlib
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 from biva import records
 from biva.config import Evaluation
 from biva.errors import UserError
-from biva.evaluation import likelihood
+from biva.evaluation import likelihood, run
+from biva.evaluation.kept import parse_share
 from biva.evaluation.pictures import INTERPOLATION_STEPS, LAYER_IMAGES, PER_TEMPERATURE
-from biva.evaluation.run import evaluate
+from biva.evaluation.run import evaluate, evaluate_share
+from biva.models.hierarchical_vae import HierarchicalVAE
 from biva.records import RunFolder
+from biva.tracking import _evaluation_finals
 from biva.training.loop import train
+from tests.models import tiny_architecture
 from tests.unit.test_training import toy_dataset, toy_run
 
 SETTINGS = Evaluation(importance_samples=(1, 10, 40), max_images=7, prior_samples=5)
@@ -48,6 +55,58 @@ def test_metrics_are_means_and_standard_errors_over_images(trained: RunFolder) -
     assert {group["total"] for group in record["active_units"].values()} == {2}
     assert record["images"] == 7
     assert record["weights_sha256"] == hashlib.sha256(trained.weights.read_bytes()).hexdigest()
+
+
+def change_one_weight(patch: pytest.MonkeyPatch, value: float) -> None:
+    """Add `value` to the first log-weight of the third image of every chunk of samples."""
+    terms = HierarchicalVAE.terms
+
+    def changed(self: HierarchicalVAE, x: Any, *arguments: Any, **options: Any) -> Any:
+        result = terms(self, x, *arguments, **options)
+        result.log_likelihood[2] += value
+        return result
+
+    patch.setattr(HierarchicalVAE, "terms", changed)
+
+
+def test_a_weight_of_zero_counts_in_every_mean_and_is_told(
+    trained: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of image 2 one sample of 40 has no weight: L_40 loses little, L_1 everything. The other images are as before."""
+    evaluate(trained, SETTINGS, toy_dataset())
+    before, ordinary = load_file(trained.arrays), records.read_json(trained.evaluation)
+    assert ordinary["zero_weights"] == {"samples": 0, "images": 0}
+    assert "warning" not in capsys.readouterr().err
+    change_one_weight(monkeypatch, -math.inf)
+    evaluate(trained, SETTINGS, toy_dataset())
+    after, record = load_file(trained.arrays), records.read_json(trained.evaluation)
+    assert record["zero_weights"] == {"samples": 1, "images": 1}
+    assert "1 of 280 importance weights, of 1 images, are zero" in capsys.readouterr().err
+    others = [0, 1, 3, 4, 5, 6]
+    for k in (1, 10, 40):
+        np.testing.assert_array_equal(after[f"bound/{k}"][others], before[f"bound/{k}"][others])
+    assert math.log(0.5) < after["bound/40"][2] - before["bound/40"][2] < 0
+    assert after["bound/1"][2] == -math.inf
+    rows = {(row["metric"], row["k"]): row for row in record["metrics"]}
+    assert rows["log_likelihood_bound", 1]["value"] == -math.inf
+    assert rows["log_likelihood_bound", 1]["standard_error"] is None
+    assert rows["log_likelihood_bound", 40]["value"] == pytest.approx(np.mean(after["bound/40"]))
+    finals, _, _ = _evaluation_finals(record, 12)
+    assert finals["test/zero_weights"] == 1
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_weight_that_is_no_number_is_an_error_that_names_the_image(
+    trained: RunFolder, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    """Images 2 and 6, the third ones of two batches of four: the first batch ends it, and is not kept as good."""
+    monkeypatch.setattr(likelihood, "IMAGES_PER_BATCH", 4)
+    with monkeypatch.context() as patch:
+        change_one_weight(patch, value)
+        with pytest.raises(UserError, match=r"NaN or infinite at images 2 \(counted from 0\).*left out of its mean"):
+            evaluate(trained, SETTINGS, toy_dataset())
+    evaluate(trained, SETTINGS, toy_dataset())
+    assert np.isfinite(load_file(trained.arrays)["bound/40"]).all()
 
 
 def test_a_killed_evaluation_goes_on_where_it_was(
@@ -89,6 +148,100 @@ def test_a_killed_evaluation_goes_on_where_it_was(
         np.testing.assert_array_equal(values, whole[name])
 
 
+@pytest.mark.parametrize("shares", [1, 3, 6])
+def test_shares_make_the_whole_to_the_byte(trained: RunFolder, monkeypatch: pytest.MonkeyPatch, shares: int) -> None:
+    """Seven images, two at a time: four parts. The gathering draws nothing but the share that is missing."""
+    monkeypatch.setattr(likelihood, "IMAGES_PER_BATCH", 2)
+    evaluate(trained, SETTINGS, toy_dataset())
+    whole, metrics = trained.arrays.read_bytes(), records.read_json(trained.evaluation)["metrics"]
+    for number in range(shares, 1, -1):
+        evaluate_share(trained, SETTINGS, toy_dataset(), parse_share(f"{number}/{shares}"))
+    drawn: list[int] = []
+    part = likelihood._part
+
+    def counted(model: Any, x: Any, images: range, *arguments: Any) -> Any:
+        drawn.append(images.start)
+        return part(model, x, images, *arguments)
+
+    monkeypatch.setattr(likelihood, "_part", counted)
+    evaluate(trained, SETTINGS, toy_dataset())
+    assert drawn == [0, 2, 4, 6][::shares]
+    assert trained.arrays.read_bytes() == whole
+    assert records.read_json(trained.evaluation)["metrics"] == metrics
+    assert not trained.unfinished_evaluation.exists()
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "1", "1/0", "-1/2", "1/2/3", "a/b", ""])
+def test_what_is_no_share_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="is no share of an evaluation"):
+        parse_share(text)
+
+
+def test_a_run_with_labels_has_no_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "load_trained", lambda *_: Mock())
+    with pytest.raises(UserError, match="learned from labels; its evaluation is one pass and has no parts"):
+        evaluate_share(RunFolder(tmp_path), SETTINGS, toy_dataset(), parse_share("1/2"))
+
+
+# -------------------------------------------------------------------------------------------------------- precision
+
+BF16 = SETTINGS.model_copy(update={"precision": "bf16"})
+
+
+def test_bf16_is_allowed_where_it_changes_little_and_says_how_much(
+    trained: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stored difference is that of the two evaluations' own bounds, over the images of the first part."""
+    monkeypatch.setattr(likelihood, "IMAGES_PER_BATCH", 4)
+    evaluate(trained, SETTINGS, toy_dataset())
+    exact = load_file(trained.arrays)
+    assert "difference_from_fp32" not in {row["metric"] for row in records.read_json(trained.evaluation)["metrics"]}
+    monkeypatch.setitem(run.LARGEST_DIFFERENCE, "nats", 1.0)
+    evaluate(trained, BF16, toy_dataset())
+    rounded = load_file(trained.arrays)
+    metrics = records.read_json(trained.evaluation)["metrics"]
+    differences = {row["k"]: row for row in metrics if row["metric"] == "difference_from_fp32"}
+    assert set(differences) == {1, 10, 40}
+    for k, row in differences.items():
+        values = (rounded[f"bound/{k}"] - exact[f"bound/{k}"])[:4]
+        assert row["unit"] == "nats"
+        assert row["value"] == pytest.approx(np.mean(values), abs=1e-12)
+        assert row["value"] != 0
+        assert row["standard_error"] == pytest.approx(np.std(values, ddof=1) / 2)
+    for name in ("samples", "reconstructions"):  # pictures stay in fp32
+        np.testing.assert_array_equal(rounded[name], exact[name])
+
+
+def test_a_precision_that_changes_a_bound_is_refused_and_leaves_no_result(
+    trained: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate(trained, SETTINGS, toy_dataset())
+    before = trained.evaluation.read_bytes()
+    monkeypatch.setitem(run.LARGEST_DIFFERENCE, "nats", 1e-9)
+    for refused in (evaluate, partial(evaluate_share, share=parse_share("1/2"))):
+        with pytest.raises(UserError, match=r"Evaluated in bf16, L_1 of .* differs from fp32 by .* nats") as error:
+            refused(trained, BF16, toy_dataset())
+        assert "Use evaluation.precision: fp32." in str(error.value)
+    assert trained.evaluation.read_bytes() == before
+
+
+def test_colour_images_are_judged_in_bits_per_dimension(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bounds of 3x4x4 images that differ by a known number of nats."""
+    dimensions, limit = 48, 0.001 * math.log(2) * 48
+    sampling = Mock()
+    sampling.trained.run.architecture = tiny_architecture(likelihood="mixture_of_logistics")
+    settings = Evaluation(importance_samples=(1,), precision="bf16")
+    for nats, allowed in ((0.99 * limit, True), (-0.99 * limit, True), (1.01 * limit, False), (math.nan, False)):
+        weights = {"fp32": torch.zeros(1, 5), "bf16": torch.full((1, 5), nats)}
+        sampling.samples = lambda precision, _share, weights=weights: Mock(log_weights=weights[precision].double())
+        if allowed:
+            (row,) = run.rounding(sampling, settings)
+            assert (row["unit"], row["value"]) == ("bits/dim", pytest.approx(-nats / dimensions / math.log(2)))
+        else:
+            with pytest.raises(UserError, match="bits/dim"):
+                run.rounding(sampling, settings)
+
+
 def test_pictures_are_images(trained: RunFolder) -> None:
     evaluate(trained, SETTINGS, toy_dataset())
     arrays = load_file(trained.arrays)
@@ -122,7 +275,7 @@ def test_repeating_gives_the_same_bits_and_smaller_chunks_the_same_numbers(
     first, arrays = trained.arrays.read_bytes(), load_file(trained.arrays)
     evaluate(trained, SETTINGS, toy_dataset())
     assert trained.arrays.read_bytes() == first
-    monkeypatch.setattr("biva.evaluation.run.rows_within", lambda *_: 3)
+    monkeypatch.setattr("biva.evaluation.run.rows_for", lambda *_: 3)
     evaluate(trained, SETTINGS, toy_dataset())
     for name, values in load_file(trained.arrays).items():
         np.testing.assert_allclose(values, arrays[name], rtol=1e-5)

@@ -11,6 +11,7 @@ import pytest
 
 from biva.config import LikelihoodTable, RunConfig
 from biva.errors import UserError
+from biva.records import read_json
 from biva.reporting.results import PAPER_COLUMNS, collect, load_paper_results
 from biva.reporting.tables import escape, likelihood_table
 from tests.fake_runs import edit, fake_config, fake_run
@@ -177,6 +178,21 @@ def test_the_notes_name_protocol_budget_seeds_and_images(tmp_path: Path) -> None
     assert "other than the present one" in likelihood_table(
         collect(folders), load_paper_results(PAPER), DIGITS, changed
     )
+
+
+def test_a_run_that_was_not_evaluated_in_fp32_is_noted_with_its_difference(tmp_path: Path) -> None:
+    seeds = [fake_config("vae", seed) for seed in (1, 2)]
+    folders = [fake_run(tmp_path, config, bounds={1: (-25.0, 0.1)}) for config in seeds]
+    paper = load_paper_results(PAPER)
+    assert "fp32" not in likelihood_table(collect(folders), paper, DIGITS, seeds)
+    rows = [
+        {"metric": "difference_from_fp32", "k": k, "value": value, "standard_error": 0.1, "unit": "nats"}
+        for k, value in ((1, 0.001), (1000, -0.004))
+    ]
+    edit(folders[1].evaluation, metrics=read_json(folders[1].evaluation)["metrics"] + rows)
+    tex = likelihood_table(collect(folders), paper, DIGITS, seeds)
+    assert "1 of our runs evaluated in less than fp32" in tex
+    assert "the mean of $L_K$ differs by at most 0.004 nats." in tex
 
 
 def test_an_unknown_paper_table_is_refused_with_the_known_ones() -> None:

@@ -49,6 +49,12 @@ def test_the_default_is_the_quick_set(project: Project) -> None:
     assert project.planned() == expected_jobs(project.path / "config" / "experiments" / "quick.yaml")
 
 
+def test_jobs_share_the_evaluations_of_bounds_alone(project: Project) -> None:
+    path = project.path / "config" / "experiments" / "quick.yaml"
+    shared = {"evaluate_part": 3 * seeds(yaml.safe_load(path.read_text())["runs"])}
+    assert project.planned("--config", "evaluation_jobs=3") == expected_jobs(path) | shared
+
+
 def test_another_set_can_be_asked_for_by_file_name(project: Project) -> None:
     planned = project.planned("results/static_mnist_smoke/results.csv")
     assert planned == {"fetch": 1, "prepare": 1, "train": 1, "finetune": 1, "evaluate": 2, "collect": 1}
@@ -113,7 +119,10 @@ def test_an_unknown_key_is_refused_before_any_job_starts(project: Project) -> No
     [
         ("experiments=nope", ["There is no experiment set 'nope'", "quick, ", "static_mnist"]),
         ("experiments=../quick", ["experiments", "'../quick'"]),
-        ("experiment=quick", ["experiment: unknown key with value 'quick'", "data_mirror, experiments"]),
+        (
+            "experiment=quick",
+            ["experiment: unknown key with value 'quick'", "data_mirror, evaluation_jobs, experiments"],
+        ),
     ],
 )
 def test_a_wrong_setting_on_the_command_line_is_refused(project: Project, setting: str, said: list[str]) -> None:

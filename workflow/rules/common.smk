@@ -10,8 +10,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(workflow.basedir).parent))
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
 
+from snakemake.io import IOFile
+
 import biva.config
 from biva.errors import UserError
+from biva.records import RunFolder, read_json
 
 RUN = "results/{experiments}/runs/{dataset}/{architecture}/{model}/seed{seed}"
 
@@ -88,9 +91,39 @@ def run_gpus(wildcards):
 
 
 def evaluation_settings(wildcards):
-    """All evaluation settings but the memory budget, which changes no number."""
-    settings = experiment_set(wildcards.experiments).evaluation
-    return settings.model_dump(mode="json", exclude={"memory_budget_mb"})
+    """All evaluation settings that change a number; the precision came later, and fp32 is what was before."""
+    return numbers_of(experiment_set(wildcards.experiments).evaluation)
+
+
+def numbers_of(evaluation):
+    unimportant = {"memory_budget_mb"} | ({"precision"} if evaluation.precision == "fp32" else set())
+    return evaluation.model_dump(mode="json", exclude=unimportant)
+
+
+def part_files(wildcards):
+    """What tells that the parts of an evaluation are there, if several jobs share it.
+
+    A finished evaluation has the number of parts that it had, so that another number of jobs repeats none.
+    """
+    if run_of(wildcards).labels is not None:
+        return []
+    jobs, folder = config["evaluation_jobs"], RunFolder(Path(RUN.format(**wildcards)))
+    if is_evaluated(wildcards, folder):
+        recorded = workflow.persistence.input(IOFile(str(folder.evaluation))) or []
+        return [file for file in recorded if file.startswith(f"{folder.path}/evaluation_parts/")]
+    parts = range(1, jobs + 1) if jobs > 1 else []
+    return [f"{folder.path}/evaluation_parts/{part}of{jobs}" for part in parts]
+
+
+def is_evaluated(wildcards, folder):
+    """Whether the folder holds the evaluation that the configuration asks for."""
+    try:
+        evaluation, identity = read_json(folder.evaluation), read_json(folder.identity)
+        settings = biva.config.parse(biva.config.Evaluation, evaluation.get("settings"), folder.evaluation)
+    except UserError:  # there is none, or none that this version of biva made
+        return False
+    wanted = evaluation_settings(wildcards), run_digest(wildcards)
+    return (numbers_of(settings), identity.get("config_digest")) == wanted
 
 
 # ------------------------------------------------------------------------------------------------- an experiment set
