@@ -11,7 +11,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test format ui report clean lock
+.PHONY: help setup reproduce published test format ui report clean lock
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ setup: $(READY) ## Build .venv from requirements.lock (the other targets do it t
 
 reproduce: $(READY) ## Run the experiment set of config/config.yaml: data, training, evaluation, tables, figures
 	$(BIN)/snakemake --cores $(CORES)
+
+published: $(READY) ## Make the tables and figures of results/published anew: a minute, no training
+	$(BIN)/snakemake --cores 1 published
 
 test: $(READY) ## Run all checks: format, types, workflow, tests
 	$(BIN)/ruff check .
@@ -48,15 +51,8 @@ report: $(READY) ## Write results/SET/summary.tex and .pdf (where LaTeX is), and
 clean: ## Delete .venv and the tools' caches; data and results stay
 	rm -rf $(VENV) *.egg-info build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-lock: ## Renew requirements.lock from pyproject.toml
-	@rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock
-	$(VENV)-lock/bin/python -m pip install -qq --upgrade setuptools '.[dev]'
-	@{ grep '^#' requirements.lock; \
-		$(VENV)-lock/bin/python -m pip freeze --all --exclude biva --exclude pip \
-		| sed 's/+.*//' \
-		| awk -F == '{ name = tolower($$1); gsub(/[._]+/, "-", name); print name "==" $$2 }' \
-		| grep -vE '^(nvidia-|cuda-|triton=)' | LC_ALL=C sort -t = -k 1,1; } > requirements.lock.new
-	@mv requirements.lock.new requirements.lock && rm -rf $(VENV)-lock
+lock: ## Renew requirements.lock and docs/licences.md from pyproject.toml
+	.ci/lock $(PYTHON)
 
 # Installed anew when the lock or pyproject.toml changes; what is there already is kept.
 $(READY): requirements.lock pyproject.toml
@@ -64,6 +60,12 @@ $(READY): requirements.lock pyproject.toml
 		{ echo "error: $(PYTHON) must be Python 3.11 or newer. Name one that is: make PYTHON=python3.12" >&2; exit 1; }
 	@echo "Installing the locked packages into $(VENV) (about 3 minutes the first time)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install -qq --requirement requirements.lock
-	@$(BIN)/python -m pip install -qq --no-deps --no-build-isolation --editable .
+	@# torch first: asked by hash, pip would prefer a build of the index to one of a folder, such as a CPU build.
+	@$(BIN)/python -m pip download -qq --no-deps --dest $(VENV)/torch $$(grep -o '^torch==[^ ]*' requirements.lock)
+	@sed -n '/^torch==/,/[^\\]$$/p' requirements.lock > $(VENV)/torch/requirements.lock
+	@$(BIN)/python -m pip install -qq --no-deps --no-index --find-links $(VENV)/torch \
+		--requirement $(VENV)/torch/requirements.lock
+	@rm -r $(VENV)/torch
+	@$(BIN)/python -m pip install -qq --no-deps --requirement requirements.lock
+	@$(BIN)/python -m pip install -qq --no-build-isolation --editable . # and what torch's CUDA build needs
 	@touch $@

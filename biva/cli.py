@@ -16,11 +16,8 @@ from typing import Annotated
 import typer
 
 from biva.config import (
-    CONFIG_FOLDER,
-    AnomalyPair,
     Device,
     FigureName,
-    LikelihoodTable,
     RunConfig,
     find_anomaly,
     find_dataset,
@@ -35,7 +32,7 @@ from biva.config import (
 )
 from biva.errors import UserError
 from biva.models.architectures import ModelName
-from biva.records import RunFolder, read_json, write_atomically, write_json
+from biva.records import PUBLISHED, RunFolder, read_json, write_atomically, write_json
 
 RESOURCES = Path("resources")
 RESULTS = Path("results")
@@ -402,24 +399,17 @@ def collect(
       biva collect quick
       biva collect quick --from-mlflow
     """
-    from biva.reporting.results import collect, write_results
+    from biva.reporting.texts import write_csv, write_texts
 
-    settings = load_experiments(experiments)
-    runs = resolve_runs(experiments, settings)
-    target = RESULTS / experiments / "results.csv"
+    runs, folder = resolve_runs(experiments, load_experiments(experiments)), RESULTS / experiments
     if from_mlflow:
         from biva.tracking import records_from_mlflow
 
         with TemporaryDirectory() as scratch:
             records_from_mlflow(experiments, Path(scratch))
-            write_results(collect(RunFolder(Path(scratch) / run.name) for run in runs), target)
-            for pair in settings.anomalies:
-                _write_anomaly_table(experiments, pair, Path(scratch))
-        for table in settings.all_tables:
-            _write_table(experiments, table.name)
+            print(*write_texts(experiments, Path(scratch), folder), sep="\n")
     else:
-        write_results(collect(map(_run_folder, runs)), target)
-    print(target)
+        print(write_csv(runs, folder / "runs", folder))
 
 
 @app.command()
@@ -433,7 +423,10 @@ def table(experiments: Experiments, name: Annotated[str, typer.Argument(help="`n
       biva table quick likelihood
       biva table quick labels_50
     """
-    _write_table(experiments, name)
+    from biva.reporting.texts import write_table
+
+    table = find_table(experiments, name)
+    print(write_table(table, resolve_runs(experiments, load_experiments(experiments)), RESULTS / experiments))
 
 
 @app.command()
@@ -469,12 +462,13 @@ def anomalies(
     """
     from biva.reporting.anomalies import draw_anomaly
     from biva.reporting.canvas import save
+    from biva.reporting.texts import write_anomaly_table
 
-    settings = find_anomaly(experiments, pair)
-    _write_anomaly_table(experiments, settings, RESULTS / experiments / "runs")
-    runs = [run for run in resolve_runs(experiments, load_experiments(experiments)) if settings.includes(run)]
-    stem = RESULTS / experiments / "anomalies" / pair
-    save(draw_anomaly(map(_run_folder, runs), settings), stem)
+    settings, folder = find_anomaly(experiments, pair), RESULTS / experiments
+    runs = resolve_runs(experiments, load_experiments(experiments))
+    print(write_anomaly_table(settings, runs, folder / "runs", folder))
+    stem = folder / "anomalies" / pair
+    save(draw_anomaly((_run_folder(run) for run in runs if settings.includes(run)), settings), stem)
     print(f"{stem}.pdf", f"{stem}.png", sep="\n")
 
 
@@ -502,6 +496,76 @@ def summary(experiments: Experiments) -> None:
 
 
 @app.command()
+def verify(
+    experiments: Annotated[
+        str, typer.Argument(help="Experiment set, or the folder of its results: results/SET or results/published/SET.")
+    ],
+) -> None:
+    """Check that a set's results are what its runs gave, and that nothing was edited.
+
+    Recomputes results.csv and all tables from the records, compares every file of every run with its manifest, the
+    data with their fingerprints and everything with MLflow's copy. Status 1 and a list of what does not agree.
+
+    \b
+    Examples:
+      biva verify quick
+      biva verify results/quick
+    """
+    from biva.verification.verify import verify
+
+    folder = Path(experiments) if "/" in experiments else RESULTS / experiments
+    done = verify(folder.name, folder, RESOURCES)
+    for finding in done.findings:
+        print(f"- {finding}")
+    if done.findings:
+        raise UserError(f"{folder}: {len(done.findings)} things do not agree.")
+    print(f"{folder}: {done.runs} of {done.planned} planned runs are there, and all agrees.")
+
+
+@app.command()
+def publish(experiments: Experiments) -> None:
+    """Copy the records of a set's runs to results/published, which git keeps.
+
+    Everything but weights, arrays and pictures, some kilobytes per run. A set that `biva verify` does not pass is
+    refused.
+
+    \b
+    Example:
+      biva publish quick
+    """
+    from biva.publishing import publish
+
+    for path in publish(experiments, RESULTS, RESOURCES):
+        print(path)
+
+
+@app.command()
+def rebuild(
+    experiments: Annotated[
+        list[str] | None, typer.Argument(metavar="[SET]...", help="Published sets.", show_default="all")
+    ] = None,
+) -> None:
+    """Make the tables and figures of published sets anew, from their records alone.
+
+    Reads results/published/SET/runs; writes results.csv, tables and figures beside it.
+
+    \b
+    Example:
+      biva rebuild
+    """
+    from biva.publishing import published_sets, rebuild
+
+    known = published_sets(RESULTS)
+    if unknown := sorted(set(experiments or ()) - set(known)):
+        there = ", ".join(known) or "nothing yet"
+        raise UserError(f"Nothing is published of {', '.join(unknown)}. Published: {there}.")
+    if not known:
+        print(f"Nothing is published yet in {RESULTS / PUBLISHED}.")
+    for name in experiments or known:
+        print(*rebuild(name, RESULTS / PUBLISHED / name), sep="\n")
+
+
+@app.command()
 def schema() -> None:
     """Write the configuration files' schemas to workflow/schemas, and their reference to docs/configuration.md.
 
@@ -519,35 +583,3 @@ def schema() -> None:
 
 def _run_folder(run: RunConfig) -> RunFolder:
     return RunFolder(RESULTS / run.experiments / "runs" / run.name)
-
-
-def _write_table(experiments: str, name: str) -> None:
-    from biva.reporting.results import load_paper_results, read_results
-    from biva.reporting.tables import likelihood_table
-    from biva.reporting.test_errors import error_table
-
-    table = find_table(experiments, name)
-    results = read_results(RESULTS / experiments / "results.csv")
-    paper = load_paper_results(CONFIG_FOLDER / "paper_results.csv")
-    planned = resolve_runs(experiments, load_experiments(experiments))
-    if isinstance(table, LikelihoodTable):
-        tex = likelihood_table(results=results, paper=paper, table=table, planned=planned)
-    else:
-        tex = error_table(results=results, paper=paper, table=table, planned=planned)
-    target = RESULTS / experiments / "tables" / f"{name}.tex"
-    write_atomically(target, tex.encode())
-    print(target)
-
-
-def _write_anomaly_table(experiments: str, pair: AnomalyPair, folder: Path) -> None:
-    """The table of an anomaly pair, from the records of the runs below `folder`."""
-    from biva.reporting.anomalies import anomaly_table
-    from biva.reporting.results import load_paper_results
-
-    runs = resolve_runs(experiments, load_experiments(experiments))
-    paths = [RunFolder(folder / run.name).anomaly(pair.name) for run in runs]
-    records = [(run, read_json(path) if path.is_file() else None) for run, path in zip(runs, paths, strict=True)]
-    tex = anomaly_table(records, pair, load_paper_results(CONFIG_FOLDER / "paper_results.csv"))
-    target = RESULTS / experiments / "anomalies" / f"{pair.name}.tex"
-    write_atomically(target, tex.encode())
-    print(target)

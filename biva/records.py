@@ -11,22 +11,29 @@ A run's folder `results/EXPERIMENTS/runs/DATASET/ARCHITECTURE/MODEL/seedN/` hold
 | `evaluation.json` | evaluate | metrics on the test split, KL per latent group, active units |
 | `evaluation.safetensors` | evaluate | per-image bounds; samples, reconstructions and other pictures |
 | `anomaly/NAME.json`, `.safetensors` | detect | how L^{>k} separates another dataset; every image's L^{>k} |
+| `manifest.json` | train, evaluate, detect, at their ends | SHA-256 of every file above |
 | `checkpoint/` | train, evaluate | what a killed training or evaluation resumes from; no result |
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from filelock import FileLock
+
 from biva.errors import UserError
+
+PUBLISHED = "published"
+"""Folder below `results/` with copies of sets' records, which git keeps."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,15 @@ class RunFolder:
     def anomalies(self) -> list[Path]:
         """The records of all anomaly pairs that there are, by name."""
         return sorted((self.path / "anomaly").glob("*.json"))
+
+    def records(self) -> list[Path]:
+        """The small files that there are: all but weights, arrays and checkpoints."""
+        files = (self.identity, self.record, self.training, self.evaluation, self.manifest, *self.anomalies())
+        return [path for path in files if path.is_file()]
+
+    @property
+    def manifest(self) -> Path:
+        return self.path / "manifest.json"
 
     @property
     def checkpoint(self) -> Path:
@@ -132,6 +148,45 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path} should hold a JSON object, but holds a {type(content).__name__}.")
     return content
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's content, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def seal(folder: RunFolder, files: Iterable[Path]) -> None:
+    """Enter into `manifest.json` what a finished step wrote; what other steps of the same run entered stays.
+
+    A step enters its own files only: what somebody changed before it ran still differs from its entry.
+    """
+    run_id = read_json(folder.identity)["run_id"]
+    with FileLock(folder.path / ".manifest.lock"):  # a run may be evaluated and detect anomalies at the same time
+        earlier = read_json(folder.manifest) if folder.manifest.is_file() else {}
+        kept = earlier["files"] if earlier.get("run_id") == run_id else {}
+        written = {path.relative_to(folder.path).as_posix(): sha256(path) for path in files}
+        write_json(folder.manifest, {"run_id": run_id, "files": kept | written})
+
+
+def manifest_digest(folder: RunFolder) -> str:
+    """SHA-256 of `manifest.json`, which `results.csv` and MLflow hold; empty for runs made before there was one."""
+    return sha256(folder.manifest) if folder.manifest.is_file() else ""
+
+
+def commits(run: dict[str, Any], *records: dict[str, Any]) -> list[str]:
+    """The commits that made a result: of the training, of its resumptions, of later records; each once.
+
+    Evaluations made before they told their commit tell none.
+    """
+    told = [run["commit"], *(resumed["commit"] for resumed in run.get("resumed", []))]
+    return list(dict.fromkeys([*told, *(record["commit"] for record in records if "commit" in record)]))
+
+
+def settings_digest(settings: dict[str, Any]) -> str:
+    """Hash of the settings of an evaluation, or of an anomaly pair, that change a number."""
+    content = {name: value for name, value in settings.items() if name != "memory_budget_mb"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def anomaly_metrics(record: dict[str, Any]) -> list[dict[str, Any]]:

@@ -20,8 +20,9 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -30,7 +31,7 @@ from typing import Any
 from filelock import FileLock
 
 from biva.errors import UserError
-from biva.records import RunFolder, anomaly_metrics, read_json, read_lines, variant_of
+from biva.records import RunFolder, anomaly_metrics, manifest_digest, read_json, read_lines, variant_of
 
 STORE = Path("results/mlflow")
 """Folder of the database and the artifacts, unless MLFLOW_TRACKING_URI names another store."""
@@ -41,7 +42,10 @@ SUMMARY_NAME = "tables and figures"
 BENCH = "bench"
 """MLflow experiment of the benchmarks."""
 
-RECORDS = "record"
+MANIFEST = "biva.manifest"
+"""Tag with the SHA-256 of a trained run's `manifest.json`; empty for runs made before there was one."""
+
+RECORDS = Path("record")
 """Artifact folder of a run's record files."""
 
 LOCK_SECONDS = 60
@@ -98,6 +102,7 @@ def mirror(folder: RunFolder) -> None:
             for path in folder.anomalies():
                 _log_finals(client, stored, *_anomaly_finals(read_json(path), update))
             _log_artifacts(client, stored, folder)
+            client.set_tag(stored.info.run_id, MANIFEST, manifest_digest(folder))
         _set_status(client, stored, folder)
 
 
@@ -183,17 +188,84 @@ def records_from_mlflow(experiments: str, into: Path) -> list[RunFolder]:
         TrackingError: as for `mirror`, or the store has no such experiment.
     """
     with _usable_store():
-        client = _client() if _store_exists() else None
-        experiment = client.get_experiment_by_name(experiments) if client else None
-        if experiment is None:
-            raise TrackingError(
-                f"MLflow at {_address()} has no experiment {experiments!r}. "
-                "`biva track RUN_DIR ...` mirrors the runs that exist on disk."
-            )
+        client, experiment = _existing_experiment(experiments)
         newest: dict[str, Any] = {}
-        for stored in sorted(_finished_runs(client, experiment.experiment_id), key=_started):
+        for stored in sorted(_finished_runs(client, experiment), key=_started):
             newest[stored.data.tags["name"]] = stored
         return [_download(client, newest[name].info.run_id, RunFolder(into / name)) for name in sorted(newest)]
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """What the store holds of one run."""
+
+    tags: dict[str, str]
+    metrics: dict[str, float]
+    """The latest value of every metric."""
+    points: Callable[[str], list[tuple[int, float]]]
+    """Step and value of every point of a metric, by step and time."""
+    download: Callable[[str, Path], Path]
+    """Copies an artifact, or a folder of them, below a folder."""
+
+
+@contextmanager
+def stored_runs(experiments: str) -> Iterator[dict[str, StoredRun]]:
+    """What the store holds of every finished run, by `biva.run_id`; of the tables and figures, by `SUMMARY_NAME`.
+
+    It can be read within the context.
+
+    Raises:
+        TrackingError: as for `mirror`, or the store has no such experiment.
+    """
+    with _usable_store():
+        client, experiment = _existing_experiment(experiments)
+
+        def reader(stored: Any) -> StoredRun:
+            run_id = stored.info.run_id
+            return StoredRun(
+                tags=stored.data.tags,
+                metrics=stored.data.metrics,
+                points=lambda name: [
+                    (point.step, point.value)
+                    for point in sorted(client.get_metric_history(run_id, name), key=lambda p: (p.step, p.timestamp))
+                ],
+                download=lambda path, into: Path(client.download_artifacts(run_id, path, str(into))),
+            )
+
+        found = {stored.data.tags["biva.run_id"]: reader(stored) for stored in _finished_runs(client, experiment)}
+        summary = _find_run(client, experiment, "biva.summary", experiments)
+        yield found | ({SUMMARY_NAME: reader(summary)} if summary else {})
+
+
+def points_of(folder: RunFolder) -> dict[str, list[tuple[int, float]]]:
+    """Step and value of every point that `mirror` logs of an evaluated run, by metric."""
+    points: dict[str, list[tuple[int, float]]] = {}
+    for line in read_lines(folder.record):
+        for name, value in _metrics_of(line).items():
+            points.setdefault(name, []).append((line["update"], value))
+    return points
+
+
+def finals_of(folder: RunFolder) -> dict[str, float]:
+    """The metrics that are one number each, as `mirror` logs them of an evaluated run."""
+    training = read_json(folder.training)
+    update = training["selected"]["update"]
+    metrics, _, _ = _training_finals(training)
+    metrics |= _evaluation_finals(read_json(folder.evaluation), update)[0]
+    for path in folder.anomalies():
+        metrics |= _anomaly_finals(read_json(path), update)[0]
+    return metrics
+
+
+def _existing_experiment(experiments: str) -> tuple[Any, str]:
+    client = _client() if _store_exists() else None
+    experiment = client.get_experiment_by_name(experiments) if client else None
+    if experiment is None:
+        raise TrackingError(
+            f"MLflow at {_address()} has no experiment {experiments!r}. "
+            "`biva track RUN_DIR ...` mirrors the runs that exist on disk."
+        )
+    return client, experiment.experiment_id
 
 
 def _finished_runs(client: Any, experiment: str) -> Iterator[Any]:
@@ -212,7 +284,9 @@ def _started(stored: Any) -> datetime:
 
 def _download(client: Any, run_id: str, folder: RunFolder) -> RunFolder:
     with tempfile.TemporaryDirectory() as temporary:
-        shutil.copytree(client.download_artifacts(run_id, RECORDS, temporary), folder.path, dirs_exist_ok=True)
+        shutil.copytree(
+            client.download_artifacts(run_id, RECORDS.as_posix(), temporary), folder.path, dirs_exist_ok=True
+        )
     return folder
 
 
@@ -470,11 +544,8 @@ def _log_finals(client: Any, stored: Any, metrics: dict[str, float], step: int, 
 def _log_artifacts(client: Any, stored: Any, folder: RunFolder) -> None:
     """The record files, from which everything can be rebuilt, and pictures for people."""
     run_id = stored.info.run_id
-    for file in (folder.identity, folder.record, folder.training, folder.evaluation):
-        if file.is_file():
-            client.log_artifact(run_id, str(file), RECORDS)
-    for file in folder.anomalies():
-        client.log_artifact(run_id, str(file), f"{RECORDS}/{file.parent.name}")
+    for file in folder.records():
+        client.log_artifact(run_id, str(file), (RECORDS / file.relative_to(folder.path).parent).as_posix())
     if folder.arrays.is_file() and read_json(folder.identity)["config"].get("labels") is None:
         from biva.reporting.canvas import save
         from biva.reporting.figures import draw

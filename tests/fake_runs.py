@@ -14,7 +14,7 @@ from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file
 
 from biva.config import AnomalyPair, Labels, RunConfig
-from biva.records import RunFolder, append_line, write_json
+from biva.records import RunFolder, append_line, seal, write_json
 
 IMAGES = 5
 """Images of the pretended test split."""
@@ -92,6 +92,25 @@ def record_line(config: RunConfig, update: int) -> dict[str, Any]:
     }
 
 
+def identity(config: RunConfig) -> dict[str, Any]:
+    """Content of `run.json`."""
+    return {
+        "run_id": hashlib.md5(config.name.encode()).hexdigest(),
+        "experiments": config.experiments,
+        "name": config.name,
+        "started": "2026-01-02T03:04:05+00:00",
+        "config": config.model_dump(mode="json"),
+        "variant": config.variant,
+        "parent": None,
+        "config_digest": config.digest,
+        "commit": "0123abc",
+        "data_fingerprint": "f" * 64,
+        "device": "cpu",
+        "parameters": 1234,
+        "versions": {"biva": "0.1.0", "torch": "2.13.0"},
+    }
+
+
 def fake_run(
     runs: Path,
     config: RunConfig | None = None,
@@ -115,24 +134,8 @@ def fake_run(
     config = config or fake_config()
     folder = RunFolder(runs / config.name)
     folder.path.mkdir(parents=True)
-    write_json(
-        folder.identity,
-        {
-            "run_id": run_id or hashlib.md5(config.name.encode()).hexdigest(),
-            "experiments": config.experiments,
-            "name": config.name,
-            "started": started,
-            "config": config.model_dump(mode="json"),
-            "variant": config.variant,
-            "parent": None,
-            "config_digest": config.digest,
-            "commit": commit,
-            "data_fingerprint": "f" * 64,
-            "device": device,
-            "parameters": 1234,
-            "versions": {"biva": "0.1.0", "torch": "2.13.0"},
-        },
-    )
+    given = {"run_id": run_id} if run_id else {}
+    write_json(folder.identity, identity(config) | given | {"started": started, "commit": commit, "device": device})
     for update in range(10, updates + 1, 10):
         append_line(folder.record, record_line(config, update))
     if trained:
@@ -157,6 +160,7 @@ def finish_training(folder: RunFolder, config: RunConfig, updates: int) -> None:
             "finished": "2026-01-02T04:00:00+00:00",
         },
     )
+    seal(folder, (folder.identity, folder.record, folder.training))
 
 
 def evaluate(folder: RunFolder, config: RunConfig, bounds: dict[int, tuple[float, float]]) -> None:
@@ -198,6 +202,7 @@ def evaluate(folder: RunFolder, config: RunConfig, bounds: dict[int, tuple[float
         },
         folder.arrays,
     )
+    seal(folder, (folder.evaluation, folder.arrays))
 
 
 def fake_test_error(runs: Path, config: RunConfig, value: float, error: float = 1.0) -> RunFolder:

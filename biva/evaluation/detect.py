@@ -64,9 +64,8 @@ def detect(folder: RunFolder, pair: AnomalyPair, settings: Evaluation, normal: D
         for name, score in named.items()
     }
     path = folder.anomaly(pair.name)
-    records.write_atomically(
-        path.with_suffix(".safetensors"), serialise({k: v.contiguous() for k, v in arrays.items()})
-    )
+    array_path = path.with_suffix(".safetensors")
+    records.write_atomically(array_path, serialise({k: v.contiguous() for k, v in arrays.items()}))
     result = {
         "settings": pair.model_dump(mode="json"),
         "normal": {"dataset": normal.name, "fingerprint": normal.fingerprint, "images": bounds["normal"].shape[1]},
@@ -78,6 +77,7 @@ def detect(folder: RunFolder, pair: AnomalyPair, settings: Evaluation, normal: D
         "samples": pair.importance_samples,
         "seed": seed,
         "device": device_name(device),
+        "commit": records.commit(),
         "repeats": BOOTSTRAP_REPEATS,
         "scores": {
             name: summary(score, values["anomalous"][name], seed=derive_seed(seed, "bootstrap", name))
@@ -87,6 +87,7 @@ def detect(folder: RunFolder, pair: AnomalyPair, settings: Evaluation, normal: D
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     records.write_json(path, result)
+    records.seal(folder, (array_path, path))
 
 
 def summary(normal: Scores, anomalous: Scores, *, seed: int) -> dict[str, Any]:

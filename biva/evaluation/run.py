@@ -176,12 +176,14 @@ def evaluate(folder: RunFolder, settings: Evaluation, dataset: Dataset) -> None:
         "images": len(x),
         "device": device_name(trained.device),
         "seed": evaluation_seed(run),
+        "commit": records.commit(),
         "weights_sha256": trained.weights_sha256,
         **numbers,
         "wall_seconds": time.monotonic() - started,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     records.write_json(folder.evaluation, result)
+    records.seal(folder, (folder.arrays, folder.evaluation))
     shutil.rmtree(folder.unfinished_evaluation, ignore_errors=True)
 
 

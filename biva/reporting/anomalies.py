@@ -22,6 +22,7 @@ from biva.config import AnomalyPair, RunConfig
 from biva.errors import UserError
 from biva.records import RunFolder, read_json
 from biva.reporting.canvas import name_missing, pairs_of_axes, parts
+from biva.reporting.provenance import Difference, differences, origin, short_name
 from biva.reporting.runs import Run, first_seeds, in_order
 from biva.reporting.style import COLUMN_WIDTH, LABELS, LOOK, MUTED
 from biva.reporting.tables import (
@@ -33,6 +34,8 @@ from biva.reporting.tables import (
     code,
     environment,
     escape,
+    marks,
+    notes_on_differences,
     rows_of,
     span,
 )
@@ -52,7 +55,9 @@ NORMAL, ANOMALOUS = "#BBBBBB", "#D55E00"
 """A filled light grey and a dark orange line, which differ in lightness too."""
 
 
-def anomaly_table(records: list[tuple[RunConfig, Record | None]], pair: AnomalyPair, paper: pd.DataFrame) -> str:
+def anomaly_table(
+    records: list[tuple[RunConfig, Record | None]], pair: AnomalyPair, paper: pd.DataFrame, made: dict[str, Record]
+) -> str:
     """One `table` environment: for every model a row per score, with AUROC, AUPRC and FPR80.
 
     One seed shows its value and the 95% bootstrap interval, several show `mean ± s.d. (n)`. The best AUROC of a model
@@ -63,6 +68,7 @@ def anomaly_table(records: list[tuple[RunConfig, Record | None]], pair: AnomalyP
         records: the planned runs, each with its `anomaly/NAME.json` or None; those on the pair's normal dataset count.
         pair: the anomaly pair.
         paper: the frame of `biva.reporting.results.load_paper_results`.
+        made: name of a run with a record -> its `run.json`.
 
     Raises:
         UserError: no run is planned on the normal dataset, or a record lacks a field.
@@ -71,7 +77,8 @@ def anomaly_table(records: list[tuple[RunConfig, Record | None]], pair: AnomalyP
     if not records:
         raise UserError(f"Anomaly pair {pair.name!r} is about dataset {pair.normal!r}, on which no run is planned.")
     try:
-        blocks, notes = _our_blocks(records), _notes_on_ours(records, pair)
+        unlike = _differences(records, made)
+        blocks, notes = _our_blocks(records, unlike), _notes_on_ours(records, pair)
     except KeyError as error:
         raise UserError(
             f"A record of anomaly pair {pair.name!r} lacks the field {error}. It was written by another version of "
@@ -83,7 +90,7 @@ def anomaly_table(records: list[tuple[RunConfig, Record | None]], pair: AnomalyP
         f"{code(pair.anomalous)} anomalous.",
         label=f"tab:{pair.name}",
         body=_tabular([*blocks, rows] if rows else blocks),
-        notes=[_DEFINITIONS, *notes, *reported_notes],
+        notes=[_DEFINITIONS, *notes, *notes_on_differences(unlike), *reported_notes],
     )
 
 
@@ -99,11 +106,27 @@ _DEFINITIONS = (
 # ------------------------------------------------------------------------------------------------------ our values
 
 
-def _our_blocks(records: list[tuple[RunConfig, Record | None]]) -> list[list[str]]:
+def _differences(records: list[tuple[RunConfig, Record | None]], made: dict[str, Record]) -> list[Difference]:
+    """What the runs that have a record do not have in common; their data are those of both datasets."""
+    rows = [
+        origin(made[run.name], record)
+        | {"architecture": run.architecture_name, "model": run.variant, "seed": run.seed}
+        | {"images_evaluated": record["normal"]["images"] + record["anomalous"]["images"]}
+        | {"data_fingerprint": f"{made[run.name]['data_fingerprint']} {record['anomalous']['fingerprint']}"}
+        for run, record in records
+        if record is not None
+    ]
+    return differences(pd.DataFrame(rows), [run for run, _ in records]) if rows else []
+
+
+def _our_blocks(records: list[tuple[RunConfig, Record | None]], unlike: list[Difference]) -> list[list[str]]:
     """The lines of every model (and architecture)."""
     by_name = {run.name: (run, record) for run, record in records}
     rows = rows_of([run for run, _ in records])
-    return [_block(name, [by_name[run.name] for run in runs]) for name, runs in rows.items()]
+    return [
+        _block(name + marks(unlike, map(short_name, runs)), [by_name[run.name] for run in runs])
+        for name, runs in rows.items()
+    ]
 
 
 def _block(name: str, group: list[tuple[RunConfig, Record | None]]) -> list[str]:

@@ -71,6 +71,11 @@ def explanations() -> dict[str, str]:
     return {name: drawing.explanation for name, drawing in _DRAWINGS.items()}
 
 
+def is_of_records(figure: FigureName) -> bool:
+    """Whether a figure is drawn from a run's records alone, without its arrays."""
+    return _DRAWINGS[figure].source is not _PICTURES
+
+
 @dataclass(frozen=True)
 class _Source:
     """The record that a figure shows, and the verb that writes it."""

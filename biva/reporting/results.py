@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 
 from biva.errors import UserError
-from biva.records import RunFolder, anomaly_metrics, read_json, variant_of, write_atomically
+from biva.records import RunFolder, anomaly_metrics, manifest_digest, read_json, variant_of, write_atomically
+from biva.reporting.provenance import origin
 from biva.reporting.style import MODELS
 
 COLUMNS: dict[str, str] = {
@@ -27,8 +28,10 @@ COLUMNS: dict[str, str] = {
     "unit": "str",
     "protocol": "str",
     "run_id": "str",
+    "manifest": "str",
     "commit": "str",
     "config_digest": "str",
+    "evaluation_digest": "str",
     "data_fingerprint": "str",
     "device": "str",
     "parameters": "int64",
@@ -39,7 +42,9 @@ COLUMNS: dict[str, str] = {
 }
 """Column -> type of the results frame. `k`, `standard_error`, `low` and `high` are missing where a metric has none;
 `standard_error` is over test images, `low` and `high` are the ends of the 95% bootstrap interval over test images;
-`wall_seconds` is the training's."""
+`wall_seconds` is the training's. `commit` names every commit that had a part in the row, mostly one; `manifest` is the
+SHA-256 of the run's `manifest.json`, empty where there is none; `evaluation_digest` is of the settings of the
+evaluation or of the anomaly pair."""
 
 PAPER_COLUMNS: dict[str, str] = {
     "table": "str",
@@ -66,9 +71,12 @@ def collect(folders: Iterable[RunFolder]) -> pd.DataFrame:
     Models that learn from labels come last. A folder without `evaluation.json` has no result yet and gives no row.
 
     Raises:
-        UserError: a record is missing beside `evaluation.json`, is not JSON, or lacks a field.
+        UserError: a record is missing beside `evaluation.json`, is not JSON, or lacks a field; two folders hold one
+            run.
     """
-    rows = [row for folder in folders if folder.evaluation.is_file() for row in _rows(folder)]
+    evaluated = [folder for folder in folders if folder.evaluation.is_file()]
+    _refuse_copies(evaluated)
+    rows = [row for folder in evaluated for row in _rows(folder)]
     frame = pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
     order = frame["model"].map({model: place for place, model in enumerate(MODELS)})
     return (
@@ -81,6 +89,18 @@ def collect(folders: Iterable[RunFolder]) -> pd.DataFrame:
     )
 
 
+def _refuse_copies(folders: list[RunFolder]) -> None:
+    """One run under two names would count twice in a mean over seeds."""
+    seen: dict[str, RunFolder] = {}
+    for folder in folders:
+        other = seen.setdefault(read_json(folder.identity).get("run_id", str(folder.path)), folder)
+        if other is not folder:
+            raise UserError(
+                f"{folder.path} and {other.path} hold the records of one run. Nothing was collected. Delete the one "
+                "that is a copy and run `biva train` and `biva evaluate` for it, or restore it from a backup."
+            )
+
+
 def _rows(folder: RunFolder) -> list[dict[str, Any]]:
     run, training, evaluation = (read_json(p) for p in (folder.identity, folder.training, folder.evaluation))
     try:
@@ -91,18 +111,15 @@ def _rows(folder: RunFolder) -> list[dict[str, Any]]:
             "architecture": config["architecture_name"],
             "model": variant_of(run),
             "seed": config["seed"],
-            "protocol": config["training"]["protocol"],
-            "run_id": run["run_id"],
-            "commit": run["commit"],
-            "config_digest": run["config_digest"],
-            "data_fingerprint": run["data_fingerprint"],
+            "manifest": manifest_digest(folder),
             "device": run["device"],
             "parameters": run["parameters"],
             "updates": training["updates"],
             "images_seen": training["images_seen"],
             "wall_seconds": training["wall_seconds"],
         }
-        evaluated = same_for_all | {"images_evaluated": evaluation["images"], "low": None, "high": None}
+        evaluated = same_for_all | origin(run, evaluation)
+        evaluated |= {"images_evaluated": evaluation["images"], "low": None, "high": None}
         rows = [
             evaluated | {field: metric[field] for field in ("metric", "k", "value", "standard_error", "unit")}
             for metric in evaluation["metrics"]
@@ -110,7 +127,8 @@ def _rows(folder: RunFolder) -> list[dict[str, Any]]:
         for path in folder.anomalies():
             record = read_json(path)
             images = record["normal"]["images"] + record["anomalous"]["images"]
-            rows += [same_for_all | {"images_evaluated": images} | metric for metric in anomaly_metrics(record)]
+            scored = same_for_all | origin(run, record) | {"images_evaluated": images}
+            rows += [scored | metric for metric in anomaly_metrics(record)]
         return rows
     except KeyError as error:
         raise UserError(

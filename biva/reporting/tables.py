@@ -5,14 +5,17 @@ The tables need the package booktabs only. Every string from a config or CSV fil
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from string import ascii_lowercase
 
 import numpy as np
 import pandas as pd
 
 from biva.config import FINETUNED, LikelihoodTable, RunConfig
 from biva.errors import UserError
+from biva.reporting.provenance import Difference, differences, names_of
 from biva.reporting.style import LABELS, MODELS
 
 NOT_RUN = "not run"
@@ -73,13 +76,14 @@ def likelihood_table(
     ours = results_of(planned, results, quantity.metric)
     reported = _Reported(_paper_rows(paper, table), quantity) if table.paper_table else None
 
+    unlike = differences(ours, planned)
     rows = []
     for name, runs in rows_of(planned).items():
         run, seeds = runs[0], [run.seed for run in runs]
         mine = ours[(ours["architecture"] == run.architecture_name) & (ours["model"] == run.variant)]
         cells = [name]
         for k in table.k:
-            cells.append(our_cell(mine[mine["k"] == k], seeds))
+            cells.append(our_cell(mine[mine["k"] == k], seeds, unlike))
             if reported:
                 cells.append(reported.cell_of_ours(run, k, last=k == table.k[-1]))
         rows.append(cells)
@@ -98,6 +102,7 @@ def likelihood_table(
         notes=[
             *notes_on_ours(ours, planned, PROTOCOLS),
             *_note_on_precision(results_of(planned, results, "difference_from_fp32")),
+            *notes_on_differences(unlike),
             *(reported.notes() if reported else [_why_nothing_reported(paper, table)]),
         ],
     )
@@ -139,8 +144,8 @@ def results_of(planned: list[RunConfig], results: pd.DataFrame, metric: str) -> 
     return results[is_planned & (results["metric"] == metric).to_numpy()]
 
 
-def our_cell(runs: pd.DataFrame, seeds: list[int]) -> str:
-    """Our value of one model at one K: `mean ± s.d. (n)` over the seeds that ran, out of those planned.
+def our_cell(runs: pd.DataFrame, seeds: list[int], unlike: list[Difference]) -> str:
+    """Our value of one model at one K: `mean ± s.d. (n)` over the seeds that ran, out of those planned, and its marks.
 
     The s.d. is of the sample (n - 1). One seed has none: the standard error over test images stands there, marked.
     """
@@ -153,7 +158,36 @@ def our_cell(runs: pd.DataFrame, seeds: list[int]) -> str:
         error = float(runs["standard_error"].iloc[0])
         spread = "$" if np.isnan(error) else rf"{{\pm}}{error:.2f}^{{\mathrm{{se}}}}$"
     count = f"{len(values)}" if len(values) == len(seeds) else f"{len(values)}/{len(seeds)}"
-    return f"${_number(float(np.mean(values)))}{spread} ({count})"
+    return f"${_number(float(np.mean(values)))}{spread} ({count}){marks(unlike, names_of(runs))}"
+
+
+def marks(unlike: list[Difference], names: Iterable[str]) -> str:
+    """Superscript letters for what these runs (`ARCHITECTURE/MODEL/seedN`) do not have in common with the others."""
+    names = set(names)
+    odd = [_letter(place) for place, difference in enumerate(unlike) if names & difference.has.keys()]
+    return f"$^{{{','.join(odd)}}}$" if odd else ""
+
+
+def notes_on_differences(unlike: list[Difference]) -> list[str]:
+    """What the letters at our values mean: what differs, in which runs, and what the others have."""
+    notes = []
+    for place, difference in enumerate(unlike):
+        by_value: dict[str, list[str]] = {}
+        for name, value in difference.has.items():
+            by_value.setdefault(value, []).append(name)
+        has = "; ".join(f"{', '.join(map(code, names))}: {_shortened(value)}" for value, names in by_value.items())
+        others = f"; the others: {_shortened(difference.usual)}" if difference.usual not in (*by_value, "") else ""
+        notes.append(rf"$^{{{_letter(place)}}}$\,\textbf{{Not like the others}}, {difference.what}: {has}{others}.")
+    return notes
+
+
+def _shortened(value: str) -> str:
+    """Commits and fingerprints by their first 12 digits, which a line has room for."""
+    return code(re.sub(r"\b([0-9a-f]{12})[0-9a-f]{8,}", r"\1", value))
+
+
+def _letter(place: int) -> str:
+    return rf"\mathrm{{{ascii_lowercase[place]}}}"
 
 
 def _number(value: float) -> str:
@@ -176,12 +210,6 @@ def notes_on_ours(ours: pd.DataFrame, planned: list[RunConfig], protocols: dict[
     ]
     for protocol in sorted(set(run_rows["protocol"])):
         notes.append(f"Protocol {code(protocol)}: {protocols.get(protocol, 'unknown to this version of biva')}.")
-    present = {run.digest for run in planned}
-    if earlier := sorted(set(run_rows["config_digest"]) - present):
-        notes.append(
-            f"Some of our values come from a configuration other than the present one (digest "
-            f"{', '.join(code(digest) for digest in earlier)})."
-        )
     return notes
 
 

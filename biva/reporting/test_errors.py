@@ -7,6 +7,7 @@ import pandas as pd
 
 from biva.config import RunConfig, SemiSupervised
 from biva.errors import UserError
+from biva.reporting.provenance import differences
 from biva.reporting.style import CLASSIFIERS
 from biva.reporting.tables import (
     EXPLANATIONS,
@@ -16,6 +17,7 @@ from biva.reporting.tables import (
     code,
     environment,
     escape,
+    notes_on_differences,
     notes_on_ours,
     our_cell,
     results_of,
@@ -52,12 +54,15 @@ def error_table(results: pd.DataFrame, paper: pd.DataFrame, table: SemiSupervise
     planned = [run for run in planned if table.includes(run)]
     ours = results_of(planned, results, METRIC)
     reported = _reported(paper, table) if table.paper_table else paper.iloc[:0]
+    unlike = differences(ours, planned)
     rows = []
     for model, name in CLASSIFIERS.items():
         runs = [run for run in planned if run.model == model]
         mine = ours[ours["model"].isin([run.variant for run in runs])]
         of_model = reported[reported["model"] == name]
-        rows.append([name, _learns_from(model, table), our_cell(mine, [run.seed for run in runs]), _cells(of_model)])
+        rows.append(
+            [name, _learns_from(model, table), our_cell(mine, [run.seed for run in runs], unlike), _cells(of_model)]
+        )
     others = reported[~reported["model"].isin(CLASSIFIERS.values())]
     rows += [[escape(str(model)), "", NOT_RUN, _cells(row)] for model, row in others.groupby("model", sort=False)]
     frame = pd.DataFrame(rows, columns=["Model", "learns from", "ours", "reported"])
@@ -69,6 +74,7 @@ def error_table(results: pd.DataFrame, paper: pd.DataFrame, table: SemiSupervise
         body=frame.to_latex(index=False, escape=False, column_format="@{}ll" + "r" * (frame.shape[1] - 2) + "@{}"),
         notes=[
             *notes_on_ours(ours, planned, PROTOCOLS),
+            *notes_on_differences(unlike),
             "Labelled images: as many of every class, drawn anew for every seed; both models get the same ones. "
             "A test image is classified by the most probable $y$ of $q(y\\,|\\,x)$ at the posterior means of "
             f"$z^{{\\mathrm{{BU}}}}$.{_difference(ours)}",

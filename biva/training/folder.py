@@ -128,7 +128,7 @@ def write_identity(
 
 
 def write_results(state: State, run: RunConfig, folder: RunFolder) -> None:
-    """`weights.safetensors`, then `train.json`, whose presence says that training is complete."""
+    """`weights.safetensors`, then `train.json`, whose presence says that training is complete; then the manifest."""
     weights = {name: value.contiguous().cpu() for name, value in state.best["weights"].items()}
     records.write_atomically(folder.weights, serialise(weights))
     selected = {name: value for name, value in state.best.items() if name != "weights"}
@@ -144,3 +144,4 @@ def write_results(state: State, run: RunConfig, folder: RunFolder) -> None:
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     records.write_json(folder.training, result)
+    records.seal(folder, (folder.identity, folder.record, folder.weights, folder.training))

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import reduce
+from hashlib import sha256
 from operator import getitem
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,7 @@ def test_a_run_tells_what_made_it(config: RunConfig, store: str, tmp_path: Path)
     tags = {
         "biva.run_id": "ab" * 16, "commit": "0123abc-dirty", "protocol": "clean", "dataset": "digits", "model": "biva",
         "architecture": "digits_8x8", "data_fingerprint": "f" * 64, "device": "cpu", "config_digest": config.digest,
-        "name": "digits/digits_8x8/biva/seed1",
+        "name": "digits/digits_8x8/biva/seed1", "biva.manifest": sha256(folder.manifest.read_bytes()).hexdigest(),
     }  # fmt: skip
     assert tags.items() <= run.data.tags.items()
     parameters = {"training.batch_size": "4", "architecture.stages.latent": "20, 19", "seed": "1", "parameters": "1234"}
@@ -146,7 +147,7 @@ def test_a_run_tells_what_made_it(config: RunConfig, store: str, tmp_path: Path)
     assert (lineage.dataset.name, lineage.dataset.digest) == ("digits", "f" * 36)
     assert sorted(stored.artifacts(run)) == [
         "figures/reconstructions.png", "figures/samples.png",
-        "record/evaluation.json", "record/record.jsonl", "record/run.json", "record/train.json",
+        "record/evaluation.json", "record/manifest.json", "record/record.jsonl", "record/run.json", "record/train.json",
     ]  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from biva.errors import UserError
 from biva.reporting.anomalies import anomaly_table, draw_anomaly
 from biva.reporting.canvas import save
 from biva.reporting.results import load_paper_results
-from tests.fake_runs import anomaly_record, detect, fake_config, fake_run
+from tests.fake_runs import anomaly_record, detect, fake_config, fake_run, identity
 from tests.latex import compiled_on_one_page
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,7 +48,7 @@ def config(seed: int = 1, model: str = "biva", dataset: str = "digits", **traini
 
 
 def table(records: list[tuple[RunConfig, dict[str, Any] | None]], paper: pd.DataFrame, pair: AnomalyPair = PAIR) -> str:
-    return anomaly_table(records, pair, paper)
+    return anomaly_table(records, pair, paper, {run.name: identity(run) for run, _ in records})
 
 
 def test_one_seed_shows_the_interval_and_the_best_in_bold(paper: pd.DataFrame) -> None:
@@ -249,3 +249,16 @@ def test_saved_twice_the_figures_are_the_same_bytes(tmp_path: Path) -> None:
 def test_nothing_to_draw_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="none of the 1 runs on 'digits' has a record"):
         draw_anomaly([fake_run(tmp_path, config())], PAIR)
+
+
+def test_a_run_that_is_not_like_the_others_is_marked_and_explained(paper: pd.DataFrame) -> None:
+    runs = [config(model=model) for model in ("vae", "lvae", "biva")]
+    records = [anomaly_record(PAIR, AUROCS), anomaly_record(PAIR, AUROCS) | {"commit": "4567def"}]
+    records += [anomaly_record(PAIR, AUROCS)]
+    records[2]["anomalous"]["fingerprint"] = "c" * 64
+    tex = table(list(zip(runs, records, strict=True)), paper)
+    assert [line.split(" &")[0] for line in tex.splitlines() if "$L^{>0}$ &" in line] == [
+        "VAE", r"LVAE$^{\mathrm{a}}$", r"BIVA$^{\mathrm{b}}$",
+    ]  # fmt: skip
+    assert r"\texttt{digits\_8x8/lvae/seed1}: \texttt{0123abc 4567def}; the others: \texttt{0123abc}." in tex
+    assert r"\texttt{ffffffffffff cccccccccccc}; the others: \texttt{ffffffffffff bbbbbbbbbbbb}." in tex

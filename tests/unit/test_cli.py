@@ -28,6 +28,7 @@ ROOT = Path(__file__).parents[2]
 VERBS = (
     *("describe", "bench", "plan", "data", "fetch", "prepare", "train", "evaluate", "detect", "track"),
     *("collect", "table", "figure", "anomalies", "summary", "schema"),
+    *("verify", "publish", "rebuild"),
 )
 
 
@@ -81,13 +82,15 @@ def test_the_examples_name_things_that_exist() -> None:
                     find_anomaly(experiments, pair, config)
                 case "anomalies", [experiments, pair]:
                     find_anomaly(experiments, pair, config)
-                case (("collect" | "figure" | "summary"), [experiments, *_]):
+                case (("collect" | "figure" | "summary" | "publish"), [experiments, *_]):
                     load_experiments(experiments, config)
+                case "verify", [experiments]:
+                    load_experiments(Path(experiments).name, config)
                 case "plan", [experiments, *_]:
                     assert load_sets(experiments, config)
                 case "table", [experiments, table]:
                     find_table(experiments, table, config)
-                case (("track" | "schema" | "data"), _):
+                case (("track" | "schema" | "data" | "rebuild"), _):
                     pass
                 case _:
                     pytest.fail(f"no check for the example: {verb} {arguments}")
@@ -109,6 +112,13 @@ def test_the_examples_name_things_that_exist() -> None:
         (["evaluate", "quick", "digits/digits_8x8/biva/seed1", "--part", "3/2"], "'3/2' is no share of an evaluation"),
         (["collect", "nope"], "There is no experiment set 'nope'"),
         (["table", "quick", "nope"], "has no table 'nope'"),
+        (["verify", "nope"], "There is no experiment set 'nope'"),
+        (
+            ["verify", "results/quick"],
+            "nothing to verify: results/quick has no finished run",
+        ),
+        (["publish", "quick"], "There is nothing to verify"),
+        (["rebuild", "quick"], "Nothing is published of quick. Published: nothing yet."),
         (["table", "quick", "likelihood"], "results/quick/results.csv does not exist"),
         (["train", "quick", "digits/digits_8x8/biva/seed1"], "is not prepared"),
     ],

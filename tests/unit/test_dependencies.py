@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -30,8 +32,20 @@ def direct(*, dev: bool) -> dict[str, SpecifierSet]:
 
 
 def locked() -> dict[str, str]:
+    """Package -> its version."""
+    return {name: version for name, (version, _) in entries().items()}
+
+
+def entries() -> dict[str, tuple[str, list[str]]]:
+    """Package -> its version and the hashes of its files."""
     lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
-    return dict(line.split("==") for line in lines)
+    requirements = "\n".join(lines).replace(" \\\n", "").splitlines()
+    pinned = [requirement.split(" --hash=") for requirement in map(squeezed, requirements)]
+    return {pin.split("==")[0]: (pin.split("==")[1], hashes) for pin, *hashes in pinned}
+
+
+def squeezed(text: str) -> str:
+    return " ".join(text.split())
 
 
 def conda() -> dict[str, SpecifierSet]:
@@ -58,6 +72,43 @@ def test_the_lock_is_exact_and_sorted_and_portable() -> None:
     assert all(re.fullmatch(r"[0-9][0-9A-Za-z.]*", version) for version in versions.values())
     assert list(versions) == sorted(versions)
     assert not [name for name in versions if name == "biva" or name.startswith(("nvidia", "cuda", "triton"))]
+
+
+def test_every_package_of_the_lock_has_hashes() -> None:
+    """Of more than one file where there are builds, so that other platforms and versions of Python install too."""
+    for name, (_, hashes) in entries().items():
+        assert hashes, name
+        assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", text) for text in hashes), name
+        assert len(set(hashes)) == len(hashes), name
+    assert all(len(entries()[name][1]) > 12 for name in ("torch", "numpy", "scipy", "pandas", "safetensors"))
+
+
+def test_make_installs_the_locked_files_and_nothing_else_before_them() -> None:
+    """torch's own lines first, by the same hashes."""
+    torch, everything, project = re.findall(r"pip install (.*)", (ROOT / "Makefile").read_text())
+    assert torch.startswith("-qq --no-deps --no-index ")
+    assert everything == "-qq --no-deps --requirement requirements.lock"
+    assert project.startswith("-qq --no-build-isolation --editable .")
+
+
+def test_no_file_names_an_index() -> None:
+    for name in ("requirements.lock", "Makefile", "environment.yml", "pyproject.toml", ".ci/lock"):
+        assert "://" not in (ROOT / name).read_text().replace("http://127.0.0.1", "").replace("sqlite:///", ""), name
+
+
+def test_the_licence_of_every_direct_dependency_is_listed_as_its_metadata_name_it() -> None:
+    text = (ROOT / "docs" / "licences.md").read_text()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")][1:]
+    versions = locked()
+    assert {canonicalize_name(name): version for name, version, _, _ in rows} == {
+        name: versions[name] for name in direct(dev=True)
+    }
+    assert not [name for name, _, licence, _ in rows if licence in ("", "unknown", "UNKNOWN")]
+    printed = subprocess.run([sys.executable, ROOT / ".ci" / "licences"], capture_output=True, text=True, check=True)
+    for row, line in zip(rows, printed.stdout.splitlines()[-len(rows) :], strict=True):
+        name, version, *_ = (cell.strip() for cell in line.split("|")[1:-1])
+        if version == row[1]:  # another version may have another licence
+            assert line == f"| {' | '.join(row)} |", name
 
 
 def test_environment_yml_names_the_dependencies_of_pyproject_with_the_same_ranges() -> None:

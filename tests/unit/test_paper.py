@@ -15,7 +15,7 @@ from biva.errors import UserError
 from biva.reporting.anomalies import anomaly_table
 from biva.reporting.results import collect, load_paper_results
 from biva.reporting.tables import likelihood_table
-from tests.fake_runs import anomaly_record
+from tests.fake_runs import anomaly_record, identity
 from tests.latex import compiled_on_one_page
 
 CONFIG = Path(__file__).parents[2] / "config"
@@ -51,7 +51,7 @@ def tables_without_runs() -> dict[str, list[str]]:
             tex = likelihood_table(collect([]), PAPER, table, runs)
             shown.setdefault(table.paper_table or "", []).append(tex)
         for pair in settings.anomalies:
-            tex = anomaly_table([(run, None) for run in runs if pair.includes(run)], pair, PAPER)
+            tex = anomaly_table([(run, None) for run in runs if pair.includes(run)], pair, PAPER, {})
             shown.setdefault("anomaly", []).append(tex)
     return shown
 
@@ -155,7 +155,7 @@ def test_the_cifar10_tables_compile_on_one_page_and_within_their_width(
     runs = resolve_runs("cifar10", load_experiments("cifar10", CONFIG), CONFIG)
     (biva,) = (run for run in runs if pair.includes(run))
     aurocs = {f"{kind}>{k}": (0.5, 0.4, 0.6) for kind in ("L", "LLR") for k in range(16)}
-    scored = anomaly_table([(biva, anomaly_record(pair, aurocs))], pair, PAPER)
+    scored = anomaly_table([(biva, anomaly_record(pair, aurocs))], pair, PAPER, {biva.name: identity(biva)})
     assert sum("0.500" in line for line in scored.splitlines()) == 31
     for tex in (*tables["cifar10_ablation"], *tables["cifar10"], *tables["anomaly"], scored):
         assert not re.findall(r"Overfull \\hbox.*", compiled_on_one_page(tex, tmp_path))

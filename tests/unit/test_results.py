@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -9,13 +12,13 @@ import pytest
 
 from biva.config import AnomalyPair
 from biva.errors import UserError
-from biva.records import write_json
-from biva.reporting.results import collect, load_paper_results, read_results, write_results
+from biva.records import RunFolder, write_json
+from biva.reporting.results import COLUMNS, collect, load_paper_results, read_results, write_results
 from tests.fake_runs import IMAGES, anomaly_record, edit, fake_config, fake_run
 
 HEADER = (
-    "experiments,dataset,architecture,model,seed,metric,k,value,standard_error,low,high,unit,protocol,run_id,commit,"
-    "config_digest,data_fingerprint,device,parameters,updates,images_seen,images_evaluated,wall_seconds"
+    "experiments,dataset,architecture,model,seed,metric,k,value,standard_error,low,high,unit,protocol,run_id,manifest,"
+    "commit,config_digest,evaluation_digest,data_fingerprint,device,parameters,updates,images_seen,images_evaluated,wall_seconds"
 )
 
 
@@ -26,12 +29,30 @@ def test_a_row_says_what_the_records_say(tmp_path: Path) -> None:
     lines = (tmp_path / "results.csv").read_text().splitlines()
     assert lines[0] == HEADER
     # 0.1 + 0.2 seconds of training must keep all their digits; 50 updates of batch 4 saw 200 images.
-    tail = f"clean,{'ab' * 16},0123abc-dirty,{config.digest},{'f' * 64},cpu,1234,50,200,5,0.30000000000000004"
+    manifest = hashlib.sha256(folder.manifest.read_bytes()).hexdigest()
+    settings = b'{"importance_samples": [1000], "max_images": null, "temperatures": [1.0, 0.5]}'
+    made = f"{manifest},0123abc-dirty,{config.digest},{hashlib.sha256(settings).hexdigest()[:16]}"
+    tail = f"clean,{'ab' * 16},{made},{'f' * 64},cpu,1234,50,200,5,0.30000000000000004"
     assert lines[1:] == [
         f"quick,digits,digits_8x8,biva,3,active_units,,7.0,,,,units,{tail}",
         f"quick,digits,digits_8x8,biva,3,kl_divergence,1,5.0,0.1,,,nats,{tail}",
         f"quick,digits,digits_8x8,biva,3,log_likelihood_bound,1000,-24.1,0.1,,,nats,{tail}",
     ]
+
+
+def test_every_commit_that_had_a_part_in_a_row_is_named(tmp_path: Path) -> None:
+    folder = fake_run(tmp_path, bounds={1: (-25.0, 0.1)}, commit="aaaa")
+    edit(folder.identity, resumed=[{"commit": "bbbb"}, {"commit": "aaaa"}])
+    edit(folder.evaluation, commit="cccc-dirty")
+    assert set(collect([folder])["commit"]) == {"aaaa bbbb cccc-dirty"}
+
+
+def test_a_run_under_two_names_is_refused(tmp_path: Path) -> None:
+    folder = fake_run(tmp_path, fake_config(seed=1), bounds={1: (-25.0, 0.1)})
+    copy = RunFolder(folder.path.with_name("seed2"))
+    shutil.copytree(folder.path, copy.path)
+    with pytest.raises(UserError, match=r"seed2 and .*seed1 hold the records of one run"):
+        collect([folder, copy])
 
 
 def test_anomaly_pairs_give_a_row_per_score_and_metric(tmp_path: Path) -> None:
@@ -83,6 +104,11 @@ def test_reading_and_writing_again_gives_the_same_bytes_and_numbers(tmp_path: Pa
     assert (tmp_path / "first.csv").read_bytes() == (tmp_path / "second.csv").read_bytes()
 
 
+def test_the_workflow_collects_again_when_the_columns_change() -> None:
+    rules = (Path(__file__).parents[2] / "workflow/rules/report.smk").read_text()
+    assert re.findall(r"columns=(\d+)", rules) == [str(len(COLUMNS))]
+
+
 def test_a_run_without_evaluation_gives_no_row_and_no_runs_give_an_empty_table(tmp_path: Path) -> None:
     frame = collect([fake_run(tmp_path)])
     write_results(frame, tmp_path / "results.csv")
@@ -97,7 +123,7 @@ def test_a_record_that_lacks_a_field_is_refused_by_name(tmp_path: Path) -> None:
         collect([folder])
 
 
-@pytest.mark.parametrize("content", ["", "a,b\n1,2\n", HEADER + "\n" + "x," * 22 + "1\n"])
+@pytest.mark.parametrize("content", ["", "a,b\n1,2\n", HEADER + "\n" + "x," * 24 + "1\n"])
 def test_a_file_that_is_no_results_table_is_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / "results.csv").write_text(content)
     with pytest.raises(UserError, match=r"results\.csv .*Run `biva collect"):

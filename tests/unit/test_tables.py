@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
 from biva.config import LikelihoodTable, RunConfig
 from biva.errors import UserError
-from biva.records import read_json
+from biva.records import RunFolder, read_json
 from biva.reporting.results import PAPER_COLUMNS, collect, load_paper_results
 from biva.reporting.tables import escape, likelihood_table
 from tests.fake_runs import edit, fake_config, fake_run
@@ -193,6 +194,56 @@ def test_a_run_that_was_not_evaluated_in_fp32_is_noted_with_its_difference(tmp_p
     tex = likelihood_table(collect(folders), paper, DIGITS, seeds)
     assert "1 of our runs evaluated in less than fp32" in tex
     assert "the mean of $L_K$ differs by at most 0.004 nats." in tex
+
+
+def table_of(folders: list[RunFolder], planned: list[RunConfig]) -> str:
+    return likelihood_table(collect(folders), load_paper_results(PAPER), DIGITS, planned)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "note"),
+    [
+        ("run.json", {"commit": "4567def"}, r"\texttt{4567def}; the others: \texttt{0123abc}."),
+        ("run.json", {"commit": "0123abc-dirty"}, r"\texttt{0123abc-dirty}; the others: \texttt{0123abc}."),
+        ("run.json", {"commit": "unknown"}, r"\texttt{unknown}; the others: \texttt{0123abc}."),
+        ("run.json", {"resumed": [{"commit": "4567def"}]}, r"\texttt{0123abc 4567def}; the others: \texttt{0123abc}."),
+        ("evaluation.json", {"commit": "4567def"}, r"\texttt{0123abc 4567def}; the others: \texttt{0123abc}."),
+        ("run.json", {"data_fingerprint": "e" * 64}, r"\texttt{eeeeeeeeeeee}; the others: \texttt{ffffffffffff}."),
+        ("run.json", {"config_digest": "0" * 16}, r"present one: \texttt{digits\_8x8/vae/seed2}: \texttt{000000000000"),
+        ("evaluation.json", {"images": 4}, r" on 4 images}; the others: "),
+        ("evaluation.json", {"settings": {"importance_samples": [1, 9]}}, "others}, other evaluation settings"),
+    ],
+)  # fmt: skip
+def test_a_seed_that_is_not_like_the_others_is_marked_and_explained(
+    file: str, change: dict[str, Any], note: str, tmp_path: Path
+) -> None:
+    """One of four runs; its cell holds another seed too, and is marked all the same."""
+    planned = [fake_config(model, seed) for model in ("vae", "biva") for seed in (1, 2)]
+    folders = [fake_run(tmp_path, config, bounds={1: (-25.0, 0.1)}) for config in planned]
+    clean = table_of(folders, planned)
+    assert "Not like the others" not in clean
+    assert row_of(clean, "VAE")[1] == r"$-25.00{\pm}0.00$ (2)"
+    edit(folders[1].path / file, **change)
+    tex = table_of(folders, planned)
+    assert row_of(tex, "VAE")[1] == r"$-25.00{\pm}0.00$ (2)$^{\mathrm{a}}$"
+    assert row_of(tex, "BIVA") == row_of(clean, "BIVA")
+    assert r"$^{\mathrm{a}}$\,\textbf{Not like the others}" in tex
+    assert r"\texttt{digits\_8x8/vae/seed2}" in tex
+    assert note in tex
+
+
+def test_runs_of_one_dirty_commit_are_all_marked(tmp_path: Path) -> None:
+    planned = [fake_config("vae", 1), fake_config("biva", 1)]
+    tex = table_of([fake_run(tmp_path, c, bounds={1: (-25.0, 0.1)}, commit="0123abc-dirty") for c in planned], planned)
+    assert all(row_of(tex, model)[1].endswith(r"$^{\mathrm{a}}$") for model in ("VAE", "BIVA"))
+
+
+def test_another_protocol_and_its_configuration_are_two_marks(tmp_path: Path) -> None:
+    made = [fake_config("vae"), fake_config("lvae"), fake_config("biva", protocol="paper")]
+    planned = [*made[:2], fake_config("biva")]
+    tex = table_of([fake_run(tmp_path, config, bounds={1: (-25.0, 0.1)}) for config in made], planned)
+    assert row_of(tex, "BIVA")[1].endswith(r"$^{\mathrm{a},\mathrm{b}}$")
+    assert r"other protocol: \texttt{digits\_8x8/biva/seed1}: \texttt{paper}; the others: \texttt{clean}." in tex
 
 
 def test_an_unknown_paper_table_is_refused_with_the_known_ones() -> None:

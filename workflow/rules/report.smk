@@ -21,6 +21,8 @@ rule collect:
     resources:
         mem_mb=1000,
         runtime=10,
+    params:
+        columns=25,  # of results.csv; what an earlier version of biva collected, with fewer, is collected again
     shell:
         "python -m biva collect {wildcards.experiments} > {log} 2>&1"
 
@@ -122,3 +124,20 @@ rule track:
         folders=lambda w: run_folders(w.experiments),
     shell:
         "python -m biva track {params.folders} > {output} 2> {log}"
+
+
+rule published:
+    # Tables and figures of results/published anew, from the records that git keeps. No outputs: it always runs, since
+    # the times of files that come from git mean nothing.
+    input:
+        paper="config/paper_results.csv",
+    log:
+        "results/logs/published.log",
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    shell:
+        "python -m biva rebuild > {log} 2>&1"

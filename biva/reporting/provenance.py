@@ -1,0 +1,100 @@
+"""What results of one table do not have in common though they should.
+
+Models differ in a table by intention. Their code, data, protocol and evaluation should not, and every run should have
+been made with the settings that the configuration has now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from biva.config import RunConfig
+from biva.records import commits, settings_digest
+
+
+def origin(run: dict[str, Any], record: dict[str, Any]) -> dict[str, str]:
+    """Where a result comes from: columns of the results frame.
+
+    Args:
+        run: content of `run.json`.
+        record: content of `evaluation.json` or `anomaly/NAME.json`.
+    """
+    return {
+        "protocol": run["config"]["training"]["protocol"],
+        "run_id": run["run_id"],
+        "commit": " ".join(commits(run, record)),
+        "config_digest": run["config_digest"],
+        "evaluation_digest": settings_digest(record["settings"]),
+        "data_fingerprint": run["data_fingerprint"],
+    }
+
+
+def is_of_one_commit(commit: str) -> bool:
+    """Whether the column `commit` names one state of the code that anybody can get again."""
+    return " " not in commit and not commit.endswith("-dirty") and commit != "unknown"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One thing that some of a table's runs do not have in common with the others."""
+
+    what: str
+    has: dict[str, str]
+    """Name of a run that differs -> what it has."""
+    usual: str
+    """What the others have; empty where that is not one thing."""
+
+
+def short_name(run: RunConfig) -> str:
+    """`ARCHITECTURE/MODEL/seedN`, the run's name within a table of one dataset."""
+    return f"{run.architecture_name}/{run.variant}/seed{run.seed}"
+
+
+def names_of(rows: pd.DataFrame) -> list[str]:
+    """`short_name` of the run of every row of a results frame."""
+    columns = zip(rows["architecture"], rows["model"], rows["seed"], strict=True)
+    return [f"{architecture}/{model}/seed{seed}" for architecture, model, seed in columns]
+
+
+def differences(rows: pd.DataFrame, planned: Iterable[RunConfig]) -> list[Difference]:
+    """What rows of a results frame, all of one table, do not have in common; nothing where all is well.
+
+    What most of them have is what is expected.
+
+    Args:
+        rows: with the columns of `origin`, architecture, model, seed and images_evaluated.
+        planned: the table's runs as the configuration has them now.
+    """
+    names = names_of(rows)
+
+    def column(values: pd.Series) -> dict[str, str]:
+        return dict(zip(names, map(str, values), strict=True))
+
+    now = {short_name(run): run.digest for run in planned}
+    evaluations = rows["evaluation_digest"] + " on " + rows["images_evaluated"].astype("str") + " images"
+    found = [
+        _unlike_most(
+            "code of another commit than most, of several, or of none", column(rows["commit"]), is_of_one_commit
+        ),
+        _unlike_most("other data", column(rows["data_fingerprint"])),
+        _unlike_most("other protocol", column(rows["protocol"])),
+        _unlike_most("other evaluation settings or images", column(evaluations)),
+        Difference(
+            "configuration other than the present one",
+            {name: digest for name, digest in column(rows["config_digest"]).items() if digest != now.get(name)},
+            usual="",
+        ),
+    ]
+    return [difference for difference in found if difference.has]
+
+
+def _unlike_most(what: str, values: dict[str, str], is_sound: Callable[[str], bool] = bool) -> Difference:
+    """Runs whose value is unsound, or is not the most frequent sound one (of equals, the first)."""
+    all_values = list(values.values())
+    usual = max(all_values, key=lambda value: (is_sound(value), all_values.count(value)), default="")
+    odd = {name: value for name, value in values.items() if value != usual or not is_sound(value)}
+    return Difference(what, odd, usual)

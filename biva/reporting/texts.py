@@ -1,0 +1,62 @@
+"""The texts of a set that are made of run records alone: `results.csv` and every LaTeX table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from biva.config import (
+    CONFIG_FOLDER,
+    AnomalyPair,
+    LikelihoodTable,
+    RunConfig,
+    Table,
+    load_experiments,
+    resolve_runs,
+)
+from biva.records import RunFolder, read_json, write_atomically
+from biva.reporting.anomalies import anomaly_table
+from biva.reporting.results import collect, load_paper_results, read_results, write_results
+from biva.reporting.tables import likelihood_table
+from biva.reporting.test_errors import error_table
+
+PAPER_RESULTS = CONFIG_FOLDER / "paper_results.csv"
+
+
+def write_csv(runs: list[RunConfig], records: Path, folder: Path) -> Path:
+    """Write `results.csv` into `folder`, from the records of the runs below `records`."""
+    path = folder / "results.csv"
+    write_results(collect(RunFolder(records / run.name) for run in runs), path)
+    return path
+
+
+def write_table(table: Table, runs: list[RunConfig], folder: Path) -> Path:
+    """Write a table of likelihood bounds or test errors into `folder`, from the `results.csv` there."""
+    results, paper = read_results(folder / "results.csv"), load_paper_results(PAPER_RESULTS)
+    if isinstance(table, LikelihoodTable):
+        tex = likelihood_table(results=results, paper=paper, table=table, planned=runs)
+    else:
+        tex = error_table(results=results, paper=paper, table=table, planned=runs)
+    path = folder / "tables" / f"{table.name}.tex"
+    write_atomically(path, tex.encode())
+    return path
+
+
+def write_anomaly_table(pair: AnomalyPair, runs: list[RunConfig], records: Path, folder: Path) -> Path:
+    """Write the table of an anomaly pair into `folder`, from the records of the runs below `records`."""
+    paths = [RunFolder(records / run.name).anomaly(pair.name) for run in runs]
+    scored = [(run, read_json(path) if path.is_file() else None) for run, path in zip(runs, paths, strict=True)]
+    made = {run.name: read_json(RunFolder(records / run.name).identity) for run, record in scored if record}
+    path = folder / "anomalies" / f"{pair.name}.tex"
+    write_atomically(path, anomaly_table(scored, pair, load_paper_results(PAPER_RESULTS), made).encode())
+    return path
+
+
+def write_texts(experiments: str, records: Path, folder: Path) -> list[Path]:
+    """Write all of them into `folder`, from the records of the set's runs below `records`."""
+    settings = load_experiments(experiments)
+    runs = resolve_runs(experiments, settings)
+    return [
+        write_csv(runs, records, folder),
+        *(write_table(table, runs, folder) for table in settings.all_tables),
+        *(write_anomaly_table(pair, runs, records, folder) for pair in settings.anomalies),
+    ]

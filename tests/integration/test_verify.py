@@ -1,0 +1,347 @@
+"""A really trained, tiny set: `biva verify` passes on it as it is, and finds every single thing that was changed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from safetensors.numpy import load_file, save_file
+
+from biva import cli, records
+from biva.errors import UserError
+from biva.records import RunFolder, read_json, write_json
+from biva.verification.verify import verify
+from tests.fake_runs import cut_record, edit
+
+pytest.importorskip("mlflow")
+
+ROOT = Path(__file__).parents[2]
+SET = "tiny"
+RUNS = [f"digits/digits_8x8/{variant}/seed{seed}" for variant in ("vae", "vae_finetuned") for seed in (1, 2)]
+FOLDER = Path("results", SET)
+TRAINING = {"protocol": "clean", "batch_size": 32, "max_updates": 4, "evaluate_every": 2, "selection_images": 32}
+SETTINGS = {
+    "description": "four short runs",
+    "device": "cpu",
+    "threads": 1,
+    "runs": [{"dataset": "digits", "architecture": "digits_8x8", "model": "vae", "seeds": [1, 2]}],
+    "training": TRAINING,
+    "finetuning": {"models": ["vae"], "training": TRAINING | {"free_bits": 0.0}},
+    "evaluation": {"importance_samples": [1, 3], "max_images": 20},
+    "anomalies": [
+        {"name": "photos", "normal": "digits", "anomalous": "photo_patches", "importance_samples": 2, "max_images": 20}
+    ],
+    "tables": [{"name": "likelihood", "dataset": "digits", "k": [1, 3]}],
+    "figures": ["learning_curves"],
+}
+
+
+def run(number: int) -> RunFolder:
+    return RunFolder(FOLDER / "runs" / RUNS[number])
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A project folder in which every verb has run, at a clean commit."""
+    project = tmp_path_factory.mktemp("made")
+    (project / "config" / "experiments").mkdir(parents=True)
+    for name in ("architectures", "config.yaml", "datasets.yaml", "paper_results.csv"):
+        (project / "config" / name).symlink_to(ROOT / "config" / name)
+    (project / "config" / "experiments" / f"{SET}.yaml").write_text(yaml.safe_dump(SETTINGS))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(project)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.delenv("BIVA_DATA_MIRROR", raising=False)
+        patch.setattr(records, "commit", lambda: "0123abc")
+        for dataset in ("digits", "photo_patches"):
+            cli.fetch(dataset)
+            cli.prepare(dataset)
+        for name in RUNS:
+            cli.train(SET, name)
+            cli.evaluate(SET, name)
+            cli.detect(SET, name, "photos")
+        cli.collect(SET)
+        cli.table(SET, "likelihood")
+        cli.figure(SET, "learning_curves")
+        cli.anomalies(SET, "photos")
+        cli.summary(SET)
+        cli.track([FOLDER / "runs" / name for name in RUNS])
+        yield project
+
+
+@pytest.fixture
+def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy, which MLflow's artifacts alone are not in."""
+    folder = tmp_path / "project"
+    shutil.copytree(made, folder, symlinks=True)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def findings() -> list[str]:
+    return verify(SET, FOLDER, Path("resources")).findings
+
+
+def test_the_untouched_set_passes(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cli.verify(SET)
+    cli.verify(str(FOLDER))
+    assert capsys.readouterr().out == "results/tiny: 4 of 4 planned runs are there, and all agrees.\n" * 2
+
+
+def change_text(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def change_number_in_evaluation() -> None:
+    record = read_json(run(0).evaluation)
+    record["metrics"][1]["value"] += 0.5
+    write_json(run(0).evaluation, record)
+
+
+def change_number_in_anomaly() -> None:
+    path = run(0).anomaly("photos")
+    record = read_json(path)
+    record["scores"]["L>0"]["auroc"]["value"] = 0.99
+    write_json(path, record)
+
+
+def change_number_in_csv() -> None:
+    path = FOLDER / "results.csv"
+    value = str(read_json(run(1).evaluation)["metrics"][0]["value"])
+    change_text(path, value, "-1.25")
+
+
+def change_number_in_record() -> None:
+    lines = run(0).record.read_text().splitlines()
+    line = json.loads(lines[0])
+    line["selection"]["elbo"] = -1.0
+    run(0).record.write_text("\n".join([json.dumps(line, sort_keys=True), *lines[1:], ""]))
+
+
+def swap_data() -> None:
+    path = Path("resources/digits/data.safetensors")
+    arrays = load_file(path)
+    arrays["test/images"] = arrays["test/images"][::-1].copy()
+    save_file(arrays, path)
+
+
+def swap_data_and_description() -> None:
+    swap_data()
+    edit(Path("resources/digits/data.json"), fingerprint=records.sha256(Path("resources/digits/data.safetensors")))
+
+
+def swap_raw_file() -> None:
+    path = next(path for path in Path("resources/digits/raw").iterdir() if path.is_file())
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+
+
+def copy_other_seed() -> None:
+    shutil.rmtree(run(1).path)
+    shutil.copytree(run(0).path, run(1).path)
+
+
+def copy_evaluation_of_other_seed() -> None:
+    for path, other in ((run(1).evaluation, run(0).evaluation), (run(1).arrays, run(0).arrays)):
+        shutil.copy(other, path)
+
+
+def seal_evaluation_of_other_seed() -> None:
+    """The manifest is made to agree; weights, seed, results and MLflow still do not."""
+    copy_evaluation_of_other_seed()
+    records.seal(run(1), (run(1).evaluation, run(1).arrays))
+
+
+def swap_weights() -> None:
+    shutil.copy(run(1).weights, run(0).weights)
+
+
+def swap_and_seal_parents_weights() -> None:
+    swap_weights()
+    records.seal(run(0), (run(0).weights,))
+
+
+def edit_config() -> None:
+    config = read_json(run(0).identity)["config"]
+    config["training"]["learning_rate"] = 0.5
+    edit(run(0).identity, config=config)
+
+
+def edit_config_of_the_set() -> None:
+    path = Path("config/experiments", f"{SET}.yaml")
+    path.write_text(yaml.safe_dump(SETTINGS | {"training": TRAINING | {"batch_size": 16}}))
+
+
+def edit_evaluation_of_the_set() -> None:
+    path = Path("config/experiments", f"{SET}.yaml")
+    path.write_text(yaml.safe_dump(SETTINGS | {"evaluation": {"importance_samples": [1, 3], "max_images": 19}}))
+
+
+def in_mlflow(statement: str) -> Callable[[], None]:
+    def change() -> None:
+        with sqlite3.connect("results/mlflow/mlflow.db") as database:
+            assert database.execute(statement).rowcount > 0
+
+    return change
+
+
+def seal_edited_number() -> None:
+    """Records, manifest, results and tables are made to agree; MLflow's copy still does not."""
+    change_number_in_record()
+    record = [json.loads(line) for line in run(0).record.read_text().splitlines()]
+    assert record[0]["selection"]["elbo"] == -1.0
+    records.seal(run(0), (run(0).record,))
+    cli.collect(SET)
+    cli.table(SET, "likelihood")
+
+
+TAMPERINGS: dict[str, tuple[Callable[[], Any], str]] = {
+    "number in evaluation.json": (change_number_in_evaluation, "evaluation.json was changed after"),
+    "number in evaluation.json, seen in the arrays": (change_number_in_evaluation, "K=3 is not the mean of those in"),
+    "number in anomaly/photos.json": (change_number_in_anomaly, "L>0 do not follow from photos.safetensors"),
+    "number in results.csv": (change_number_in_csv, "results.csv is not what the records of the runs give; line"),
+    "number in the table": (
+        lambda: change_text(FOLDER / "tables/likelihood.tex", r"{\pm}", r"{\pm}1"),
+        "likelihood.tex is not what the records of the runs give; line",
+    ),
+    "number in the anomaly table": (
+        lambda: change_text(FOLDER / "anomalies/photos.tex", r"{\pm}0", r"{\pm}1"),
+        "photos.tex is not what the records of the runs give; line",
+    ),
+    "number in record.jsonl": (change_number_in_record, "record.jsonl was changed after"),
+    "truncated record.jsonl": (lambda: cut_record(run(2), 1), "record.jsonl ends at update 2, but train.json at 4"),
+    "data": (swap_data, "data.safetensors is not the file that data.json describes"),
+    "data and their description": (swap_data_and_description, "was read by results/tiny/runs/digits/digits_8x8/vae"),
+    "raw file": (swap_raw_file, "is not the published file; `biva fetch digits`"),
+    "other seed's run": (copy_other_seed, "vae/seed2 holds the same run as"),
+    "other seed's evaluation": (copy_evaluation_of_other_seed, "seed2/evaluation.json is of other weights"),
+    "other seed's evaluation, sealed": (seal_evaluation_of_other_seed, "is of another seed than the run's"),
+    "dirty commit": (lambda: edit(run(3).identity, commit="0123abc-dirty"), "in no commit (0123abc-dirty)"),
+    "missing weights": (run(0).weights.unlink, "weights.safetensors is missing"),
+    "missing evaluation": (run(0).evaluation.unlink, "evaluation.json is missing"),
+    "missing run": (lambda: shutil.rmtree(run(3).path), "results.csv is not what the records of the runs give"),
+    "missing figure": ((FOLDER / "figures/learning_curves.pdf").unlink, "learning_curves.pdf is missing"),
+    "changed figure": (
+        lambda: shutil.copy(FOLDER / "anomalies/photos.png", FOLDER / "figures/learning_curves.png"),
+        "learning_curves.png is not the one that MLflow has",
+    ),
+    "swapped weights": (swap_weights, "seed1/weights.safetensors was changed after"),
+    "parent's weights, sealed": (swap_and_seal_parents_weights, "it started from other weights than those in"),
+    "config in run.json": (edit_config, "its settings have the digest"),
+    "config of the set": (edit_config_of_the_set, "trained with settings other than the present ones"),
+    "evaluation of the set": (edit_evaluation_of_the_set, "evaluated with settings other than the present ones"),
+    "missing manifest": (run(0).manifest.unlink, "manifest.json does not exist"),
+    "damaged JSON": (lambda: run(0).identity.write_text("{}"), "run.json was changed after"),
+    "edited number, sealed and collected": (seal_edited_number, "MLflow has another record.jsonl"),
+    "metric in MLflow": (
+        in_mlflow("UPDATE latest_metrics SET value = -1 WHERE key = 'test/log_likelihood_bound_k3'"),
+        "MLflow has -1.0 as the metric test/log_likelihood_bound_k3",
+    ),
+    "point in MLflow": (
+        in_mlflow("UPDATE metrics SET value = -1 WHERE key = 'selection/elbo' AND step = 2"),
+        "MLflow has other points of the metric selection/elbo",
+    ),
+    "tag in MLflow": (
+        in_mlflow("UPDATE tags SET value = 'x' WHERE key = 'commit'"),
+        "MLflow has the tag commit x, the disk 0123abc",
+    ),
+    "run deleted in MLflow": (in_mlflow("DELETE FROM tags WHERE key = 'biva.run_id'"), "MLflow has no finished run"),
+    "MLflow's store": (lambda: shutil.rmtree("results/mlflow"), "has no experiment 'tiny'"),
+}
+
+
+@pytest.mark.parametrize("name", TAMPERINGS)
+def test_a_tampering_is_found(name: str, project: Path) -> None:
+    tamper, said = TAMPERINGS[name]
+    tamper()
+    assert said in "\n".join(findings())
+
+
+def test_the_command_lists_what_it_found_with_status_1(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    swap_weights()
+    with pytest.raises(UserError, match=r"results/tiny: \d+ things do not agree"):
+        cli.verify(SET)
+    assert "- results/tiny/runs/digits/digits_8x8/vae/seed1/weights.safetensors was changed" in capsys.readouterr().out
+
+
+def test_data_that_are_not_here_are_not_compared(project: Path) -> None:
+    shutil.rmtree("resources")
+    assert findings() == []
+
+
+def test_a_set_that_has_not_run_is_refused(project: Path) -> None:
+    shutil.rmtree("results")
+    with pytest.raises(UserError, match="nothing to verify: results/tiny has no finished run"):
+        findings()
+
+
+# ------------------------------------------------------------------------------------------------------ publishing
+
+PUBLISHED = Path("results/published", SET)
+TEXTS = ("results.csv", "tables/likelihood.tex", "anomalies/photos.tex")
+
+
+@pytest.fixture
+def published(project: Path) -> Path:
+    """The project with the set published, and nothing else left: no runs, data or MLflow."""
+    texts = {name: (FOLDER / name).read_bytes() for name in TEXTS}
+    cli.publish(SET)
+    assert {name: (PUBLISHED / name).read_bytes() for name in TEXTS} == texts
+    for folder in (FOLDER, Path("results/mlflow"), Path("resources")):
+        shutil.rmtree(folder)
+    return project
+
+
+def test_published_runs_are_their_records_alone(published: Path) -> None:
+    folder = PUBLISHED / "runs" / RUNS[0]
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    names = {"anomaly/photos.json", "evaluation.json", "manifest.json", "record.jsonl", "run.json", "train.json"}
+    assert {path.relative_to(folder).as_posix() for path in files} == names
+    assert sum(path.stat().st_size for path in files) < 20_000
+
+
+def test_tables_and_figures_are_rebuilt_from_published_records_alone(published: Path) -> None:
+    made = [*TEXTS, "figures/learning_curves.pdf", "figures/learning_curves.png"]
+    contents = [(PUBLISHED / name).read_bytes() for name in made]
+    for name in made:
+        (PUBLISHED / name).unlink()
+    cli.rebuild()
+    assert [(PUBLISHED / name).read_bytes() for name in made] == contents
+
+
+@pytest.mark.parametrize(
+    ("tamper", "said"),
+    [
+        (lambda: change_text(PUBLISHED / "results.csv", "nats", "bits"), "results.csv is not what the records"),
+        (lambda: edit(RunFolder(PUBLISHED / "runs" / RUNS[0]).evaluation, images=19), "was changed after"),
+        (RunFolder(PUBLISHED / "runs" / RUNS[0]).record.unlink, "record.jsonl is missing"),
+        (lambda: cut_record(RunFolder(PUBLISHED / "runs" / RUNS[0]), 1), "ends at update 2, but train.json at 4"),
+    ],
+    ids=["results", "evaluation", "missing", "truncated"],
+)
+def test_published_results_are_verified_too(published: Path, tamper: Callable[[], Any], said: str) -> None:
+    assert verify(SET, PUBLISHED, Path("resources")).findings == []
+    tamper()
+    assert said in "\n".join(verify(SET, PUBLISHED, Path("resources")).findings)
+
+
+def test_a_set_that_does_not_verify_is_not_published(project: Path) -> None:
+    swap_weights()
+    with pytest.raises(UserError, match=r"does not verify, so nothing was published:\n- .*weights.safetensors"):
+        cli.publish(SET)
+    assert not PUBLISHED.exists()
+
+
+def test_runs_that_were_published_elsewhere_stay(project: Path) -> None:
+    other = PUBLISHED / "runs" / "digits/digits_8x8/vae/seed9/run.json"
+    other.parent.mkdir(parents=True)
+    other.write_text("{}")
+    cli.publish(SET)
+    assert other.read_text() == "{}"
