@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 
-CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
+CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base", "psycopg2-binary": "psycopg2"}
 """Package -> its name in conda-forge, where that is another."""
 
 
@@ -27,7 +27,9 @@ def project() -> dict[str, Any]:
 
 
 def direct(*, dev: bool) -> dict[str, SpecifierSet]:
-    lines = project()["dependencies"] + (project()["optional-dependencies"]["dev"] if dev else [])
+    """The package's dependencies and those of its extras."""
+    extras = project()["optional-dependencies"]
+    lines = project()["dependencies"] + [line for name in extras if dev or name != "dev" for line in extras[name]]
     return {canonicalize_name(r.name): r.specifier for r in map(Requirement, lines)}
 
 

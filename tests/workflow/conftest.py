@@ -23,9 +23,16 @@ class Project:
 
     def snakemake(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run Snakemake in the copy with these environment variables; `stdout` has its messages and the jobs'."""
+        return self._run("snakemake", *arguments, **variables)
+
+    def biva(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run the copy's own `biva`."""
+        return self._run("biva", *arguments, **variables)
+
+    def _run(self, module: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         environment = {key: value for key, value in os.environ.items() if not key.startswith(("BIVA_", "SNAKEMAKE_"))}
         environment |= {"XDG_CACHE_HOME": str(self.path / ".cache")} | variables
-        command = [sys.executable, "-m", "snakemake", *arguments]
+        command = [sys.executable, "-m", module, *arguments]
         return subprocess.run(
             command,
             cwd=self.path,
@@ -68,3 +75,15 @@ def copy_project(path: Path) -> Project:
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     return copy_project(tmp_path / "project")
+
+
+def two_short_runs(content: dict[str, Any]) -> None:
+    """Cut an experiment set down to two runs that ask for a GPU if there is one, a table and a figure."""
+    content["device"] = "auto"
+    content["runs"] = [{"dataset": "digits", "architecture": "digits_8x8", "model": "vae", "seeds": [1, 2]}]
+    content["training"] |= {"max_updates": 20, "evaluate_every": 20}
+    content["evaluation"] = {"importance_samples": [1], "prior_samples": 9}
+    content["tables"] = [{"name": "likelihood", "dataset": "digits", "k": [1]}]
+    content["figures"] = ["learning_curves"]
+    for section in ("semi_supervised", "anomalies"):
+        del content[section]

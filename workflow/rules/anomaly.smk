@@ -20,7 +20,7 @@ rule detect:
     threads: run_threads
     resources:
         gpu=run_gpus,
-        mem_mb=8000,
+        mem_mb=more_each_time(8000),
         runtime=24 * 60,
     params:
         settings=pair_settings,
@@ -52,6 +52,7 @@ rule anomalies:
         "results/{experiments}/logs/anomalies/{pair}.log",
     benchmark:
         "results/{experiments}/benchmarks/anomalies/{pair}.tsv"
+    localrule: True
     conda:
         "../../environment.yml"
     threads: 1

@@ -1,9 +1,12 @@
 # What the rules share: the experiment set as Python objects, target lists, and one narrow function per setting, so that
 # a rule's params hold only what changes its outputs.
 import os
+import shutil
 import sys
 from functools import cache
 from pathlib import Path
+
+from snakemake.settings.types import DeploymentMethod
 
 # Jobs run `python -m biva`: by default with the Python that runs Snakemake, and with this checkout's package, installed
 # or not. With `--software-deployment-method conda` the environment's own Python comes first.
@@ -39,6 +42,12 @@ def check(settings):
         biva.config.load_experiments(name)
     if settings.data_mirror:
         os.environ.setdefault("BIVA_DATA_MIRROR", settings.data_mirror)
+    if DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method and not shutil.which("conda"):
+        raise UserError(
+            "--use-conda needs the command `conda` (24.7.1 or newer), which is not on PATH. Install Miniforge, open a new "
+            "shell and try again; or leave --use-conda out: jobs then use the Python that runs Snakemake, such as "
+            "that of .venv, which `make setup` builds."
+        )
 
 
 @cache
@@ -88,6 +97,11 @@ def run_threads(wildcards):
 
 def run_gpus(wildcards):
     return 0 if run_of(wildcards).device == "cpu" else 1
+
+
+def more_each_time(amount):
+    """A resource that grows with every attempt of a job."""
+    return lambda wildcards, attempt: attempt * amount
 
 
 def evaluation_settings(wildcards):

@@ -10,6 +10,8 @@ rule fetch:
         "resources/{dataset}/logs/fetch.log",
     benchmark:
         "resources/{dataset}/benchmarks/fetch.tsv"
+    # Where Snakemake runs, not in a cluster's job: compute nodes may have no network.
+    localrule: True
     conda:
         "../../environment.yml"
     threads: 1
@@ -34,7 +36,7 @@ rule prepare:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=more_each_time(4000),
+        runtime=more_each_time(60),
     shell:
         "python -m biva prepare {wildcards.dataset} > {log} 2>&1"

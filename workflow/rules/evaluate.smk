@@ -20,7 +20,7 @@ rule evaluate:
     threads: run_threads
     resources:
         gpu=run_gpus,
-        mem_mb=8000,
+        mem_mb=more_each_time(8000),
         runtime=24 * 60,
     params:
         settings=evaluation_settings,

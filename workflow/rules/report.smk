@@ -1,4 +1,5 @@
-# Run records -> results.csv -> tables; run records -> figures; all of them -> summary and MLflow.
+# Run records -> results.csv -> tables; run records -> figures; all of them -> summary and MLflow. Each takes seconds, so on
+# a cluster they run where Snakemake runs.
 
 
 rule collect:
@@ -15,6 +16,7 @@ rule collect:
         "results/{experiments}/logs/collect.log",
     benchmark:
         "results/{experiments}/benchmarks/collect.tsv"
+    localrule: True
     conda:
         "../../environment.yml"
     threads: 1
@@ -42,6 +44,7 @@ rule table:
         "results/{experiments}/logs/tables/{table}.log",
     benchmark:
         "results/{experiments}/benchmarks/tables/{table}.tsv"
+    localrule: True
     conda:
         "../../environment.yml"
     threads: 1
@@ -69,6 +72,7 @@ rule figure:
         "results/{experiments}/logs/figures/{figure}.log",
     benchmark:
         "results/{experiments}/benchmarks/figures/{figure}.tsv"
+    localrule: True
     conda:
         "../../environment.yml"
     threads: 1
@@ -90,6 +94,7 @@ rule summary:
         "results/{experiments}/logs/summary.log",
     benchmark:
         "results/{experiments}/benchmarks/summary.tsv"
+    localrule: True
     conda:
         "../../environment.yml"
     threads: 1
@@ -114,6 +119,7 @@ rule track:
         "results/{experiments}/logs/track.log",
     benchmark:
         "results/{experiments}/benchmarks/track.tsv"
+    localrule: True
     conda:
         "../../environment.yml"
     threads: 1

@@ -22,9 +22,9 @@ rule train:
     threads: run_threads
     resources:
         gpu=run_gpus,
-        mem_mb=8000,
-        # Minutes. A job that a cluster ends at this limit resumes when it is started again.
-        runtime=7 * 24 * 60,
+        mem_mb=more_each_time(8000),
+        # Minutes of one attempt: the next goes on from the checkpoint.
+        runtime=24 * 60,
     params:
         config_digest=run_digest,
     shell:
