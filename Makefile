@@ -2,6 +2,7 @@
 PYTHON ?= python3
 CORES ?= all
 PORT ?= 5000
+MINUTES ?= 10
 SET ?= $(shell sed -n 's/^experiments: *\([a-z0-9_]*\).*/\1/p' config/config.yaml)
 
 VENV := .venv
@@ -11,7 +12,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce published test scale format ui report clean lock
+.PHONY: help setup reproduce published test soak scale format ui report clean lock
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +32,9 @@ test: $(READY) ## Run all checks: format, types, workflow, tests
 	$(BIN)/snakefmt --check workflow
 	$(BIN)/snakemake --lint
 	$(BIN)/pytest
+
+soak: $(READY) ## Kill, fill, lock and damage on purpose for MINUTES, and report what was lost (SEED=n to repeat)
+	$(BIN)/python -m tests.faults.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 scale: $(READY) ## Run `quick` through SLURM and with PostgreSQL, an hour; needs both (docs/cluster.md)
 	$(BIN)/pytest -m scale

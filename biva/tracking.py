@@ -62,9 +62,10 @@ _ENVIRONMENT = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
 }
-"""Defaults for MLflow: nothing is reported to anyone, nothing but ours is printed, a dead server costs seconds."""
+"""Defaults for MLflow: nothing is reported to anyone, nothing but ours is printed, a dead server costs seconds. No
+request is repeated, since its answer may be all that was lost: the next mirroring looks first at what the store has."""
 
 _log = logging.getLogger(__name__)
 _not_before: dict[str, float] = {}
@@ -320,7 +321,21 @@ def _setup_lock() -> AbstractContextManager[Any]:
     return FileLock(database.parent / ".lock", timeout=LOCK_SECONDS)
 
 
-def _client() -> Any:
+def _create_database() -> None:
+    """Make a sqlite store where there is none, under another name until it is whole: MLflow cannot use half of one."""
+    database = _database()
+    if database is None or database.exists():
+        return
+    with _setup_lock():
+        if not database.exists():
+            temporary = database.with_name(f".{database.name}.tmp")
+            for left_by_a_kill in database.parent.glob(f"{temporary.name}*"):
+                left_by_a_kill.unlink()
+            _client(f"sqlite:///{temporary}").search_experiments()
+            os.replace(temporary, database)
+
+
+def _client(address: str | None = None) -> Any:
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
@@ -329,29 +344,29 @@ def _client() -> Any:
         raise TrackingError(f"MLflow cannot be imported ({error}).") from None
     for library in ("mlflow", "alembic"):
         logging.getLogger(library).setLevel(logging.CRITICAL)  # an error is raised too, and told in one line
-    return MlflowClient(tracking_uri=_address())
+    return MlflowClient(tracking_uri=address or _address())
 
 
 def _open_experiment(name: str) -> tuple[Any, str]:
     """The client, and the id of the experiment, created where it is missing; another process may be creating it too."""
-    with _setup_lock():
-        client = _client()
-        experiment = client.get_experiment_by_name(name)
-        if experiment is None:
-            database = _database()
-            artifacts = (database.parent / "artifacts" / name).resolve().as_uri() if database else None
-            try:
-                return client, client.create_experiment(name, artifact_location=artifacts)
-            except Exception:
-                experiment = client.get_experiment_by_name(name)
-                if experiment is None:
-                    raise
-        if experiment.lifecycle_stage != "active":
-            raise TrackingError(
-                f"The MLflow experiment {name!r} at {_address()} was deleted. Restore it: "
-                f"`mlflow experiments restore --experiment-id {experiment.experiment_id}`."
-            )
-        return client, experiment.experiment_id
+    _create_database()
+    client = _client()
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        database = _database()
+        artifacts = (database.parent / "artifacts" / name).resolve().as_uri() if database else None
+        try:
+            return client, client.create_experiment(name, artifact_location=artifacts)
+        except Exception:
+            experiment = client.get_experiment_by_name(name)
+            if experiment is None:
+                raise
+    if experiment.lifecycle_stage != "active":
+        raise TrackingError(
+            f"The MLflow experiment {name!r} at {_address()} was deleted. Restore it: "
+            f"`mlflow experiments restore --experiment-id {experiment.experiment_id}`."
+        )
+    return client, experiment.experiment_id
 
 
 @contextmanager

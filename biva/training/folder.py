@@ -37,6 +37,10 @@ def only_writer(path: Path) -> Iterator[None]:
         print(f"{path}: another process trains this run; waiting for it to end", file=sys.stderr, flush=True)
         lock.acquire()
     try:
+        run = RunFolder(path)
+        for file in (run.identity, run.record, run.training, run.weights):
+            for left_by_a_kill in path.glob(f".{file.name}.*.tmp"):
+                left_by_a_kill.unlink()
         yield
     finally:
         lock.release()
@@ -84,8 +88,8 @@ def set_aside_other_run(run: RunConfig, dataset: Dataset, folder: RunFolder, par
         return
     target = folder.path / "superseded" / identity["run_id"]
     target.mkdir(parents=True, exist_ok=True)
-    for path in folder.path.iterdir():
-        if path.name not in ("superseded", LOCK):
+    for path in sorted(folder.path.iterdir(), key=lambda path: path == folder.identity):
+        if path.name not in ("superseded", LOCK):  # `run.json` goes last: until then a kill leaves this to do
             path.rename(target / path.name)
     print(f"{run.name}: settings or data have changed; the earlier run is kept in {target}", file=sys.stderr)
 

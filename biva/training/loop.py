@@ -28,6 +28,9 @@ from biva.training.objectives import SPLITS
 from biva.training.signals import Interrupted, caught_signals
 from biva.training.state import State, initial_state, step
 
+TELL_SECONDS = 10
+"""Of short evaluation intervals, MLflow is not told of every one at once."""
+
 SHOWN = 8
 """Terms that are not finite that a message names."""
 
@@ -55,7 +58,8 @@ def train(
         run: everything that decides the result.
         dataset: what to train on.
         folder: where the record goes; another process that trains there is waited for.
-        on_evaluation: called after every line of the record, e.g. to mirror it.
+        on_evaluation: called when the record has grown, at most every `TELL_SECONDS`, and whenever training starts or
+            ends; e.g. to mirror it.
         parent_folder: the run that this one fine-tunes, if it does.
 
     Raises:
@@ -118,7 +122,8 @@ def _run_to_end(
         disable=None if processes.first else True,
         mininterval=1,
     )
-    started, saved_at = time.monotonic() - state.seconds, time.monotonic()
+    started = time.monotonic() - state.seconds
+    saved_at = told_at = time.monotonic()
     with caught_signals() as signals, progress:
         while not state.stopped:
             not_finite = step(state, training)
@@ -137,7 +142,9 @@ def _run_to_end(
                 progress.set_postfix(**_shown(line), images=f"{line['images_per_second']:.0f}/s")
                 if progress.disable:
                     print(_summary(run, line), file=sys.stderr, flush=True)
-                on_evaluation()
+                if time.monotonic() - told_at > TELL_SECONDS:
+                    on_evaluation()
+                    told_at = time.monotonic()
             if due:
                 state.stopped = processes.as_the_first(state.stopped)
             gives_up = state.skipped_in_a_row >= training.max_skipped_updates
@@ -146,6 +153,8 @@ def _run_to_end(
                 if processes.first:
                     checkpoint.save(folder.checkpoint, state.state_dict())
                 saved_at = time.monotonic()
+            if gives_up or signal:
+                on_evaluation()
             if gives_up:
                 raise UserError(
                     f"{_skipped(state, run, not_finite)} It was the last of {state.skipped_in_a_row} in a row. The "

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,16 +16,36 @@ from safetensors.torch import load_file
 from biva import records
 from biva.records import RunFolder
 from biva.training import checkpoint
+from tests.faults.project import RUN, new_project
 from tests.integration.shared_training import runs, train_all
-from tests.integration.test_kill import ROOT, start_module
 from tests.unit.test_training import numbers
+
+ROOT = Path(__file__).parents[2]
+
+
+def start_two(folder: Path, module: str, *arguments: str) -> subprocess.Popen[str]:
+    """Two processes of `python -m module`."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    return subprocess.Popen(
+        [sys.executable, *torchrun, "-m", module, *arguments],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def wait_for_lines(folder: RunFolder, count: int, process: subprocess.Popen[str]) -> None:
+    while len(records.read_lines(folder.record)) < count and process.poll() is None:
+        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Folders of the toy runs: trained by one process, and by two."""
     alone, shared = tmp_path_factory.mktemp("alone"), tmp_path_factory.mktemp("shared")
-    process = start_module("tests.integration.shared_training", ROOT, str(shared), processes=2)
+    process = start_two(ROOT, "tests.integration.shared_training", str(shared))
     train_all(alone)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
@@ -52,3 +77,31 @@ def test_two_processes_compute_what_one_does(trained: tuple[Path, Path], name: s
 def test_all_processes_skip_the_batch_that_is_broken_in_one(trained: tuple[Path, Path]) -> None:
     for folder in trained:
         assert [line["skipped_updates"] for line in numbers(RunFolder(folder / "broken"))] == [2, 2]
+
+
+def test_stopped_then_one_of_two_killed_then_finished_by_one(tmp_path: Path) -> None:
+    project = new_project(tmp_path / "project")
+    alone = project.copy(tmp_path / "alone")
+    alone.run("train", "short", RUN)
+
+    process = start_two(project.path, "biva", "train", "short", RUN)
+    wait_for_lines(project.folder, 2, process)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=120)
+    assert err.count("stopped by SIGTERM at update") == 1, err
+
+    process = start_two(project.path, "biva", "train", "short", RUN)
+    wait_for_lines(project.folder, 4, process)
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
+    os.kill(int(children.stdout.split()[-1]), signal.SIGKILL)
+    _, err = process.communicate(timeout=120)
+    assert "Process 0 of 2 lost the others" in err or "Process 1 of 2 lost the others" in err, err
+
+    project.run("train", "short", RUN)
+    ours, theirs = numbers(project.folder), numbers(alone.folder)
+    assert [line["update"] for line in ours] == [line["update"] for line in theirs]
+    for one, other in zip(ours, theirs, strict=True):
+        for part in ("train", "selection"):
+            assert one[part] == pytest.approx(other[part], rel=1e-4, abs=1e-4)
+    devices = [start["device"] for start in records.read_json(project.folder.identity)["resumed"]]
+    assert devices == ["2 x cpu", "cpu"]

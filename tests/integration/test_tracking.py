@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -317,30 +316,6 @@ def test_without_mlflow_there_is_one_warning(
     (warning,) = [record.getMessage() for record in caplog.records]
     assert "MLflow cannot be imported" in warning
     assert "biva track" in warning
-
-
-def test_four_processes_on_a_fresh_store_mirror_all_their_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    configs = [fake_config("vae", seed) for seed in (1, 2, 3, 4)]
-    folders = [fake_run(tmp_path / "results/quick/runs", config, updates=20, started=STARTED) for config in configs]
-    code = (
-        "import sys; from pathlib import Path; from biva.records import RunFolder; from biva.tracking import mirror; "
-    )
-    code += "mirror(RunFolder(Path(sys.argv[1])))"
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-    processes = [
-        subprocess.Popen([sys.executable, "-c", code, folder.path.relative_to(tmp_path)], cwd=tmp_path,
-                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        for folder in folders
-    ]  # fmt: skip
-    outputs = [process.communicate()[0] for process in processes]
-    assert [process.returncode for process in processes] == [0] * 4, outputs
-    stored = Store(configs[0], f"sqlite:///{tmp_path / 'results/mlflow/mlflow.db'}")
-    assert sorted(run.info.run_name for run in stored.runs()) == [
-        f"digits / vae / seed {seed}" for seed in (1, 2, 3, 4)
-    ]
-    assert stored.experiment.artifact_location == (tmp_path / "results/mlflow/artifacts/quick").as_uri()
-    assert not (tmp_path / "mlruns").exists()
 
 
 def test_results_rebuilt_from_mlflow_are_the_same_bytes(config: RunConfig, tmp_path: Path) -> None:

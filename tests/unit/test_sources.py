@@ -10,10 +10,8 @@ import json
 import os
 import socket
 import sys
-import threading
 import tracemalloc
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +21,10 @@ from biva.config import DatasetConfig
 from biva.data import sources
 from biva.data.sources import fetch
 from biva.errors import UserError
+from tests.loopback import Answer, Server, body, hang_up, status
 
 CONTENT = {"images": bytes(range(256)) * 40, "labels": b"0123456789" * 7}
 PACKED = gzip.compress(CONTENT["images"])
-
-Answer = Callable[[BaseHTTPRequestHandler], None]
 
 
 def config(*addresses: str, names: tuple[str, ...] = ("images",)) -> DatasetConfig:
@@ -50,51 +47,6 @@ def config(*addresses: str, names: tuple[str, ...] = ("images",)) -> DatasetConf
             "citation": "none",
         }
     )
-
-
-def body(content: bytes, **headers: str) -> Answer:
-    def answer(request: BaseHTTPRequestHandler) -> None:
-        request.send_response(200)
-        for name, value in ({"Content-Length": str(len(content))} | headers).items():
-            request.send_header(name.replace("_", "-"), value)
-        request.end_headers()
-        request.wfile.write(content)
-
-    return answer
-
-
-def status(code: int) -> Answer:
-    return lambda request: request.send_error(code)
-
-
-def hang_up(request: BaseHTTPRequestHandler) -> None:
-    """Close the connection without a word."""
-
-
-class Server:
-    """Answers on the loopback: `answers[path]` one after the other, the last one for ever; anything else is 404."""
-
-    def __init__(self) -> None:
-        self.answers: dict[str, list[Answer]] = {}
-        self.requests: list[str] = []
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                server.requests.append(self.path)
-                answers = server.answers.get(self.path, [status(404)])
-                (answers.pop(0) if len(answers) > 1 else answers[0])(self)
-
-            def log_message(self, format: str, *args: Any) -> None:
-                """Keep the test's output clean."""
-
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.address = f"http://127.0.0.1:{self._http.server_port}"
-        threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
-
-    def close(self) -> None:
-        self._http.shutdown()
-        self._http.server_close()
 
 
 @pytest.fixture

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -279,8 +281,9 @@ def test_resumed_training_ends_with_the_same_bits(
         assert records.read_json(parts.identity)["resumed"][0]["update"] == updates - 1
 
 
-def test_killed_between_record_and_checkpoint(tmp_path: Path) -> None:
+def test_killed_between_record_and_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The line after the last checkpoint is made again, not doubled; a half-written line is dropped."""
+    monkeypatch.setattr(loop, "TELL_SECONDS", 0)
     whole = run_to_end(tmp_path / "whole")
     lines = iter(range(1, 100))
 
@@ -315,14 +318,28 @@ def test_a_compiled_run_on_a_cpu_is_refused_before_anything_is_written(tmp_path:
     assert not (tmp_path / "run").exists()
 
 
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def one_bit_flipped(content: bytes) -> bytes:
+    """In the largest tensor, where it changes a number and nothing else."""
+    with zipfile.ZipFile(io.BytesIO(content)) as file:
+        tensors = [entry for entry in file.infolist() if "/data/" in entry.filename]
+        tensor = file.read(max(tensors, key=lambda entry: entry.file_size))
+    return content.replace(tensor, bytes([tensor[0] ^ 1]) + tensor[1:], 1)
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:1000], one_bit_flipped], ids=["cut", "one bit flipped"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[bytes], bytes]
+) -> None:
     whole = run_to_end(tmp_path / "whole")
     parts = run_to_end(tmp_path / "parts")
     newest = parts.checkpoint / checkpoint.NEWEST
-    newest.write_bytes(newest.read_bytes()[:1000])
+    damaged = damage(newest.read_bytes())
+    newest.write_bytes(damaged)
     parts.training.unlink()
     assert_same_result(run_to_end(tmp_path / "parts"), whole)
-    assert "cannot be read" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"{newest} cannot be read" in said and f"going on from {parts.checkpoint / checkpoint.PREVIOUS}" in said
+    assert (parts.checkpoint / checkpoint.DAMAGED).read_bytes() == damaged
 
 
 def test_no_readable_checkpoint_is_a_clear_error(tmp_path: Path) -> None:
@@ -352,6 +369,30 @@ def test_other_settings_set_the_earlier_run_aside(tmp_path: Path) -> None:
     assert (kept.checkpoint / checkpoint.NEWEST).exists()
     assert records.read_json(second.identity)["run_id"] != identity["run_id"]
     assert "resumed" not in records.read_json(second.identity)
+
+
+def test_a_kill_while_the_earlier_run_is_set_aside_mixes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after each of the moves: the new run never starts from the earlier one's checkpoint."""
+    other = toy_run(free_bits=0.5, max_updates=4)
+    expected = run_to_end(tmp_path / "expected", other)
+    first = run_to_end(tmp_path / "one", toy_run(max_updates=4))
+    move, files = Path.rename, len([path for path in first.path.iterdir() if path.name != ".lock"])
+    for moves in range(1, files + 1):
+        folder = shutil.copytree(first.path, tmp_path / f"killed_after_{moves}")
+        left = iter(range(moves))
+
+        def dying(path: Path, target: Path, left: Iterator[int] = left) -> None:
+            if next(left, None) is None:
+                raise Killed
+            move(path, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", dying)
+            with suppress(Killed):
+                run_to_end(folder, other)
+        assert_same_result(run_to_end(folder, other), expected)
 
 
 def test_what_changes_no_result_keeps_the_run(tmp_path: Path) -> None:
