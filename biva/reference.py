@@ -89,4 +89,5 @@ def _type(field: dict[str, Any]) -> str:
 
 def _cell(text: str | None) -> str:
     """A description on one line of a table."""
-    return re.sub(r"\s+", " ", text or "").replace("|", "\\|").strip()
+    line = re.sub(r"\s+", " ", text or "").replace("|", "\\|").strip()
+    return line.replace("paper.md section", "[paper.md](paper.md) section")
