@@ -96,8 +96,9 @@ def texts(folder: Path) -> str:
 @cache
 def said() -> str:
     """What the project and Snakemake say."""
+    rules = [path.read_text() for path in (ROOT / "Makefile", ROOT / "workflow/rules/common.smk")]
     snakemake_says = texts(Path(snakemake.__file__).parent)
-    return texts(Path(biva.__file__).parent) + (ROOT / "Makefile").read_text() + snakemake_says
+    return texts(Path(biva.__file__).parent) + "".join(rules) + snakemake_says
 
 
 def quoted() -> list[str]:
