@@ -135,7 +135,8 @@ class Project:
 
 
 def _timeless(content: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in content.items() if key not in CLOCK}
+    """Without the clock, and the commit: Snakemake's jobs run a copy of the code that is in no repository."""
+    return {key: value for key, value in content.items() if key not in (*CLOCK, "commit")}
 
 
 def _sha256(path: Path) -> str:
