@@ -175,11 +175,13 @@ def plan(
 
 @data.callback()
 def data_group() -> None:
-    """Look at the datasets.
+    """Look at the datasets, or carry prepared ones to a machine without a network.
 
     \b
-    Example:
+    Examples:
       biva data list
+      biva data export mnist_static omniglot --to datasets.tar
+      biva data import datasets.tar
     """
 
 
@@ -196,6 +198,45 @@ def data_list() -> None:
     from biva.data.catalogue import catalogue
 
     print(catalogue(load_datasets(), RESOURCES))
+
+
+@data.command("export")
+def data_export(
+    datasets: Annotated[list[str], typer.Argument(metavar="DATASET...", help="Entries of config/datasets.yaml.")],
+    to: Annotated[Path, typer.Option(help="The file; it must not exist.")] = Path("datasets.tar"),
+) -> None:
+    """Write prepared datasets into one tar, with checksums and licences.
+
+    Reads resources/DATASET/data.safetensors and data.json, which `biva fetch` and `biva prepare` make.
+
+    \b
+    Example:
+      biva data export mnist_static omniglot --to datasets.tar
+    """
+    from biva.data.bundle import export_datasets
+
+    configs = {name: find_dataset(name) for name in datasets}
+    export_datasets(configs, RESOURCES, to)
+    for name, config in configs.items():
+        print(f"{name}: {config.licence}")
+    print(to)
+
+
+@data.command("import")
+def data_import(file: Annotated[Path, typer.Argument(help="What `biva data export` wrote.")]) -> None:
+    """Verify an exported tar and put its datasets into resources.
+
+    Snakemake then has nothing to fetch or prepare for them. What is there with another content is not overwritten.
+
+    \b
+    Example:
+      biva data import datasets.tar
+    """
+    from biva.data.bundle import import_datasets
+
+    configs = load_datasets()
+    for name in import_datasets(file, configs, RESOURCES):
+        print(f"{RESOURCES / name / 'data.json'}  licence: {configs[name].licence}")
 
 
 @app.command()
@@ -526,15 +567,17 @@ def rebuild(
 
 @app.command()
 def schema() -> None:
-    """Write the configuration files' schemas to workflow/schemas.
+    """Write the configuration files' schemas to workflow/schemas, and their reference to docs/configuration.md.
 
     \b
     Example:
       biva schema
     """
+    from biva.reference import PAGE, reference
     from biva.schemas import write_schemas
 
-    for path in write_schemas():
+    write_atomically(PAGE, reference().encode())
+    for path in [*write_schemas(), PAGE]:
         print(path)
 
 

@@ -11,10 +11,10 @@ import json
 import re
 import reprlib
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from biva.errors import UserError
 from biva.models.architectures import Architecture, ModelName, Shape
@@ -88,7 +88,7 @@ class Training(Strict):
         description="paper: train on train+valid, select the best evaluation on test, as the authors did. "
         "clean: train on train, select on valid; test is touched once."
     )
-    batch_size: int = Field(ge=1)
+    batch_size: int = Field(ge=1, description="Images per update.")
     max_updates: int = Field(ge=1, description="Training ends here at the latest.")
     evaluate_every: int = Field(ge=1, description="Updates between two evaluations on the selection split.")
     selection_images: int | None = Field(
@@ -99,7 +99,7 @@ class Training(Strict):
     )
     learning_rate: float = Field(default=2e-3, gt=0, description="Adamax, first update.")
     learning_rate_decay: float = Field(default=0.999999, gt=0, le=1, description="Factor per update.")
-    learning_rate_minimum: float = Field(default=1e-4, ge=0)
+    learning_rate_minimum: float = Field(default=1e-4, ge=0, description="It does not decay below.")
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
         default=(0.9, 0.999), description="Adamax."
     )
@@ -228,7 +228,7 @@ class LikelihoodTable(Strict):
     """A table of likelihood bounds: our runs on one dataset beside the paper's rows."""
 
     name: Name = Field(description="File name of the table, without .tex.")
-    dataset: Name
+    dataset: Name = Field(description="Its runs are shown.")
     paper_table: Name | None = Field(default=None, description="`table` of config/paper_results.csv; null: none.")
     k: Annotated[tuple[int, ...], Field(min_length=1)] = Field(description="A column per K.")
 
@@ -243,19 +243,19 @@ Table = LikelihoodTable | SemiSupervised
 class Experiments(Strict):
     """`config/experiments/NAME.yaml`: runs, settings, and the tables and figures to make of them."""
 
-    description: str
+    description: str = Field(description="One line for people.")
     device: Device = Field(description="auto: a CUDA device where there is one.")
     threads: int = Field(
         ge=1, le=1024, description="CPU threads per job; part of what makes a CPU run repeatable bit for bit."
     )
-    runs: tuple[RunGroup, ...] = ()
-    training: Training
-    finetuning: Finetuning | None = None
-    semi_supervised: tuple[SemiSupervised, ...] = ()
-    evaluation: Evaluation
-    anomalies: tuple[AnomalyPair, ...] = ()
-    tables: tuple[LikelihoodTable, ...] = ()
-    figures: tuple[FigureName, ...] = ()
+    runs: tuple[RunGroup, ...] = Field(default=(), description="One run per dataset, architecture, model and seed.")
+    training: Training = Field(description="Of all runs.")
+    finetuning: Finetuning | None = Field(default=None, description="Some runs go on without free bits; null: none.")
+    semi_supervised: tuple[SemiSupervised, ...] = Field(default=(), description="BIVA with a few labels.")
+    evaluation: Evaluation = Field(description="Of all runs.")
+    anomalies: tuple[AnomalyPair, ...] = Field(default=(), description="Test images of other datasets to score.")
+    tables: tuple[LikelihoodTable, ...] = Field(default=(), description="Tables of bounds.")
+    figures: tuple[FigureName, ...] = Field(default=(), description="See config/README.md, which shows what is what.")
 
     @property
     def table_stems(self) -> list[str]:
@@ -335,7 +335,7 @@ class Experiments(Strict):
 class Collection(Strict):
     """`config/experiments/NAME.yaml` that stands for several experiment sets, such as everything in the paper."""
 
-    description: str
+    description: str = Field(description="One line for people.")
     sets: Annotated[tuple[Name, ...], Field(min_length=1)] = Field(
         description="Experiment sets: files in config/experiments/, without .yaml; not collections."
     )
@@ -383,23 +383,32 @@ class RawFile(Strict):
         return f"MD5 {self.md5}" if self.md5 else "none is known"
 
 
+Reader = Literal[
+    "digits",
+    "amat",
+    "idx",
+    "omniglot_mat",
+    "omniglot_png",
+    "cifar",
+    "svhn_mat",
+    "imagenet_png",
+    "imagenet_npz",
+    "celeba",
+    "photo_patches",
+]
+"""Functions of `biva.data.archives`."""
+
+_FUNCTION = r"^[A-Za-z0-9_.]+:[A-Za-z0-9_]+$"
+
+
 class DatasetConfig(Strict):
     """One entry of `config/datasets.yaml`."""
 
-    title: str
-    reader: Literal[
-        "digits",
-        "amat",
-        "idx",
-        "omniglot_mat",
-        "omniglot_png",
-        "cifar",
-        "svhn_mat",
-        "imagenet_png",
-        "imagenet_npz",
-        "celeba",
-        "photo_patches",
-    ] = Field(description="Function of biva.data.archives that reads the files.")
+    title: str = Field(description="What it is, for people.")
+    reader: str = Field(
+        description="Function of biva.data.archives that reads the files, or MODULE:FUNCTION for one of your own.",
+        json_schema_extra={"anyOf": [{"enum": list(get_args(Reader))}, {"pattern": _FUNCTION}]},
+    )
     shape: Shape = Field(description="Channels, height, width.")
     levels: int = Field(ge=2, le=256, description="Grey levels per channel, 0 .. levels-1.")
     binarisation: Literal["none", "static", "dynamic"] = Field(
@@ -408,21 +417,28 @@ class DatasetConfig(Strict):
     splits: Annotated[dict[Literal["train", "valid", "test"], Annotated[int, Field(ge=1)]], Field(min_length=1)] = (
         Field(description="Images per split; a dataset may lack train or valid.")
     )
-    files: Annotated[tuple[RawFile, ...], Field(min_length=1)]
+    files: Annotated[tuple[RawFile, ...], Field(min_length=1)] = Field(description="In the order of the reader.")
     folder: Name = Field(description="Subfolder of a mirror that holds the files.")
     sources: tuple[str, ...] = Field(
         description="Tried in order after the mirror: http(s) addresses, or package:NAME for files that a package has."
     )
     homepage: str | None = Field(default=None, description="Where a person gets the files that no source gives.")
     paper: str = Field(default="not in the paper", description="How results on it compare with the paper's.")
-    licence: str
-    citation: str
+    licence: str = Field(description="Of the data.")
+    citation: str = Field(description="Whom to cite for the data.")
+
+    @field_validator("reader")
+    @classmethod
+    def _known_reader(cls, reader: str) -> str:
+        if reader not in get_args(Reader) and not re.match(_FUNCTION, reader):
+            raise ValueError(f"expected one of {', '.join(get_args(Reader))}, or MODULE:FUNCTION")
+        return reader
 
 
 class Datasets(Strict):
     """`config/datasets.yaml`."""
 
-    datasets: dict[Name, DatasetConfig]
+    datasets: dict[Name, DatasetConfig] = Field(description="Name of the dataset and its entry.")
 
 
 # ------------------------------------------------------------------------------------------------------ one run

@@ -11,6 +11,7 @@ Here are the formats of plain arrays; `biva.data.pictures` reads PNG and JPEG fi
 
 from __future__ import annotations
 
+import importlib
 import math
 import struct
 import zlib
@@ -353,3 +354,19 @@ READERS: dict[str, Callable[[Path, DatasetConfig], Arrays]] = {
     "photo_patches": photo_patches,
 }
 """`reader` in `config/datasets.yaml` -> function."""
+
+
+def find_reader(name: str) -> Callable[[Path, DatasetConfig], Arrays]:
+    """The reader of this name, or the function that MODULE:FUNCTION names.
+
+    Raises:
+        UserError: the module cannot be imported, or has no such function.
+    """
+    if name in READERS:
+        return READERS[name]
+    module, _, function = name.partition(":")
+    try:
+        reader: Callable[[Path, DatasetConfig], Arrays] = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"config/datasets.yaml: reader {name} cannot be found: {error}.") from None
+    return reader

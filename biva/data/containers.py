@@ -65,8 +65,14 @@ class _Bounded(io.RawIOBase):
         return content
 
 
-def _tar(path: Path, limit: int) -> Iterator[tuple[str, int, IO[bytes]]]:
-    """Name, size and content of every regular file in a tar, gzipped or not, in the archive's order."""
+def tar_files(path: Path, limit: int) -> Iterator[tuple[str, int, IO[bytes]]]:
+    """Name, size and content of every regular file in a tar, gzipped or not, in the archive's order.
+
+    A content is to be read before the next is asked for, within `explained_damage`.
+
+    Raises:
+        UserError: the archive is damaged or unpacks to more than `limit` bytes.
+    """
     with (
         explained_damage(path),
         gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as stream,
@@ -87,7 +93,7 @@ def tar_members(path: Path, names: tuple[str, ...], limit: int) -> dict[str, byt
         UserError: the archive is damaged or unpacks to more, or a name is missing or there twice.
     """
     found: dict[str, bytes] = {}
-    for name, size, content in _tar(path, limit + _SLACK):
+    for name, size, content in tar_files(path, limit + _SLACK):
         if name in names:
             if name in found:
                 raise UserError(f"{path} has {name} twice.")
@@ -110,7 +116,7 @@ def tar_pictures(path: Path, suffix: str, limit: int, largest: int) -> Iterator[
     Raises:
         UserError: the archive is damaged or unpacks to more, or a file is larger.
     """
-    for name, size, content in _tar(path, limit):
+    for name, size, content in tar_files(path, limit):
         if name.endswith(suffix) and not name.rsplit("/", 1)[-1].startswith("."):
             if size > largest:
                 raise UserError(f"{path}, {name}: {size:,} bytes; expected {largest:,} at most.")

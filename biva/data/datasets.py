@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from biva.config import DatasetConfig
-from biva.data.archives import READERS
+from biva.data.archives import find_reader
 from biva.data.array_file import joined, map_arrays, write_arrays
 from biva.data.checksums import expectation, is_intact
 from biva.data.preprocessing import Binarisation
@@ -27,8 +27,8 @@ from biva.records import read_json, write_json
 
 Split = SplitName | Literal["train+valid"]
 
-_ARRAYS = "data.safetensors"
-_DESCRIPTION = "data.json"
+ARRAYS = "data.safetensors"
+DESCRIPTION = "data.json"
 
 
 @dataclass(frozen=True)
@@ -102,22 +102,24 @@ def prepare(name: str, config: DatasetConfig, raw: Path, folder: Path) -> None:
                 f"{raw / file.name} is missing or {expectation(file)}. "
                 f"Run `biva fetch {name}`: it fetches what is missing and replaces what is wrong."
             )
-    arrays = READERS[config.reader](raw, config)
+    arrays = find_reader(config.reader)(raw, config)
     fingerprint = write_arrays(
-        folder / _ARRAYS,
+        folder / ARRAYS,
         {key: _with_checked_levels(name, key, config, array) for key, array in arrays.items()},
     )
-    write_json(
-        folder / _DESCRIPTION,
-        {
-            "dataset": name,
-            "fingerprint": fingerprint,
-            "shape": list(config.shape),
-            "levels": config.levels,
-            "binarisation": config.binarisation,
-            "splits": dict(config.splits),
-        },
-    )
+    write_json(folder / DESCRIPTION, describe(name, config, fingerprint))
+
+
+def describe(name: str, config: DatasetConfig, fingerprint: str) -> dict[str, Any]:
+    """Content of the description beside an array file with this SHA-256."""
+    return {
+        "dataset": name,
+        "fingerprint": fingerprint,
+        "shape": list(config.shape),
+        "levels": config.levels,
+        "binarisation": config.binarisation,
+        "splits": dict(config.splits),
+    }
 
 
 def _with_checked_levels(name: str, key: str, config: DatasetConfig, array: Array) -> Array:
@@ -144,7 +146,7 @@ def load(folder: Path) -> Dataset:
     Raises:
         UserError: it is not there, or its two files do not belong together.
     """
-    path, description = folder / _ARRAYS, folder / _DESCRIPTION
+    path, description = folder / ARRAYS, folder / DESCRIPTION
     again = f"Run `biva prepare {folder.name}`."
     for needed in (path, description):
         if not needed.is_file():

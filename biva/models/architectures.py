@@ -49,7 +49,7 @@ class Architecture(_Strict):
         description="dense: vectors, projected back to a feature map; convolutional: maps of the stage's size."
     )
     filters: int = Field(ge=1, description="F: channels of every deterministic feature map.")
-    dropout: Dropout
+    dropout: Dropout = Field(description="Between the two convolutions of a block.")
     residual: Literal["tensorflow", "pytorch"] = Field(
         default="tensorflow",
         description="Pooling on the residual of a strided block where the authors' two codes differ: "

@@ -37,12 +37,12 @@ class InferencePath(nn.Module):
         raise NotImplementedError
 
 
-def _head(architecture: Architecture, index: int) -> GaussianHead:
+def posterior_head(architecture: Architecture, index: int) -> GaussianHead:
     """q(z_i | .) from a map of the stage's shape."""
     return GaussianHead(architecture.stage_shapes[index], architecture.stages[index].latent, architecture.latents)
 
 
-def _inference_blocks(architecture: Architecture, index: int, shape: Shape, auxiliary: Shape | None) -> BlockStack:
+def inference_blocks(architecture: Architecture, index: int, shape: Shape, auxiliary: Shape | None) -> BlockStack:
     """Blocks of one deterministic inference path in stage i; every block receives the same auxiliary input.
 
     The last block strides. The block next to the data has no residual.
@@ -69,7 +69,8 @@ def _doubled(shape: Shape) -> Shape:
     return 2 * channels, height, width
 
 
-def _run(blocks: BlockStack, x: Tensor, auxiliary: Tensor | None) -> Tensor:
+def run_blocks(blocks: BlockStack, x: Tensor, auxiliary: Tensor | None) -> Tensor:
+    """Output of the last block, every block given the same auxiliary input."""
     activated = None if auxiliary is None else F.elu(auxiliary)
     outputs: list[Tensor] = blocks(x, [activated] * len(blocks))
     return outputs[-1]
@@ -96,13 +97,13 @@ class DeterministicPaths(nn.Module):
         skip = None
         if index > 0:
             skip = _doubled(architecture.stage_shapes[index - 1])
-        self.bu = _inference_blocks(architecture, index, bu_shape, skip)
-        self.td = _inference_blocks(architecture, index, td_shape, architecture.stage_shapes[index])
+        self.bu = inference_blocks(architecture, index, bu_shape, skip)
+        self.td = inference_blocks(architecture, index, td_shape, architecture.stage_shapes[index])
 
     def forward(self, bu_in: Tensor, td_in: Tensor, skip: Tensor | None) -> tuple[Tensor, Tensor]:
         """Inputs of both paths and the skip [bu_(i-1), td_(i-1)] -> bu_i, td_i."""
-        bu = _run(self.bu, bu_in, skip)
-        return bu, _run(self.td, td_in, bu)
+        bu = run_blocks(self.bu, bu_in, skip)
+        return bu, run_blocks(self.td, td_in, bu)
 
 
 @dataclass(frozen=True)
@@ -128,15 +129,15 @@ class BottomUpInference(InferencePath):
         shape, skip = architecture.input_shape, None
         self.blocks, self.heads, self.projections = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for index in range(len(architecture.stages)):
-            self.blocks.append(_inference_blocks(architecture, index, shape, skip))
-            self.heads.append(_head(architecture, index))
+            self.blocks.append(inference_blocks(architecture, index, shape, skip))
+            self.heads.append(posterior_head(architecture, index))
             projection = LatentProjection(architecture, index, groups=1)
             self.projections.append(projection)
             shape, skip = projection.output_shape, architecture.stage_shapes[index]
 
     def encode(self, x: Tensor) -> BottomUpFeatures:
         """The first stage: bu_1 and q(z_1 | x)."""
-        bu = _run(self.blocks[0], x, None)  # type: ignore[arg-type]
+        bu = run_blocks(self.blocks[0], x, None)  # type: ignore[arg-type]
         return BottomUpFeatures(bu, self.heads[0](bu))
 
     def posterior(self, features: BottomUpFeatures, k: int, noise: Noise) -> LatentSource:
@@ -144,7 +145,7 @@ class BottomUpInference(InferencePath):
         bu, q = repeat(features.bu, k), features.posterior.repeat(k)
         latents = [Latent(q.sample(noise), q)]
         for blocks, head, projection in zip(self.blocks[1:], self.heads[1:], self.projections, strict=False):
-            bu = _run(blocks, projection(latents[-1].value), bu)  # type: ignore[arg-type]
+            bu = run_blocks(blocks, projection(latents[-1].value), bu)  # type: ignore[arg-type]
             q = head(bu)
             latents.append(Latent(q.sample(noise), q))
         return lambda index, _priors, _d: {"": latents[index]}
@@ -178,7 +179,7 @@ class TopDownInference(InferencePath):
             self.paths.append(DeterministicPaths(architecture, index, below, below))
             top = index == len(shapes) - 1
             self.merges.append(_merge(architecture, index, shape, None if top else shape))
-            self.heads.append(_head(architecture, index))
+            self.heads.append(posterior_head(architecture, index))
 
     def encode(self, x: Tensor) -> TopDownFeatures:
         """Both deterministic paths, and the top posterior."""
@@ -245,13 +246,13 @@ class BidirectionalInference(InferencePath):
         bu_shape = td_shape = architecture.input_shape
         for index, shape in enumerate(shapes):
             self.paths.append(DeterministicPaths(architecture, index, bu_shape, td_shape))
-            self.td_heads.append(_head(architecture, index))
+            self.td_heads.append(posterior_head(architecture, index))
             if index == len(shapes) - 1:
                 channels, height, width = _doubled(shape)
                 self.merges.append(_merge(architecture, index, (channels + classes, height, width), None))
                 break
             self.merges.append(_merge(architecture, index, shape, shape))
-            self.bu_heads.append(_head(architecture, index))
+            self.bu_heads.append(posterior_head(architecture, index))
             projection = LatentProjection(architecture, index, groups=1)
             self.projections.append(projection)
             bu_shape, td_shape = projection.output_shape, shape

@@ -13,16 +13,7 @@ import pytest
 import typer.main
 
 from biva.cli import app
-from biva.config import (
-    CONFIG_FOLDER,
-    find_anomaly,
-    find_dataset,
-    find_run,
-    find_table,
-    load_architecture,
-    load_experiments,
-    load_sets,
-)
+from tests.commands import assert_names_exist, assert_parsed
 
 ROOT = Path(__file__).parents[2]
 VERBS = (
@@ -57,43 +48,13 @@ def test_help_lists_every_verb_and_imports_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_has_examples_that_its_parser_takes(verb: str) -> None:
-    command = typer.main.get_command(app).commands[verb]  # type: ignore[attr-defined]
+def test_every_verb_has_examples_that_its_parser_takes_and_that_name_things_that_exist(verb: str) -> None:
     shown = examples(verb)
     assert shown
-    for name, *arguments in shown:
-        assert name == verb
-        command.make_context(verb, arguments)
-
-
-def test_the_examples_name_things_that_exist() -> None:
-    config = ROOT / CONFIG_FOLDER
-    for verb in VERBS:
-        for _, *arguments in examples(verb):
-            match verb, arguments:
-                case (("describe" | "bench"), [architecture, *_]):
-                    load_architecture(architecture, config)
-                case (("fetch" | "prepare"), [dataset, *_]):
-                    find_dataset(dataset, config)
-                case (("train" | "evaluate"), [experiments, run, *_]):
-                    find_run(experiments, run, config)
-                case "detect", [experiments, run, pair]:
-                    find_run(experiments, run, config)
-                    find_anomaly(experiments, pair, config)
-                case "anomalies", [experiments, pair]:
-                    find_anomaly(experiments, pair, config)
-                case (("collect" | "figure" | "summary" | "publish"), [experiments, *_]):
-                    load_experiments(experiments, config)
-                case "verify", [experiments]:
-                    load_experiments(Path(experiments).name, config)
-                case "plan", [experiments, *_]:
-                    assert load_sets(experiments, config)
-                case "table", [experiments, table]:
-                    find_table(experiments, table, config)
-                case (("track" | "schema" | "data" | "rebuild"), _):
-                    pass
-                case _:
-                    pytest.fail(f"no check for the example: {verb} {arguments}")
+    for arguments in shown:
+        assert arguments[0] == verb
+        assert_parsed(arguments)
+        assert_names_exist(arguments)
 
 
 @pytest.mark.parametrize(
@@ -189,9 +150,9 @@ def test_data_list_prints_every_dataset(tmp_path: Path) -> None:
     assert {"digits", "cifar10", "celeba64"} <= {line.split(" ")[0] for line in done.stdout.splitlines()}
 
 
-def test_schema_writes_where_the_workflow_reads(tmp_path: Path) -> None:
+def test_schema_writes_what_is_in_the_repository(tmp_path: Path) -> None:
     done = biva("schema", folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    for name in ("config", "experiments", "datasets", "architecture"):
-        path = f"workflow/schemas/{name}.schema.json"
+    schemas = [f"workflow/schemas/{name}.schema.json" for name in ("config", "experiments", "datasets", "architecture")]
+    for path in (*schemas, "docs/configuration.md"):
         assert (tmp_path / path).read_text() == (ROOT / path).read_text()

@@ -441,3 +441,14 @@ def test_official_sources_are_secure_or_embedded(name: str) -> None:
 def test_split_sizes_are_the_published_ones(name: str, splits: tuple[int, int]) -> None:
     sizes = CONFIGS[name].splits
     assert (sizes.get("train", 0) + sizes.get("valid", 0), sizes["test"]) == splits
+
+
+def test_a_reader_is_one_that_is_known_or_a_function_that_is_there(raw: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"expected one of digits, .*, or MODULE:FUNCTION"):
+        tiny(reader="nope")
+    for reader in ("biva.nowhere:read", "biva.data.archives:nope"):
+        with pytest.raises(UserError, match=f"reader {reader} cannot be found"):
+            prepare("tiny", tiny(reader=reader), raw, tmp_path / "there")
+    assert not (tmp_path / "there").exists()
+    prepare("tiny", tiny(reader="biva.data.archives:amat"), raw, tmp_path / "there")
+    assert load(tmp_path / "there").split("test").tolist() == [[[[0, 1]]]]

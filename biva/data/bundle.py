@@ -1,0 +1,173 @@
+"""Prepared datasets in one file, to carry to machines without a network: `biva data export` and `biva data import`.
+
+The file is a plain tar: per dataset `NAME/data.json` and `NAME/data.safetensors`, and `LICENCES.txt` for people.
+`data.json` holds the SHA-256 of the array file, and what else it says follows from `config/datasets.yaml`, so every
+byte of both is checked. A name in the tar is compared, never used as a path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+import tarfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from biva.config import DatasetConfig
+from biva.data.containers import explained_damage, tar_files
+from biva.data.datasets import ARRAYS, DESCRIPTION, describe, load
+from biva.errors import UserError
+from biva.records import read_json, write_json, writing_atomically
+
+_LICENCES = "LICENCES.txt"
+_LARGEST_DESCRIPTION = 1 << 20
+
+
+def export_datasets(configs: Mapping[str, DatasetConfig], resources: Path, target: Path) -> None:
+    """Write prepared datasets into the tar `target`; equal datasets give equal bytes.
+
+    Args:
+        configs: dataset name -> entry of `config/datasets.yaml`, of those to export.
+        resources: folder with a folder per dataset.
+        target: the file; it gets its name when it is complete.
+
+    Raises:
+        UserError: a dataset is not prepared, or not as its entry says; `target` exists or cannot be written.
+    """
+    if target.exists():
+        raise UserError(f"{target} exists already, and is not overwritten. Delete it, or name another file with --to.")
+    fingerprints = {name: load(resources / name).fingerprint for name in configs}
+    for name, config in configs.items():
+        _expect_entry(read_json(resources / name / DESCRIPTION), name, config, fingerprints[name], resources / name)
+    with writing_atomically(target) as file, tarfile.open(fileobj=file, mode="w") as tar:
+        licences = _licences(configs, fingerprints).encode()
+        _add(tar, _LICENCES, len(licences), io.BytesIO(licences))
+        for name in configs:
+            for part in (DESCRIPTION, ARRAYS):
+                path = resources / name / part
+                with path.open("rb") as content:
+                    _add(tar, f"{name}/{part}", path.stat().st_size, content)
+
+
+def _add(tar: tarfile.TarFile, name: str, size: int, content: IO[bytes]) -> None:
+    member = tarfile.TarInfo(name)  # time 0, no owner
+    member.size = size
+    tar.addfile(member, content)
+
+
+def _licences(configs: Mapping[str, DatasetConfig], fingerprints: Mapping[str, str]) -> str:
+    return "\n".join(
+        f"{name}: {config.title}\n"
+        f"  licence:   {config.licence}\n"
+        f"  citation:  {config.citation.strip()}\n"
+        f"  homepage:  {config.homepage or '-'}\n"
+        f"  SHA-256:   {fingerprints[name]}  {name}/{ARRAYS}\n"
+        for name, config in configs.items()
+    )
+
+
+def import_datasets(path: Path, configs: Mapping[str, DatasetConfig], resources: Path) -> list[str]:
+    """Put the datasets of an exported tar into `resources`, after all of it has been verified.
+
+    Args:
+        path: what `export_datasets` wrote.
+        configs: all entries of `config/datasets.yaml`.
+        resources: folder with a folder per dataset. What is there with the same content is kept.
+
+    Returns:
+        The names of the datasets, in the archive's order.
+
+    Raises:
+        UserError: the archive is damaged, holds something else, a dataset without an entry or one prepared by another
+            entry, or `resources` has another content. Nothing has been written then.
+    """
+    descriptions = _verified(path, configs)
+    present = {name: _is_present(resources / name, path, descriptions[name]) for name in descriptions}
+    for name, part, content in _parts(path, configs):
+        if part == ARRAYS and not present[name]:
+            with explained_damage(path), writing_atomically(resources / name / ARRAYS) as file:
+                shutil.copyfileobj(content, file)
+            write_json(resources / name / DESCRIPTION, descriptions[name])
+    return list(descriptions)
+
+
+def _verified(path: Path, configs: Mapping[str, DatasetConfig]) -> dict[str, dict[str, Any]]:
+    """Dataset name -> its description, with which its array file and its entry agree."""
+    descriptions: dict[str, Any] = {}
+    digests: dict[str, str] = {}
+    for name, part, content in _parts(path, configs):
+        found: dict[str, Any] = descriptions if part == DESCRIPTION else digests
+        if name in found:
+            raise UserError(f"{path} has {name}/{part} twice.")
+        with explained_damage(path):
+            if part == ARRAYS:
+                digests[name] = hashlib.file_digest(content, "sha256").hexdigest()  # type: ignore[arg-type]
+            else:
+                descriptions[name] = json.loads(content.read(_LARGEST_DESCRIPTION))
+    for name in descriptions | digests:
+        for part, found in ((DESCRIPTION, descriptions), (ARRAYS, digests)):
+            if name not in found:
+                raise UserError(f"{path} has no {name}/{part}: it is no whole export. Copy or export it again.")
+        declared = descriptions[name].get("fingerprint") if isinstance(descriptions[name], dict) else None
+        if declared != digests[name]:
+            raise UserError(
+                f"{path} is damaged: {name}/{ARRAYS} has the SHA-256 {digests[name]}, but {name}/{DESCRIPTION} says "
+                f"{declared}. Nothing was imported. Copy the file again, or export it again."
+            )
+        _expect_entry(descriptions[name], name, configs[name], digests[name], path)
+    if not descriptions:
+        raise UserError(f"{path} holds no dataset.")
+    return descriptions
+
+
+def _parts(path: Path, configs: Mapping[str, DatasetConfig]) -> Iterator[tuple[str, str, IO[bytes]]]:
+    """Dataset, file name and content of every member but the licences."""
+    if not path.is_file():
+        raise UserError(f"{path} does not exist. `biva data export` writes such a file, on a machine with the data.")
+    for member, _, content in tar_files(path, 2 * path.stat().st_size):
+        if member == _LICENCES:
+            continue
+        name, _, part = member.partition("/")
+        if part not in (DESCRIPTION, ARRAYS):
+            raise UserError(
+                f"{path} has a file {member!r}, which `biva data export` does not write. It is not its work."
+            )
+        if name not in configs:
+            raise UserError(
+                f"{path} has dataset {name!r}, which config/datasets.yaml does not have. Nothing was imported. Add its "
+                "entry, as it is where the file was exported."
+            )
+        yield name, part, content
+
+
+def _expect_entry(about: dict[str, Any], name: str, config: DatasetConfig, fingerprint: str, where: Path) -> None:
+    """Refuse a description that is not the one that `prepare` would write for this entry."""
+    expected = describe(name, config, fingerprint)
+    for key in expected | about:
+        if about.get(key) != expected.get(key):
+            raise UserError(
+                f"{where}: dataset {name!r} was prepared by another entry: its {key} is {about.get(key)!r}, but by "
+                f"config/datasets.yaml {expected.get(key)!r}. Use the same entry, or run `biva prepare {name}` anew."
+            )
+
+
+def _is_present(folder: Path, path: Path, description: dict[str, Any]) -> bool:
+    """Whether the dataset is there already; another one in its place is not overwritten."""
+    arrays, about = folder / ARRAYS, folder / DESCRIPTION
+    if arrays.is_file():
+        with arrays.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        if digest != description["fingerprint"]:
+            raise UserError(
+                f"{arrays} is there with another content: its SHA-256 is {digest}, that in {path} "
+                f"{description['fingerprint']}. Nothing was imported. Delete {folder} to take the one from the archive."
+            )
+    if about.is_file() and read_json(about) != description:
+        raise UserError(
+            f"{about} is there and says something else than {path}. Nothing was imported. Delete {folder} to take the "
+            "one from the archive."
+        )
+    return arrays.is_file() and about.is_file()

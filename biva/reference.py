@@ -1,0 +1,93 @@
+"""The configuration reference `docs/configuration.md`, generated from the JSON schemas of the configuration files."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from biva.config import Collection, Datasets, Experiments, MainConfig
+from biva.models.architectures import Architecture
+
+PAGE = Path("docs/configuration.md")
+
+_FILES: dict[str, type[BaseModel]] = {
+    "config/config.yaml": MainConfig,
+    "config/experiments/NAME.yaml": Experiments,
+    "config/experiments/NAME.yaml, a collection": Collection,
+    "config/datasets.yaml": Datasets,
+    "config/architectures/NAME.yaml": Architecture,
+}
+
+_WORDS = {
+    "string": "text",
+    "integer": "whole number",
+    "number": "number",
+    "boolean": "`true`, `false`",
+    "null": "`null`",
+}
+_BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
+
+_HEAD = """# Configuration reference
+
+Every key of every configuration file. `biva schema` writes this page from the code, so nothing here is edited by hand;
+[config/README.md](../config/README.md) is the manual, with examples. A key without a default must be given.
+"""
+
+
+def reference() -> str:
+    """The whole page."""
+    return "\n".join([_HEAD, *(_chapter(file, model) for file, model in _FILES.items())])
+
+
+def _chapter(file: str, model: type[BaseModel]) -> str:
+    """A file's keys, then those of every section that they name."""
+    schema = model.model_json_schema()
+    sections = [_section(schema, f"## {file}")]
+    sections += [_section(section, f"### {name}") for name, section in schema.get("$defs", {}).items()]
+    return "\n".join(sections)
+
+
+def _section(schema: dict[str, Any], heading: str) -> str:
+    rows = []
+    for key, field in schema.get("properties", {}).items():
+        default = f"`{json.dumps(field['default'])}`" if "default" in field else ""
+        rows.append(f"| `{key}` | {_type(field)} | {default} | {_cell(field.get('description'))} |")
+    lines = [heading, "", _cell(schema.get("description")), ""]
+    return "\n".join([*lines, "| key | values | default | meaning |", "|---|---|---|---|", *rows, ""])
+
+
+def _type(field: dict[str, Any]) -> str:
+    """The values that a key takes, in words."""
+    if "$ref" in field:
+        name = field["$ref"].rsplit("/", 1)[-1]
+        return f"[{name}](#{name.lower()})"
+    if "enum" in field:
+        return ", ".join(f"`{value}`" for value in field["enum"])
+    if "const" in field:
+        return f"`{field['const']}`"
+    if "anyOf" in field:
+        return " or ".join(_type(option) for option in field["anyOf"])
+    kind = field.get("type")
+    if kind == "array":
+        if "prefixItems" in field:
+            return f"list of {len(field['prefixItems'])}: {_type(field['prefixItems'][0])}"
+        return f"list of: {_type(field['items'])}"
+    if kind == "object":
+        keys = field.get("propertyNames", {})
+        named = ", ".join(f"`{name}`" for name in keys.get("enum", ())) or "name"
+        (values,) = field.get("patternProperties", {"": field.get("additionalProperties")}).values()
+        return f"{named}: {_type(values)}"
+    if kind is None:
+        return f"text like `{field['pattern']}`"
+    bounds = [f"{sign} {field[name]:g}" for name, sign in _BOUNDS.items() if name in field]
+    return " ".join([_WORDS[kind], ", ".join(bounds)]).strip()
+
+
+def _cell(text: str | None) -> str:
+    """A description on one line of a table."""
+    line = re.sub(r"\s+", " ", text or "").replace("|", "\\|").strip()
+    return line.replace("paper.md section", "[paper.md](paper.md) section")

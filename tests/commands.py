@@ -1,0 +1,66 @@
+"""Command lines of `biva` in help texts and documentation: whether the parser takes them, and what they name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from biva.cli import app
+from biva.config import (
+    find_anomaly,
+    find_dataset,
+    find_run,
+    find_table,
+    load_architecture,
+    load_experiments,
+    load_sets,
+)
+
+CONFIG = Path(__file__).parents[1] / "config"
+
+
+def assert_parsed(arguments: Sequence[str]) -> None:
+    """The parser takes these words after `biva`."""
+    command: Any = typer.main.get_command(app)
+    name, rest = "biva", list(arguments)
+    while hasattr(command, "commands") and rest and rest[0] in command.commands:
+        name, *rest = rest
+        command = command.commands[name]
+    if rest != ["--help"]:
+        command.make_context(name, rest)
+
+
+def assert_names_exist(arguments: Sequence[str]) -> None:
+    """Sets, runs, datasets and what else a command line names are there."""
+    match arguments:
+        case [("describe" | "bench"), architecture, *_]:
+            load_architecture(architecture, CONFIG)
+        case [("fetch" | "prepare"), dataset, *_]:
+            find_dataset(dataset, CONFIG)
+        case [("train" | "evaluate"), experiments, run, *_]:
+            find_run(experiments, run, CONFIG)
+        case ["detect", experiments, run, pair]:
+            find_run(experiments, run, CONFIG)
+            find_anomaly(experiments, pair, CONFIG)
+        case ["anomalies", experiments, pair]:
+            find_anomaly(experiments, pair, CONFIG)
+        case [("collect" | "figure" | "summary" | "publish"), experiments, *_]:
+            load_experiments(experiments, CONFIG)
+        case ["verify", experiments]:
+            load_experiments(Path(experiments).name, CONFIG)
+        case ["plan", experiments, *_]:
+            assert load_sets(experiments, CONFIG)
+        case ["table", experiments, table]:
+            find_table(experiments, table, CONFIG)
+        case ["data", "export", *datasets]:
+            for dataset in takewhile(lambda word: not word.startswith("-"), datasets):
+                find_dataset(dataset, CONFIG)
+        case [("track" | "schema" | "data" | "rebuild" | "--help"), *_]:
+            pass
+        case _:
+            pytest.fail(f"no check for the command: biva {' '.join(arguments)}")
