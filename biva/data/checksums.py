@@ -43,7 +43,7 @@ def recorded(path: Path) -> str | None:
     known = read_json(record).get(path.name, {}) if record.is_file() else {}
     if not isinstance(known, dict):
         raise UserError(
-            f"{record}, {path.name}: expected an object with its sha256, got {known!r}. Restore the record from a backup, "
+            f"{record}, {path.name}: expected an object with its sha256, got {known!r}. Restore it from a backup, "
             "or delete it to trust the next content that is fetched."
         )
     return known.get("sha256")
