@@ -11,6 +11,7 @@ import hashlib
 from pathlib import Path
 
 from biva.config import RawFile
+from biva.errors import UserError
 from biva.records import read_json, write_json
 
 
@@ -39,7 +40,13 @@ def first_use_record(raw: Path) -> Path:
 def recorded(path: Path) -> str | None:
     """SHA-256 that the raw file `path` had when it was first fetched, or None."""
     record = first_use_record(path.parent)
-    return read_json(record).get(path.name, {}).get("sha256") if record.is_file() else None
+    known = read_json(record).get(path.name, {}) if record.is_file() else {}
+    if not isinstance(known, dict):
+        raise UserError(
+            f"{record}, {path.name}: expected an object with its sha256, got {known!r}. Restore it from a backup, "
+            "or delete it to trust the next content that is fetched."
+        )
+    return known.get("sha256")
 
 
 def record_first_use(path: Path, sha256: str, size: int) -> None:

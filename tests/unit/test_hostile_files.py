@@ -32,6 +32,7 @@ from biva.config import DatasetConfig
 from biva.data import sources
 from biva.data.archives import READERS
 from biva.data.array_file import map_arrays
+from biva.data.checksums import first_use_record, recorded
 from biva.data.containers import tar_members
 from biva.data.datasets import load
 from biva.data.pictures import decode
@@ -412,6 +413,13 @@ def test_a_prepared_dataset_is_loaded_or_refused(tmp_path_factory: Any, descript
             load(folder)
     except UserError as error:
         assert str(folder) in str(error)
+
+
+@pytest.mark.parametrize("record", ['{"digits.csv": 3}', '{"digits.csv": null}', "[]", "[" * 5000, "\0"])
+def test_a_spoilt_record_of_first_use_is_no_reason_to_trust_anew(tmp_path: Path, record: str) -> None:
+    first_use_record(tmp_path / "raw").write_text(record)
+    with pytest.raises(UserError, match=r"raw\.first-use\.json"):
+        recorded(tmp_path / "raw" / "digits.csv")
 
 
 def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
