@@ -109,7 +109,8 @@ def bench(
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="as torch chooses")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Of every timing; the median counts.")] = 5,
     to: Annotated[
-        Path | None, typer.Option(help="The record.", show_default="results/bench/ARCHITECTURE-MODEL.json")
+        Path | None,
+        typer.Option(dir_okay=False, help="The record.", show_default="results/bench/ARCHITECTURE-MODEL.json"),
     ] = None,
 ) -> None:
     """Measure a model's speed and memory beside the machine's limits.
@@ -139,10 +140,10 @@ def bench(
         images=images,
         repeats=repeats,
     )
+    print(report(record))
     path = to or RESULTS / "bench" / f"{architecture}-{model}.json"
     write_json(path, record)
     mirror_bench_or_warn(path)
-    print(report(record))
     print(path)
 
 
