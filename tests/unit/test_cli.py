@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 VERBS = (
     *("describe", "bench", "plan", "data", "fetch", "prepare", "train", "evaluate", "detect", "track"),
     *("collect", "table", "figure", "anomalies", "summary", "schema"),
-    *("verify", "publish", "rebuild"),
+    *("compare", "verify", "publish", "rebuild"),
 )
 
 
@@ -82,7 +82,7 @@ def test_the_examples_name_things_that_exist() -> None:
                     find_anomaly(experiments, pair, config)
                 case "anomalies", [experiments, pair]:
                     find_anomaly(experiments, pair, config)
-                case (("collect" | "figure" | "summary" | "publish"), [experiments, *_]):
+                case (("collect" | "figure" | "summary" | "publish" | "compare"), [experiments, *_]):
                     load_experiments(experiments, config)
                 case "verify", [experiments]:
                     load_experiments(Path(experiments).name, config)

@@ -35,8 +35,9 @@ rule anomalies:
         records=pair_files,
         paper="config/paper_results.csv",
     output:
-        table=report(
-            "results/{experiments}/anomalies/{pair}.tex",
+        tex="results/{experiments}/anomalies/{pair}.tex",
+        html=report(
+            "results/{experiments}/anomalies/{pair}.html",
             caption="../report/anomaly.rst",
             category="Tables",
             labels={"experiments": "{experiments}", "table": "{pair}"},

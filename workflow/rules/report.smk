@@ -34,8 +34,9 @@ rule table:
         results="results/{experiments}/results.csv",
         paper="config/paper_results.csv",
     output:
-        report(
-            "results/{experiments}/tables/{table}.tex",
+        tex="results/{experiments}/tables/{table}.tex",
+        html=report(
+            "results/{experiments}/tables/{table}.html",
             caption="../report/table.rst",
             category="Tables",
             labels={"experiments": "{experiments}", "table": "{table}"},
