@@ -109,7 +109,7 @@ def _one(tokens: list[str], in_math: bool) -> str:
         case "--" | "---" | "~" | "''":
             return {"--": "–", "---": "—", "~": "\u00a0", "''": "”"}[token]
     if not token.startswith("\\"):
-        return escape(re.sub(r" +", "", token) if in_math else token)
+        return escape(token.replace(" ", "").replace("=", " = ") if in_math else token)
     name = token[1:].strip() or " "
     if name in _ELEMENTS:
         element, content = _ELEMENTS[name], _argument(tokens, in_math)

@@ -40,14 +40,14 @@ rule anomalies:
             "results/{experiments}/anomalies/{pair}.html",
             caption="../report/anomaly.rst",
             category="Tables",
-            labels={"experiments": "{experiments}", "table": "{pair}"},
+            labels={"table": "{experiments} / {pair}"},
         ),
         pdf="results/{experiments}/anomalies/{pair}.pdf",
         png=report(
             "results/{experiments}/anomalies/{pair}.png",
             caption="../report/anomaly.rst",
             category="Figures",
-            labels={"experiments": "{experiments}", "figure": "{pair}"},
+            labels={"figure": "{experiments} / {pair}"},
         ),
     log:
         "results/{experiments}/logs/anomalies/{pair}.log",
