@@ -60,6 +60,9 @@ NOTE = "mlflow.note.content"
 RUN_FIGURES: tuple[FigureName, ...] = ("samples", "reconstructions", "kl_per_layer", "latents_over_training")
 """Figures of one run among its artifacts."""
 
+MODEL_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
+"""Tells MLflow's page to show what is there for models, and not for language models."""
+
 LOCK_SECONDS = 60
 RETRY_SECONDS = 300
 BATCH = 1000
@@ -457,7 +460,7 @@ def open_experiment(name: str) -> tuple[Any, str]:
         database = _database()
         artifacts = (database.parent / "artifacts" / name).resolve().as_uri() if database else None
         try:
-            return client, client.create_experiment(name, artifact_location=artifacts)
+            return client, client.create_experiment(name, artifact_location=artifacts, tags=MODEL_TRAINING)
         except Exception:
             experiment = client.get_experiment_by_name(name)
             if experiment is None:
@@ -523,6 +526,9 @@ def _create_run(client: Any, experiment: str, run: dict[str, Any]) -> Any:
             "data_fingerprint": run["data_fingerprint"],
             "config_digest": run["config_digest"],
             "device": run["device"],
+            "mlflow.source.type": "JOB",
+            "mlflow.source.name": f"biva train {run['experiments']} {run['name']}",
+            "mlflow.source.git.commit": run["commit"],
         },
     )
 

@@ -1,4 +1,4 @@
-"""Chromium without a window, driven by the W3C WebDriver protocol; Debian's packages `chromium` and `chromium-driver`."""
+"""Chromium without a window, driven by the W3C WebDriver protocol; Debian: `chromium` and `chromium-driver`."""
 
 from __future__ import annotations
 
@@ -76,7 +76,13 @@ def chromium(folder: Path) -> Iterator[Browser]:
         if shutil.which(program) is None:
             pytest.skip(f"{program} is not installed (Debian: `apt-get install chromium chromium-driver`)")
     port, log = free_port(), folder / "chromedriver.log"
-    arguments = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1500,1000"]
+    arguments = [
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--window-size=1500,1000",
+    ]
     options = {"args": [*arguments, f"--user-data-dir={folder / 'profile'}"], "binary": shutil.which("chromium")}
     with running(["chromedriver", f"--port={port}"], log, HOME=str(folder), NO_PROXY="127.0.0.1"):
         wait_until(_is_ready(f"http://127.0.0.1:{port}/status"), log)

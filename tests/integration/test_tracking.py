@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from biva import cli
 from biva.config import AnomalyPair, RunConfig, load_experiments
 from biva.records import RunFolder, read_json, write_json
 from biva.reporting.results import collect, write_results
+from biva.reporting.tables import environment
 from biva.tracking import (
     TrackingError,
     mirror,
@@ -76,6 +78,14 @@ class Store:
         self.experiment = self.client.get_experiment_by_name(config.experiments)
 
     def runs(self) -> list[Any]:
+        """All but the child runs of evaluations."""
+        return [run for run in self._all() if "biva.record" not in run.data.tags]
+
+    def children(self) -> dict[str, Any]:
+        """The child runs of evaluations, by name."""
+        return {run.info.run_name: run for run in self._all() if "biva.record" in run.data.tags}
+
+    def _all(self) -> list[Any]:
         return list(self.client.search_runs([self.experiment.experiment_id]))
 
     def run(self) -> Any:
@@ -145,9 +155,54 @@ def test_a_run_tells_what_made_it(config: RunConfig, store: str, tmp_path: Path)
     (lineage,) = run.inputs.dataset_inputs
     assert (lineage.dataset.name, lineage.dataset.digest) == ("digits", "f" * 36)
     assert sorted(stored.artifacts(run)) == [
+        "figures/kl_per_layer.png", "figures/latents_over_training.png",
         "figures/reconstructions.png", "figures/samples.png",
         "record/evaluation.json", "record/manifest.json", "record/record.jsonl", "record/run.json", "record/train.json",
     ]  # fmt: skip
+
+
+def test_every_evaluation_is_a_child_run_once(config: RunConfig, store: str, tmp_path: Path) -> None:
+    folder = fake_run(tmp_path, config, bounds=BOUNDS, started=STARTED)
+    write_json(folder.anomaly("photos"), anomaly_record(PAIR, {"L>0": (0.5, 0.25, 0.75)}))
+    mirror(folder)
+    mirror(folder)
+    stored = Store(config, store)
+    children, parent = stored.children(), stored.run()
+    names = ["digits / biva / seed 1 / anomaly photos", "digits / biva / seed 1 / evaluation"]
+    assert sorted(children) == names
+    detection, evaluation = (children[name] for name in names)
+    for child in (detection, evaluation):
+        assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert (child.info.status, child.data.tags["dataset"]) == ("FINISHED", "digits")
+        assert child.data.metrics.items() < parent.data.metrics.items()
+    assert evaluation.data.metrics["test/log_likelihood_bound_k1000"] == -24.0
+    assert evaluation.info.end_time - evaluation.info.start_time == 1500
+    assert detection.data.metrics["anomaly/photos/bound_above_0/auroc"] == 0.5
+    assert detection.data.params["evaluation.importance_samples"] == "20"
+    evaluate(folder, config, {1: (-23.0, 0.5)})
+    mirror(folder)
+    assert len([run for run in stored._all() if run.info.run_name == names[1]]) == 2
+    assert [folder.path.name for folder in records_from_mlflow(config.experiments, tmp_path / "rebuilt")] == ["seed1"]
+
+
+def test_a_note_and_a_tag_say_what_a_run_reproduces_and_how_far_it_is_from_that(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    config = fake_config(dataset="mnist_static", experiments="static_mnist")
+    mirror(fake_run(tmp_path, config, bounds={1: (-82.0, 0.5), 1000: (-78.0, 0.5)}))
+    tags = Store(config, store).run().data.tags
+    assert tags["paper_table"] == "static_mnist"
+    note = tags["mlflow.note.content"]
+    assert note.startswith("**BIVA** on *mnist_static*, architecture `digits_8x8`, seed 1; protocol *clean*.")
+    # The reported values are -81.20, confirmed, and -78.67, from memory.
+    assert "| BIVA | log likelihood bound | 1 | -82.00 (1) | -81.20 | -0.80 nats | seed leaderboard page |" in note
+    assert "| 1000 | -78.00 (1) | -78.67 (unconfirmed) | +0.67 nats | memory of paper Table 2 |" in note
+    quick = fake_config(experiments="quick", seed=7)
+    mirror(fake_run(tmp_path, quick, bounds=BOUNDS))
+    (tags,) = [run.data.tags for run in Store(quick, store).runs() if run.data.tags["seed"] == "7"]
+    assert tags["paper_table"] == "none"
+    assert "The paper reports no value on this dataset." in tags["mlflow.note.content"]
 
 
 def fine_tuned(folder: RunFolder, config: RunConfig, runs: Path) -> RunFolder:
@@ -378,7 +433,8 @@ def test_tables_and_figures_are_one_run_with_the_latest_files(config: RunConfig,
     (tmp_path / "figures/samples.png").write_bytes(b"png")
     (tmp_path / "summary.tex").write_text("a")
     for content in ("first", "second"):
-        (tmp_path / "tables/likelihood.tex").write_text(content)
+        rows = pd.DataFrame({"Model": ["VAE"], "$K = 1$": [rf"$-1.00{{\pm}}0.50$ ({content})"]}).to_latex(index=False)
+        (tmp_path / "tables/likelihood.tex").write_text(environment("Bounds", "tab:bounds", rows, ["A note."]))
         mirror_reports(config.experiments, tmp_path)
     stored = Store(config, store)
     run = stored.run()
@@ -387,10 +443,13 @@ def test_tables_and_figures_are_one_run_with_the_latest_files(config: RunConfig,
         "figures/samples.png",
         "results.csv",
         "summary.tex",
+        "tables/likelihood.json",
         "tables/likelihood.tex",
     ]
     table = stored.client.download_artifacts(run.info.run_id, "tables/likelihood.tex", str(tmp_path))
-    assert Path(table).read_text() == "second"
+    assert "second" in Path(table).read_text()
+    rows = stored.client.load_table(stored.experiment.experiment_id, "tables/likelihood.json", [run.info.run_id])
+    assert rows.to_dict("records") == [{"Model": "VAE", "K = 1": "−1.00±0.50 (second)"}]
 
 
 def test_an_unknown_experiment_set_is_refused_and_no_store_is_made(
