@@ -27,6 +27,13 @@ class Browser:
     def open(self, address: str) -> None:
         _ask(f"{self._session}/url", {"url": address})
 
+    def enter_frame(self, index: int = 0) -> None:
+        """From here on look into a frame of the page; `open` leaves it."""
+        _ask(f"{self._session}/frame", {"id": index})
+
+    def leave_frame(self) -> None:
+        _ask(f"{self._session}/frame", {"id": None})
+
     def run(self, script: str) -> Any:
         """What a piece of JavaScript returns."""
         return _ask(f"{self._session}/execute/sync", {"script": script, "args": []})
