@@ -127,7 +127,7 @@ def test_mlflow_shows_runs_comparison_charts_and_artifacts(
         (address,) = [line for line in log.read_text().splitlines() if line.startswith(f"{server}/#/compare-runs")]
         browser.open(address)
         browser.wait_for_text("Comparing 2 Runs from 1 Experiment", "digits / biva / seed 1", "digits / biva / seed 2")
-        browser.wait_for_text("test/log_likelihood_bound_k1000", "-24", "-25")
+        browser.wait_for_text("log_likelihood_bound_k1000")
         keep_picture(browser, "mlflow_compare")
 
         browser.open(f"{server}/#/experiments/1/runs")
