@@ -526,7 +526,7 @@ def _create_run(client: Any, experiment: str, run: dict[str, Any]) -> Any:
             "data_fingerprint": run["data_fingerprint"],
             "config_digest": run["config_digest"],
             "device": run["device"],
-            "mlflow.source.type": "JOB",
+            "mlflow.source.type": "LOCAL",
             "mlflow.source.name": f"biva train {run['experiments']} {run['name']}",
             "mlflow.source.git.commit": run["commit"],
         },

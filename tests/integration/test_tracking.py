@@ -6,6 +6,8 @@ import json
 import logging
 import shutil
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import reduce
@@ -13,6 +15,7 @@ from hashlib import sha256
 from operator import getitem
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import numpy as np
 import pandas as pd
@@ -20,15 +23,20 @@ import pytest
 
 from biva import cli
 from biva.config import AnomalyPair, RunConfig, load_experiments
+from biva.evaluation.trained_model import TrainedModel
+from biva.models.build import build_model
 from biva.records import RunFolder, read_json, write_json
 from biva.reporting.results import collect, write_results
 from biva.reporting.tables import environment
+from biva.tracked_models import mirror_model
 from biva.tracking import (
     TrackingError,
+    comparison_page,
     mirror,
     mirror_bench_or_warn,
     mirror_or_warn,
     mirror_reports,
+    mirroring,
     records_from_mlflow,
 )
 from tests.fake_runs import (
@@ -84,6 +92,9 @@ class Store:
     def children(self) -> dict[str, Any]:
         """The child runs of evaluations, by name."""
         return {run.info.run_name: run for run in self._all() if "biva.record" in run.data.tags}
+
+    def models(self) -> list[Any]:
+        return list(self.client.search_logged_models([self.experiment.experiment_id]))
 
     def _all(self) -> list[Any]:
         return list(self.client.search_runs([self.experiment.experiment_id]))
@@ -535,3 +546,86 @@ def test_a_run_that_has_no_bound_is_mirrored_once_with_what_it_has(
     assert "selected/elbo" not in metrics
     assert stored.run().info.status == "FINISHED"
     assert not [path for path in stored.artifacts(stored.run()) if path.endswith(".png")]
+
+
+def test_a_model_is_logged_once_and_mlflow_gives_back_what_computes(
+    config: RunConfig, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow.pytorch
+    import torch
+    from mlflow import MlflowClient
+    from safetensors.torch import save_file
+
+    folder = fake_run(tmp_path, config, bounds=BOUNDS)
+    mirror(folder)
+    stored = Store(config, store)
+    mirror_model(folder)  # a published run, without weights
+    assert stored.models() == []
+    save_file(build_model(config.architecture, config.model).state_dict(), folder.weights)
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "finalize_logged_model", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            mirror_model(folder)
+    for _ in range(2):
+        mirror_model(folder)
+    (logged,) = stored.models()
+    assert str(logged.status) == "READY"
+    mlflow.set_tracking_uri(store)
+    model = mlflow.pytorch.load_model(f"models:/{logged.model_id}")
+    x = torch.bernoulli(torch.full((3, 1, 8, 8), 0.5))
+    assert model.elbo(x).shape == (3,)
+    assert model.reconstruct(x).shape == x.shape
+    assert model.sample(2).shape == (2, 1, 8, 8)
+    signature = mlflow.models.get_model_info(f"runs:/{stored.run().info.run_id}/model").signature
+    assert [spec.shape for spec in (*signature.inputs, *signature.outputs)] == [(-1, 1, 8, 8), (-1,)]
+    expected = TrainedModel(config.model_dump_json(), folder.weights.read_bytes())
+    bounds = []
+    for one in (model, expected):
+        torch.manual_seed(1)
+        bounds.append(one.elbo(x))
+    assert torch.equal(*bounds)
+    save_file(build_model(config.architecture, config.model).state_dict(), folder.weights)
+    mirror_model(folder)
+    assert len(stored.models()) == 2
+
+
+def test_while_a_run_is_trained_the_machine_is_watched(
+    config: RunConfig, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    folder = fake_run(tmp_path, config, updates=50, trained=False, started=STARTED)
+    with mirroring(folder) as after_an_evaluation:
+        after_an_evaluation()
+        stored = Store(config, store)
+        deadline = time.monotonic() + 60
+        while "system/cpu_utilization_percentage" not in stored.run().data.metrics:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        after_an_evaluation()
+    assert_every_point_once(stored, config, 50)
+    assert not [thread for thread in threading.enumerate() if thread.name == "SystemMetricsMonitor"]
+
+
+def test_without_a_store_nothing_is_watched_and_training_goes_on(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    with mirroring(fake_run(tmp_path, config, trained=False)) as after_an_evaluation:
+        after_an_evaluation()
+
+
+def test_the_page_that_compares_names_the_newest_finished_runs(config: RunConfig, store: str, tmp_path: Path) -> None:
+    for place, run_id, started in (("old", "0" * 32, "2026-02-01"), ("new", "1" * 32, "2026-03-01")):
+        moment = f"{started}T00:00:00+00:00"
+        mirror(fake_run(tmp_path / place, config, bounds=BOUNDS, run_id=run_id, started=moment))
+    mirror(fake_run(tmp_path / "new", fake_config("vae", experiments=config.experiments), started=STARTED))
+    stored = Store(config, store)
+    (newest,) = [run.info.run_id for run in stored.runs() if run.data.tags["biva.run_id"] == "1" * 32]
+    address = comparison_page(config.experiments, "http://127.0.0.1:5000/")
+    base, _, query = address.partition("#/compare-runs?")
+    assert base == "http://127.0.0.1:5000/"
+    asked = {key: json.loads(value) for key, (value,) in parse_qs(query).items()}
+    assert asked == {"runs": [newest], "experiments": [stored.experiment.experiment_id]}
+    with pytest.raises(TrackingError, match="has no experiment 'never_run'"):
+        comparison_page("never_run", "http://127.0.0.1:5000")
