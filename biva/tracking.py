@@ -170,7 +170,8 @@ def _monitor(folder: RunFolder) -> Any:
     run = read_json(folder.identity)
     client, experiment = open_experiment(run["experiments"])
     run_id = find_run(client, experiment, "biva.run_id", run["run_id"]).info.run_id
-    monitor = SystemMetricsMonitor(run_id, resume_logging=True, tracking_uri=_address())
+    make: Any = SystemMetricsMonitor
+    monitor = make(run_id, resume_logging=True, tracking_uri=_address())
     monitor.start()
     return monitor
 

@@ -459,8 +459,8 @@ def test_tables_and_figures_are_one_run_with_the_latest_files(config: RunConfig,
     ]
     table = stored.client.download_artifacts(run.info.run_id, "tables/likelihood.tex", str(tmp_path))
     assert "second" in Path(table).read_text()
-    rows = stored.client.load_table(stored.experiment.experiment_id, "tables/likelihood.json", [run.info.run_id])
-    assert rows.to_dict("records") == [{"Model": "VAE", "K = 1": "−1.00±0.50 (second)"}]
+    loaded = stored.client.load_table(stored.experiment.experiment_id, "tables/likelihood.json", [run.info.run_id])
+    assert loaded.to_dict("records") == [{"Model": "VAE", "K = 1": "−1.00±0.50 (second)"}]
 
 
 def test_an_unknown_experiment_set_is_refused_and_no_store_is_made(
