@@ -201,9 +201,10 @@ def drawn_runs(experiments):
 
 
 def figure_settings(wildcards):
-    return about(drawn_runs(wildcards.experiments)) | {
-        "k": experiment_set(wildcards.experiments).evaluation.importance_samples
-    }
+    """What a figure's caption says; K only where the figure depends on it."""
+    shows_k = wildcards.figure == "bound_against_k"
+    ks = {"k": experiment_set(wildcards.experiments).evaluation.importance_samples} if shows_k else {}
+    return about(drawn_runs(wildcards.experiments)) | ks
 
 
 def figure_files(wildcards):
