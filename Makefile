@@ -47,14 +47,18 @@ format: $(READY) ## Format the code and mend what ruff can mend
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt workflow
 
-ui: $(READY) ## Show all runs in MLflow's web page, on this machine only
-	@test -n "$$MLFLOW_TRACKING_URI" || test -f results/mlflow/mlflow.db || \
-		{ echo "There are no runs yet: results/mlflow/mlflow.db does not exist. Run 'make reproduce' first." >&2; exit 1; }
-	@echo "MLflow: http://127.0.0.1:$(PORT)   (Ctrl-C ends it; another port: make ui PORT=5001)"
-	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 \
+ui: $(READY) ## Show all runs in MLflow's web page, on this machine only; print the address that compares those of SET
+	@case "$$MLFLOW_TRACKING_URI" in http*) \
+		echo "MLflow runs already: $$MLFLOW_TRACKING_URI"; exec $(BIN)/biva compare $(SET);; esac; \
+	test -n "$$MLFLOW_TRACKING_URI" || test -f results/mlflow/mlflow.db || \
+		{ echo "There are no runs yet: results/mlflow/mlflow.db does not exist. Run 'make reproduce' first." >&2; exit 1; }; \
+	echo "MLflow: http://127.0.0.1:$(PORT)   (Ctrl-C ends it; another port: make ui PORT=5001)"; \
+	echo "All runs of $(SET) beside each other:"; \
+	$(BIN)/biva compare $(SET) --server http://127.0.0.1:$(PORT) || true; \
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false exec $(BIN)/mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 \
 		--backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///results/mlflow/mlflow.db}"
 
-report: $(READY) ## Write results/SET/summary.tex and .pdf (where LaTeX is), and results/report.html: all on one page
+report: $(READY) ## Write results/SET/summary.tex and .pdf (where LaTeX is), and results/report.html: all in one file
 	$(BIN)/biva summary $(SET)
 	$(BIN)/snakemake --report results/report.html --config experiments=$(SET)
 

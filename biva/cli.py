@@ -289,7 +289,7 @@ def train(experiments: Experiments, run: RunName) -> None:
       biva train static_mnist mnist_static/biva_28x28/biva_finetuned/seed1
     """
     from biva.data.datasets import load
-    from biva.tracking import mirror_or_warn
+    from biva.tracking import mirroring
     from biva.training.loop import train
     from biva.training.signals import Interrupted
 
@@ -299,7 +299,8 @@ def train(experiments: Experiments, run: RunName) -> None:
         parent = _run_folder(find_run(experiments, config.parent_name))
     dataset = load(RESOURCES / config.dataset)
     try:
-        train(config, dataset, folder, on_evaluation=lambda: mirror_or_warn(folder), parent_folder=parent)
+        with mirroring(folder) as mirror:
+            train(config, dataset, folder, on_evaluation=mirror, parent_folder=parent)
     except Interrupted as interruption:
         print(interruption, file=sys.stderr)
         raise typer.Exit(interruption.exit_status) from None
@@ -368,17 +369,20 @@ def track(
 ) -> None:
     """Complete the MLflow copy of runs.
 
-    Logs what MLflow lacks of the runs and of their sets' tables and figures; running it again changes nothing.
+    Logs what MLflow lacks of the runs, of their models and of their sets' tables and figures; running it again changes
+    nothing. `mlflow.pytorch.load_model` gives a model back, with elbo(x), sample(n) and reconstruct(x).
     MLflow is results/mlflow/, or MLFLOW_TRACKING_URI.
 
     \b
     Example:
       biva track results/quick/runs/digits/digits_8x8/biva/seed*
     """
+    from biva.tracked_models import mirror_model
     from biva.tracking import mirror, mirror_reports
 
     for path in sorted(folders, key=lambda path: bool(read_json(RunFolder(path).identity).get("parent"))):
         mirror(RunFolder(path))  # the runs that others fine-tune come first, so that those find them
+        mirror_model(RunFolder(path))
         print(path)
     for experiments in sorted({read_json(RunFolder(path).identity)["experiments"] for path in folders}):
         mirror_reports(experiments, RESULTS / experiments)
@@ -415,9 +419,9 @@ def collect(
 
 @app.command()
 def table(experiments: Experiments, name: Annotated[str, typer.Argument(help="`name` of a table of the set.")]) -> None:
-    """Write a LaTeX table of a set's results: likelihood bounds, or test errors of semi-supervised runs.
+    """Write a table of a set's results: likelihood bounds, or test errors of semi-supervised runs.
 
-    Reads results/EXPERIMENTS/results.csv; writes results/EXPERIMENTS/tables/NAME.tex.
+    Reads results/EXPERIMENTS/results.csv; writes results/EXPERIMENTS/tables/NAME.tex and .html.
 
     \b
     Examples:
@@ -427,7 +431,8 @@ def table(experiments: Experiments, name: Annotated[str, typer.Argument(help="`n
     from biva.reporting.texts import write_table
 
     table = find_table(experiments, name)
-    print(write_table(table, resolve_runs(experiments, load_experiments(experiments)), RESULTS / experiments))
+    runs = resolve_runs(experiments, load_experiments(experiments))
+    print(*write_table(table, runs, RESULTS / experiments), sep="\n")
 
 
 @app.command()
@@ -455,7 +460,7 @@ def anomalies(
 ) -> None:
     """Write the table and the figure of an anomaly pair.
 
-    Writes results/EXPERIMENTS/anomalies/PAIR.tex, .pdf and .png; where nothing has run, the table alone.
+    Writes results/EXPERIMENTS/anomalies/PAIR.tex, .html, .pdf and .png; where nothing has run, the table alone.
 
     \b
     Example:
@@ -467,7 +472,7 @@ def anomalies(
 
     settings, folder = find_anomaly(experiments, pair), RESULTS / experiments
     runs = resolve_runs(experiments, load_experiments(experiments))
-    print(write_anomaly_table(settings, runs, folder / "runs", folder))
+    print(*write_anomaly_table(settings, runs, folder / "runs", folder), sep="\n")
     stem = folder / "anomalies" / pair
     save(draw_anomaly((_run_folder(run) for run in runs if settings.includes(run)), settings), stem)
     print(f"{stem}.pdf", f"{stem}.png", sep="\n")
@@ -494,6 +499,28 @@ def summary(experiments: Experiments) -> None:
         print(problem, file=sys.stderr)
     else:
         print(document.with_suffix(".pdf"))
+
+
+@app.command()
+def compare(
+    experiments: Experiments,
+    server: Annotated[
+        str | None,
+        typer.Option(help="Of MLflow.", show_default="MLFLOW_TRACKING_URI if it is one, else http://127.0.0.1:5000"),
+    ] = None,
+) -> None:
+    """Print the address of MLflow's page that compares a set's runs.
+
+    `make ui` starts MLflow's server on this machine and prints it too.
+
+    \b
+    Example:
+      biva compare quick
+    """
+    from biva.tracking import comparison_page, is_server
+
+    tracking = os.environ.get("MLFLOW_TRACKING_URI", "")
+    print(comparison_page(experiments, server or (tracking if is_server(tracking) else "http://127.0.0.1:5000")))
 
 
 @app.command()

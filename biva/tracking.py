@@ -4,8 +4,9 @@ The record on disk is the truth (`biva.records`); MLflow shows it and can give i
 the store already has is not logged again, so it may be called after every evaluation, after a kill, or years later.
 
 The store is `MLFLOW_TRACKING_URI`, or else `results/mlflow/mlflow.db` below the current folder. An experiment set is
-an MLflow experiment; a run folder is a run in it, found by the tag `biva.run_id`; the set's tables and figures are
-one more run, found by the tag `biva.summary`.
+an MLflow experiment; a run folder is a run in it, found by the tag `biva.run_id`, with a child run for its evaluation
+and for every anomaly pair, found by the tag `biva.record`; the set's tables and figures are one more run, found by the
+tag `biva.summary`. The numbers of a child are those of its parent too, so that one table compares runs.
 
 MLflow is imported inside the functions: training must work where it is not installed.
 """
@@ -21,17 +22,19 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from filelock import FileLock
 
+from biva.config import FigureName
 from biva.errors import UserError
-from biva.records import RunFolder, anomaly_metrics, manifest_digest, read_json, read_lines, variant_of
+from biva.records import RunFolder, anomaly_metrics, manifest_digest, read_json, read_lines, sha256, variant_of
 
 STORE = Path("results/mlflow")
 """Folder of the database and the artifacts, unless MLFLOW_TRACKING_URI names another store."""
@@ -47,6 +50,18 @@ MANIFEST = "biva.manifest"
 
 RECORDS = Path("record")
 """Artifact folder of a run's record files."""
+
+RECORD = "biva.record"
+"""Tag of an evaluation's child run: the SHA-256 of the record that it shows."""
+
+NOTE = "mlflow.note.content"
+"""MLflow's tag for a run's description."""
+
+RUN_FIGURES: tuple[FigureName, ...] = ("samples", "reconstructions", "kl_per_layer", "latents_over_training")
+"""Figures of one run among its artifacts."""
+
+MODEL_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
+"""Tells MLflow's page to show what is there for models, and not for language models."""
 
 LOCK_SECONDS = 60
 RETRY_SECONDS = 300
@@ -87,9 +102,9 @@ def mirror(folder: RunFolder) -> None:
         UserError: the folder has no `run.json`.
     """
     run = read_json(folder.identity)
-    with _usable_store(), FileLock(folder.path / ".mirror.lock", timeout=LOCK_SECONDS):
-        client, experiment = _open_experiment(run["experiments"])
-        stored = _find_run(client, experiment, "biva.run_id", run["run_id"]) or _create_run(client, experiment, run)
+    with usable_store(), FileLock(folder.path / ".mirror.lock", timeout=LOCK_SECONDS):
+        client, experiment = open_experiment(run["experiments"])
+        stored = find_run(client, experiment, "biva.run_id", run["run_id"]) or _create_run(client, experiment, run)
         _log_parent(client, experiment, stored, run)
         _log_parameters(client, stored, run)
         _log_input(client, stored, run)
@@ -99,10 +114,15 @@ def mirror(folder: RunFolder) -> None:
             _log_finals(client, stored, *_training_finals(training))
             update = training["selected"]["update"]
             if folder.evaluation.is_file():
-                _log_finals(client, stored, *_evaluation_finals(read_json(folder.evaluation), update))
+                finals = _evaluation_finals(read_json(folder.evaluation), update)
+                _log_finals(client, stored, *finals)
+                _log_child(client, experiment, stored, folder.evaluation, "evaluation", finals)
             for path in folder.anomalies():
-                _log_finals(client, stored, *_anomaly_finals(read_json(path), update))
+                finals = _anomaly_finals(read_json(path), update)
+                _log_finals(client, stored, *finals)
+                _log_child(client, experiment, stored, path, f"anomaly {path.stem}", finals)
             _log_artifacts(client, stored, folder)
+            _log_purpose(client, stored, folder)
             client.set_tag(stored.info.run_id, MANIFEST, manifest_digest(folder))
         _set_status(client, stored, folder)
 
@@ -122,6 +142,40 @@ def mirror_or_warn(folder: RunFolder) -> None:
         _warn_once(f"{_without_password(str(error))} The run goes on; `biva track {folder.path}` completes the mirror.")
 
 
+@contextmanager
+def mirroring(folder: RunFolder) -> Iterator[Callable[[], None]]:
+    """While a run is trained: gives what to call after every evaluation, which is `mirror_or_warn`.
+
+    From the first of these calls on, MLflow's own monitor logs the machine's load beside the run: CPU, memory, disk,
+    network, and GPUs where `nvidia-ml-py` is installed; every 10 seconds, or MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL.
+    """
+    monitors: list[Any] = []
+
+    def mirror_and_watch() -> None:
+        mirror_or_warn(folder)
+        if not monitors and time.monotonic() >= _not_before.get(_address(), 0.0):
+            with suppress(Exception):  # a run without the machine's load is no less a run
+                monitors.append(_monitor(folder))
+
+    try:
+        yield mirror_and_watch
+    finally:
+        for monitor in monitors:
+            monitor.finish()
+
+
+def _monitor(folder: RunFolder) -> Any:
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+    run = read_json(folder.identity)
+    client, experiment = open_experiment(run["experiments"])
+    run_id = find_run(client, experiment, "biva.run_id", run["run_id"]).info.run_id
+    make: Any = SystemMetricsMonitor
+    monitor = make(run_id, resume_logging=True, tracking_uri=_address())
+    monitor.start()
+    return monitor
+
+
 @cache
 def _warn_once(message: str) -> None:
     _log.warning("%s", message)
@@ -137,10 +191,10 @@ def mirror_reports(experiments: str, results_folder: Path) -> None:
     Raises:
         TrackingError: as for `mirror`.
     """
-    with _usable_store():
-        client, experiment = _open_experiment(experiments)
+    with usable_store():
+        client, experiment = open_experiment(experiments)
         with _setup_lock():
-            stored = _find_run(client, experiment, "biva.summary", experiments) or client.create_run(
+            stored = find_run(client, experiment, "biva.summary", experiments) or client.create_run(
                 experiment, run_name=f"{experiments} / {SUMMARY_NAME}", tags={"biva.summary": experiments}
             )
         run_id = stored.info.run_id
@@ -150,7 +204,30 @@ def mirror_reports(experiments: str, results_folder: Path) -> None:
         for kind in ("tables", "figures", "anomalies"):
             if (results_folder / kind).is_dir():
                 client.log_artifacts(run_id, str(results_folder / kind), kind)
+        _log_tables(client, run_id, results_folder)
         client.set_terminated(run_id)
+
+
+def _log_tables(client: Any, run_id: str, results_folder: Path) -> None:
+    """The tables as MLflow's own kind of table. `log_table` would add the rows to those that are there."""
+    tables = [path for kind in ("tables", "anomalies") for path in sorted((results_folder / kind).glob("*.tex"))]
+    logged = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for path in tables:
+            file = (Path(scratch) / path.relative_to(results_folder)).with_suffix(".json")
+            file.parent.mkdir(exist_ok=True)
+            file.write_bytes(table_json(path))
+            logged.append({"path": file.relative_to(scratch).as_posix(), "type": "table"})
+        client.log_artifacts(run_id, scratch)
+    client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps(logged))
+
+
+def table_json(tex: Path) -> bytes:
+    """A table as MLflow keeps it, from its .tex."""
+    from biva.reporting.html import frame
+
+    text: str = frame(tex.read_text()).to_json(orient="split", index=False)
+    return text.encode()
 
 
 def mirror_bench_or_warn(path: Path) -> None:
@@ -158,8 +235,8 @@ def mirror_bench_or_warn(path: Path) -> None:
     record = read_json(path)
     about = ("architecture", "model", "parameters", "compiled", "machine", "versions")
     try:
-        with _usable_store():
-            client, experiment = _open_experiment(BENCH)
+        with usable_store():
+            client, experiment = open_experiment(BENCH)
             name = f"{record['architecture']} / {record['model']} / {record['machine']['device']}"
             run_id = client.create_run(experiment, run_name=name, tags={"commit": record["commit"]}).info.run_id
             for key, value in flatten({key: record[key] for key in about}).items():
@@ -188,13 +265,12 @@ def records_from_mlflow(experiments: str, into: Path) -> list[RunFolder]:
     Raises:
         TrackingError: as for `mirror`, or the store has no such experiment.
     """
-    with _usable_store():
+    with usable_store():
         client, experiment = _existing_experiment(experiments)
-        newest: dict[str, Any] = {}
-        for stored in sorted(_finished_runs(client, experiment), key=_started):
-            if not re.fullmatch("[a-z0-9_]+(/[a-z0-9_]+){3}", name := stored.data.tags["name"]):
+        newest = _newest(client, experiment)
+        for name in newest:
+            if not re.fullmatch("[a-z0-9_]+(/[a-z0-9_]+){3}", name):
                 raise TrackingError(f"MLflow at {_address()} has a run named {name!r}, which biva names none.")
-            newest[name] = stored
         return [_download(client, newest[name].info.run_id, RunFolder(into / name)) for name in sorted(newest)]
 
 
@@ -211,6 +287,31 @@ class StoredRun:
     """Copies an artifact, or a folder of them, below a folder."""
 
 
+def comparison_page(experiments: str, server: str) -> str:
+    """Address of MLflow's page that compares the finished runs of a set; of runs with one name, the newest.
+
+    Args:
+        experiments: name of the experiment set.
+        server: address of MLflow's server, such as `http://127.0.0.1:5000`.
+
+    Raises:
+        TrackingError: as for `mirror`, or the store has no finished run of the set.
+    """
+    with usable_store():
+        client, experiment = _existing_experiment(experiments)
+        newest = _newest(client, experiment)
+    if not newest:
+        raise TrackingError(f"MLflow at {_address()} has no finished run of {experiments!r} yet.")
+    chosen = json.dumps([newest[name].info.run_id for name in sorted(newest)])
+    pages = {"runs": chosen, "experiments": json.dumps([experiment])}
+    return f"{server.rstrip('/')}/#/compare-runs?{urlencode(pages)}"
+
+
+def _newest(client: Any, experiment: str) -> dict[str, Any]:
+    """Finished runs by name; of runs with one name, the newest."""
+    return {stored.data.tags["name"]: stored for stored in sorted(_finished_runs(client, experiment), key=_started)}
+
+
 @contextmanager
 def stored_runs(experiments: str) -> Iterator[dict[str, StoredRun]]:
     """What the store holds of every finished run, by `biva.run_id`; of the tables and figures, by `SUMMARY_NAME`.
@@ -220,7 +321,7 @@ def stored_runs(experiments: str) -> Iterator[dict[str, StoredRun]]:
     Raises:
         TrackingError: as for `mirror`, or the store has no such experiment.
     """
-    with _usable_store():
+    with usable_store():
         client, experiment = _existing_experiment(experiments)
 
         def reader(stored: Any) -> StoredRun:
@@ -236,7 +337,7 @@ def stored_runs(experiments: str) -> Iterator[dict[str, StoredRun]]:
             )
 
         found = {stored.data.tags["biva.run_id"]: reader(stored) for stored in _finished_runs(client, experiment)}
-        summary = _find_run(client, experiment, "biva.summary", experiments)
+        summary = find_run(client, experiment, "biva.summary", experiments)
         yield found | ({SUMMARY_NAME: reader(summary)} if summary else {})
 
 
@@ -300,6 +401,11 @@ def _address() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{STORE.resolve() / 'mlflow.db'}"
 
 
+def is_server(address: str) -> bool:
+    """Whether a tracking address is that of a running server, and not of a database."""
+    return address.startswith(("http://", "https://"))
+
+
 def _database() -> Path | None:
     """The file of a sqlite store; None for a server."""
     address = _address()
@@ -349,7 +455,7 @@ def _client(address: str | None = None) -> Any:
     return MlflowClient(tracking_uri=address or _address())
 
 
-def _open_experiment(name: str) -> tuple[Any, str]:
+def open_experiment(name: str) -> tuple[Any, str]:
     """The client, and the id of the experiment, created where it is missing; another process may be creating it too."""
     _create_database()
     client = _client()
@@ -358,7 +464,7 @@ def _open_experiment(name: str) -> tuple[Any, str]:
         database = _database()
         artifacts = (database.parent / "artifacts" / name).resolve().as_uri() if database else None
         try:
-            return client, client.create_experiment(name, artifact_location=artifacts)
+            return client, client.create_experiment(name, artifact_location=artifacts, tags=MODEL_TRAINING)
         except Exception:
             experiment = client.get_experiment_by_name(name)
             if experiment is None:
@@ -372,7 +478,7 @@ def _open_experiment(name: str) -> tuple[Any, str]:
 
 
 @contextmanager
-def _usable_store() -> Iterator[None]:
+def usable_store() -> Iterator[None]:
     """Turns every way in which a store can fail into a TrackingError of one line, without passwords."""
     try:
         yield
@@ -398,7 +504,8 @@ def _without_password(text: str) -> str:
 # --------------------------------------------------------------------------------------------------- parts of a run
 
 
-def _find_run(client: Any, experiment: str, tag: str, value: str) -> Any:
+def find_run(client: Any, experiment: str, tag: str, value: str) -> Any:
+    """The run that has a tag, or None."""
     found = client.search_runs([experiment], f"tags.`{tag}` = '{value}'", max_results=1)
     return found[0] if found else None
 
@@ -423,6 +530,9 @@ def _create_run(client: Any, experiment: str, run: dict[str, Any]) -> Any:
             "data_fingerprint": run["data_fingerprint"],
             "config_digest": run["config_digest"],
             "device": run["device"],
+            "mlflow.source.type": "LOCAL",
+            "mlflow.source.name": f"biva train {run['experiments']} {run['name']}",
+            "mlflow.source.git.commit": run["commit"],
         },
     )
 
@@ -431,7 +541,7 @@ def _log_parent(client: Any, experiment: str, stored: Any, run: dict[str, Any]) 
     """A fine-tuned run is a child of the run that it goes on from, as soon as the store has that one."""
     if not run.get("parent") or "mlflow.parentRunId" in stored.data.tags:
         return
-    parent = _find_run(client, experiment, "biva.run_id", run["parent"]["run_id"])
+    parent = find_run(client, experiment, "biva.run_id", run["parent"]["run_id"])
     if parent:
         client.set_tag(stored.info.run_id, "mlflow.parentRunId", parent.info.run_id)
 
@@ -558,17 +668,59 @@ def _log_finals(client: Any, stored: Any, metrics: dict[str, float], step: int, 
         client.log_batch(stored.info.run_id, metrics=points)
 
 
+def _log_child(
+    client: Any, experiment: str, parent: Any, path: Path, kind: str, finals: tuple[dict[str, float], int, str]
+) -> None:
+    """A child run for a record of an evaluation; another evaluation of the same run gets another child."""
+    record, finished, digest = read_json(path), _milliseconds(finals[2]), sha256(path)
+    child = find_run(client, experiment, RECORD, digest)
+    if child is None:
+        tags = {name: parent.data.tags[name] for name in ("dataset", "model", "protocol") if name in parent.data.tags}
+        child = client.create_run(
+            experiment,
+            start_time=finished - round(1000 * record["wall_seconds"]),
+            run_name=f"{parent.info.run_name} / {kind}",
+            tags=tags | {RECORD: digest, "mlflow.parentRunId": parent.info.run_id},
+        )
+    if child.info.status != "FINISHED":
+        for key, value in flatten({"evaluation": record["settings"], "device": record["device"]}).items():
+            client.log_param(child.info.run_id, key, value)
+        _log_finals(client, child, *finals)
+        client.set_terminated(child.info.run_id, "FINISHED", finished)
+
+
+def _log_purpose(client: Any, stored: Any, folder: RunFolder) -> None:
+    """What the run reproduces and how far it is from that: a tag to filter by, and a note. Both need `config/`."""
+    from biva.config import CONFIG_FOLDER, RunConfig, load_experiments, parse
+    from biva.reporting.comparison import note
+    from biva.reporting.results import load_paper_results
+
+    identity = read_json(folder.identity)
+    try:
+        tables = load_experiments(identity["experiments"]).all_tables
+        paper = load_paper_results(CONFIG_FOLDER / "paper_results.csv")
+    except UserError:
+        return
+    run = parse(RunConfig, identity["config"], folder.identity)
+    names = sorted({table.paper_table for table in tables if table.includes(run) and table.paper_table})
+    for tag, value in {"paper_table": ", ".join(names) or "none", NOTE: note(folder, run, tables, paper)}.items():
+        if stored.data.tags.get(tag) != value:
+            client.set_tag(stored.info.run_id, tag, value)
+
+
 def _log_artifacts(client: Any, stored: Any, folder: RunFolder) -> None:
-    """The record files, from which everything can be rebuilt, and pictures for people."""
+    """The record files, from which everything can be rebuilt, and pictures for people, once the run has changed."""
     run_id = stored.info.run_id
     for file in folder.records():
         client.log_artifact(run_id, str(file), (RECORDS / file.relative_to(folder.path).parent).as_posix())
+    if stored.data.tags.get(MANIFEST) == manifest_digest(folder):
+        return
     if folder.arrays.is_file() and read_json(folder.identity)["config"].get("labels") is None:
         from biva.reporting.canvas import save
         from biva.reporting.figures import draw
 
         with tempfile.TemporaryDirectory() as temporary:
-            for figure in ("samples", "reconstructions"):
+            for figure in RUN_FIGURES:
                 stem = Path(temporary) / figure
                 save(draw(figure, [folder]), stem)
                 client.log_artifact(run_id, f"{stem}.png", "figures")

@@ -49,7 +49,7 @@ def assert_names_exist(arguments: Sequence[str]) -> None:
             find_anomaly(experiments, pair, CONFIG)
         case ["anomalies", experiments, pair]:
             find_anomaly(experiments, pair, CONFIG)
-        case [("collect" | "figure" | "summary" | "publish"), experiments, *_]:
+        case [("collect" | "figure" | "summary" | "publish" | "compare"), experiments, *_]:
             load_experiments(experiments, CONFIG)
         case ["verify", experiments]:
             load_experiments(Path(experiments).name, CONFIG)

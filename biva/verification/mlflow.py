@@ -18,6 +18,7 @@ from biva.tracking import (
     finals_of,
     points_of,
     stored_runs,
+    table_json,
 )
 
 SPEED = "images_per_second"
@@ -93,7 +94,11 @@ def _reports(folder: Path, copy: StoredRun, scratch: Path) -> Iterator[str]:
     logged = copy.download("", _made(scratch))
     for path in sorted(path for path in logged.rglob("*") if path.is_file()):
         file = folder / path.relative_to(logged)
-        if not file.is_file():
+        if path.suffix == ".json":  # a table as MLflow keeps it, made of the .tex
+            source = file.with_suffix(".tex")
+            if source.is_file() and path.read_bytes() != table_json(source):
+                yield f"{source} is not the one that MLflow has as {path.relative_to(logged)}"
+        elif not file.is_file():
             yield f"{file} is missing; MLflow has a copy"
         elif file.read_bytes() != path.read_bytes():
             yield f"{file} is not the one that MLflow has"

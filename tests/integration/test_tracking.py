@@ -6,6 +6,8 @@ import json
 import logging
 import shutil
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import reduce
@@ -13,20 +15,28 @@ from hashlib import sha256
 from operator import getitem
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from biva import cli
 from biva.config import AnomalyPair, RunConfig, load_experiments
+from biva.evaluation.trained_model import TrainedModel
+from biva.models.build import build_model
 from biva.records import RunFolder, read_json, write_json
 from biva.reporting.results import collect, write_results
+from biva.reporting.tables import environment
+from biva.tracked_models import mirror_model
 from biva.tracking import (
     TrackingError,
+    comparison_page,
     mirror,
     mirror_bench_or_warn,
     mirror_or_warn,
     mirror_reports,
+    mirroring,
     records_from_mlflow,
 )
 from tests.fake_runs import (
@@ -76,6 +86,17 @@ class Store:
         self.experiment = self.client.get_experiment_by_name(config.experiments)
 
     def runs(self) -> list[Any]:
+        """All but the child runs of evaluations."""
+        return [run for run in self._all() if "biva.record" not in run.data.tags]
+
+    def children(self) -> dict[str, Any]:
+        """The child runs of evaluations, by name."""
+        return {run.info.run_name: run for run in self._all() if "biva.record" in run.data.tags}
+
+    def models(self) -> list[Any]:
+        return list(self.client.search_logged_models([self.experiment.experiment_id]))
+
+    def _all(self) -> list[Any]:
         return list(self.client.search_runs([self.experiment.experiment_id]))
 
     def run(self) -> Any:
@@ -145,9 +166,54 @@ def test_a_run_tells_what_made_it(config: RunConfig, store: str, tmp_path: Path)
     (lineage,) = run.inputs.dataset_inputs
     assert (lineage.dataset.name, lineage.dataset.digest) == ("digits", "f" * 36)
     assert sorted(stored.artifacts(run)) == [
+        "figures/kl_per_layer.png", "figures/latents_over_training.png",
         "figures/reconstructions.png", "figures/samples.png",
         "record/evaluation.json", "record/manifest.json", "record/record.jsonl", "record/run.json", "record/train.json",
     ]  # fmt: skip
+
+
+def test_every_evaluation_is_a_child_run_once(config: RunConfig, store: str, tmp_path: Path) -> None:
+    folder = fake_run(tmp_path, config, bounds=BOUNDS, started=STARTED)
+    write_json(folder.anomaly("photos"), anomaly_record(PAIR, {"L>0": (0.5, 0.25, 0.75)}))
+    mirror(folder)
+    mirror(folder)
+    stored = Store(config, store)
+    children, parent = stored.children(), stored.run()
+    names = ["digits / biva / seed 1 / anomaly photos", "digits / biva / seed 1 / evaluation"]
+    assert sorted(children) == names
+    detection, evaluation = (children[name] for name in names)
+    for child in (detection, evaluation):
+        assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert (child.info.status, child.data.tags["dataset"]) == ("FINISHED", "digits")
+        assert child.data.metrics.items() < parent.data.metrics.items()
+    assert evaluation.data.metrics["test/log_likelihood_bound_k1000"] == -24.0
+    assert evaluation.info.end_time - evaluation.info.start_time == 1500
+    assert detection.data.metrics["anomaly/photos/bound_above_0/auroc"] == 0.5
+    assert detection.data.params["evaluation.importance_samples"] == "20"
+    evaluate(folder, config, {1: (-23.0, 0.5)})
+    mirror(folder)
+    assert len([run for run in stored._all() if run.info.run_name == names[1]]) == 2
+    assert [folder.path.name for folder in records_from_mlflow(config.experiments, tmp_path / "rebuilt")] == ["seed1"]
+
+
+def test_a_note_and_a_tag_say_what_a_run_reproduces_and_how_far_it_is_from_that(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    config = fake_config(dataset="mnist_static", experiments="static_mnist")
+    mirror(fake_run(tmp_path, config, bounds={1: (-82.0, 0.5), 1000: (-78.0, 0.5)}))
+    tags = Store(config, store).run().data.tags
+    assert tags["paper_table"] == "static_mnist"
+    note = tags["mlflow.note.content"]
+    assert note.startswith("**BIVA** on *mnist_static*, architecture `digits_8x8`, seed 1; protocol *clean*.")
+    # The reported values are -81.20, confirmed, and -78.67, from memory.
+    assert "| BIVA | log likelihood bound | 1 | -82.00 (1) | -81.20 | -0.80 nats | seed leaderboard page |" in note
+    assert "| 1000 | -78.00 (1) | -78.67 (unconfirmed) | +0.67 nats | memory of paper Table 2 |" in note
+    quick = fake_config(experiments="quick", seed=7)
+    mirror(fake_run(tmp_path, quick, bounds=BOUNDS))
+    (tags,) = [run.data.tags for run in Store(quick, store).runs() if run.data.tags["seed"] == "7"]
+    assert tags["paper_table"] == "none"
+    assert "The paper reports no value on this dataset." in tags["mlflow.note.content"]
 
 
 def fine_tuned(folder: RunFolder, config: RunConfig, runs: Path) -> RunFolder:
@@ -390,7 +456,8 @@ def test_tables_and_figures_are_one_run_with_the_latest_files(config: RunConfig,
     (tmp_path / "figures/samples.png").write_bytes(b"png")
     (tmp_path / "summary.tex").write_text("a")
     for content in ("first", "second"):
-        (tmp_path / "tables/likelihood.tex").write_text(content)
+        rows = pd.DataFrame({"Model": ["VAE"], "$K = 1$": [rf"$-1.00{{\pm}}0.50$ ({content})"]}).to_latex(index=False)
+        (tmp_path / "tables/likelihood.tex").write_text(environment("Bounds", "tab:bounds", rows, ["A note."]))
         mirror_reports(config.experiments, tmp_path)
     stored = Store(config, store)
     run = stored.run()
@@ -399,10 +466,13 @@ def test_tables_and_figures_are_one_run_with_the_latest_files(config: RunConfig,
         "figures/samples.png",
         "results.csv",
         "summary.tex",
+        "tables/likelihood.json",
         "tables/likelihood.tex",
     ]
     table = stored.client.download_artifacts(run.info.run_id, "tables/likelihood.tex", str(tmp_path))
-    assert Path(table).read_text() == "second"
+    assert "second" in Path(table).read_text()
+    loaded = stored.client.load_table(stored.experiment.experiment_id, "tables/likelihood.json", [run.info.run_id])
+    assert loaded.to_dict("records") == [{"Model": "VAE", "K = 1": "−1.00±0.50 (second)"}]
 
 
 def test_an_unknown_experiment_set_is_refused_and_no_store_is_made(
@@ -488,3 +558,86 @@ def test_a_run_that_has_no_bound_is_mirrored_once_with_what_it_has(
     assert "selected/elbo" not in metrics
     assert stored.run().info.status == "FINISHED"
     assert not [path for path in stored.artifacts(stored.run()) if path.endswith(".png")]
+
+
+def test_a_model_is_logged_once_and_mlflow_gives_back_what_computes(
+    config: RunConfig, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow.pytorch
+    import torch
+    from mlflow import MlflowClient
+    from safetensors.torch import save_file
+
+    folder = fake_run(tmp_path, config, bounds=BOUNDS)
+    mirror(folder)
+    stored = Store(config, store)
+    mirror_model(folder)  # a published run, without weights
+    assert stored.models() == []
+    save_file(build_model(config.architecture, config.model).state_dict(), folder.weights)
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "finalize_logged_model", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            mirror_model(folder)
+    for _ in range(2):
+        mirror_model(folder)
+    (logged,) = stored.models()
+    assert str(logged.status) == "READY"
+    mlflow.set_tracking_uri(store)
+    model = mlflow.pytorch.load_model(f"models:/{logged.model_id}")
+    x = torch.bernoulli(torch.full((3, 1, 8, 8), 0.5))
+    assert model.elbo(x).shape == (3,)
+    assert model.reconstruct(x).shape == x.shape
+    assert model.sample(2).shape == (2, 1, 8, 8)
+    signature = mlflow.models.get_model_info(f"runs:/{stored.run().info.run_id}/model").signature
+    assert [spec.shape for spec in (*signature.inputs, *signature.outputs)] == [(-1, 1, 8, 8), (-1,)]
+    expected = TrainedModel(config.model_dump_json(), folder.weights.read_bytes())
+    bounds = []
+    for one in (model, expected):
+        torch.manual_seed(1)
+        bounds.append(one.elbo(x))
+    assert torch.equal(*bounds)
+    save_file(build_model(config.architecture, config.model).state_dict(), folder.weights)
+    mirror_model(folder)
+    assert len(stored.models()) == 2
+
+
+def test_while_a_run_is_trained_the_machine_is_watched(
+    config: RunConfig, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    folder = fake_run(tmp_path, config, updates=50, trained=False, started=STARTED)
+    with mirroring(folder) as after_an_evaluation:
+        after_an_evaluation()
+        stored = Store(config, store)
+        deadline = time.monotonic() + 60
+        while "system/cpu_utilization_percentage" not in stored.run().data.metrics:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        after_an_evaluation()
+    assert_every_point_once(stored, config, 50)
+    assert not [thread for thread in threading.enumerate() if thread.name == "SystemMetricsMonitor"]
+
+
+def test_without_a_store_nothing_is_watched_and_training_goes_on(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    with mirroring(fake_run(tmp_path, config, trained=False)) as after_an_evaluation:
+        after_an_evaluation()
+
+
+def test_the_page_that_compares_names_the_newest_finished_runs(config: RunConfig, store: str, tmp_path: Path) -> None:
+    for place, run_id, started in (("old", "0" * 32, "2026-02-01"), ("new", "1" * 32, "2026-03-01")):
+        moment = f"{started}T00:00:00+00:00"
+        mirror(fake_run(tmp_path / place, config, bounds=BOUNDS, run_id=run_id, started=moment))
+    mirror(fake_run(tmp_path / "new", fake_config("vae", experiments=config.experiments), started=STARTED))
+    stored = Store(config, store)
+    (newest,) = [run.info.run_id for run in stored.runs() if run.data.tags["biva.run_id"] == "1" * 32]
+    address = comparison_page(config.experiments, "http://127.0.0.1:5000/")
+    base, _, query = address.partition("#/compare-runs?")
+    assert base == "http://127.0.0.1:5000/"
+    asked = {key: json.loads(value) for key, (value,) in parse_qs(query).items()}
+    assert asked == {"runs": [newest], "experiments": [stored.experiment.experiment_id]}
+    with pytest.raises(TrackingError, match="has no experiment 'never_run'"):
+        comparison_page("never_run", "http://127.0.0.1:5000")

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 VERBS = (
     *("describe", "bench", "plan", "data", "fetch", "prepare", "train", "evaluate", "detect", "track"),
     *("collect", "table", "figure", "anomalies", "summary", "schema"),
-    *("verify", "publish", "rebuild"),
+    *("compare", "verify", "publish", "rebuild"),
 )
 
 

@@ -27,11 +27,11 @@ def main() -> None:
         case "detect", [experiments, run, pair]:
             write(f"results/{experiments}/runs/{run}/anomaly", f"{pair}.json", f"{pair}.safetensors")
         case "anomalies", [experiments, pair]:
-            write(f"results/{experiments}/anomalies", *(f"{pair}.{form}" for form in ("tex", "pdf", "png")))
+            write(f"results/{experiments}/anomalies", *(f"{pair}.{form}" for form in ("tex", "html", "pdf", "png")))
         case "collect", [experiments]:
             write(f"results/{experiments}", "results.csv")
         case "table", [experiments, name]:
-            write(f"results/{experiments}/tables", f"{name}.tex")
+            write(f"results/{experiments}/tables", f"{name}.tex", f"{name}.html")
         case "figure", [experiments, name]:
             write(f"results/{experiments}/figures", f"{name}.pdf", f"{name}.png")
         case "summary", [experiments]:

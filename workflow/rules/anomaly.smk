@@ -35,18 +35,19 @@ rule anomalies:
         records=pair_files,
         paper="config/paper_results.csv",
     output:
-        table=report(
-            "results/{experiments}/anomalies/{pair}.tex",
+        tex="results/{experiments}/anomalies/{pair}.tex",
+        html=report(
+            "results/{experiments}/anomalies/{pair}.html",
             caption="../report/anomaly.rst",
             category="Tables",
-            labels={"experiments": "{experiments}", "table": "{pair}"},
+            labels={"table": "{experiments} / {pair}"},
         ),
         pdf="results/{experiments}/anomalies/{pair}.pdf",
         png=report(
             "results/{experiments}/anomalies/{pair}.png",
             caption="../report/anomaly.rst",
             category="Figures",
-            labels={"experiments": "{experiments}", "figure": "{pair}"},
+            labels={"figure": "{experiments} / {pair}"},
         ),
     log:
         "results/{experiments}/logs/anomalies/{pair}.log",

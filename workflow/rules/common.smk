@@ -50,6 +50,14 @@ def check(settings):
         )
 
 
+@told
+def shown_settings(name):
+    """The configuration as the report shows it: file -> its text."""
+    names = dict.fromkeys([name, *biva.config.load_sets(name)])
+    paths = [biva.config.CONFIG_FOLDER / "experiments" / f"{name}.yaml" for name in names]
+    return {str(path): path.read_text(encoding="utf-8") for path in [biva.config.CONFIG_FOLDER / "config.yaml", *paths]}
+
+
 @cache
 @told
 def experiment_set(name):
@@ -170,12 +178,38 @@ def table_settings(wildcards):
     """What the table shows, and name -> config digest of the runs that it shows as numbers or as "not run"."""
     table = found(biva.config.find_table, wildcards.experiments, wildcards.table)
     runs = {run.name: run.digest for run in runs_of_set(wildcards.experiments) if table.includes(run)}
-    return table.model_dump(mode="json") | {"runs": runs}
+    return (
+        table.model_dump(mode="json")
+        | {"runs": runs}
+        | about(filter(table.includes, runs_of_set(wildcards.experiments)))
+    )
+
+
+def about(runs):
+    """What captions say of runs."""
+    runs = list(runs)
+    return {
+        "seeds": sorted({run.seed for run in runs}),
+        "protocols": sorted({run.training.protocol for run in runs}),
+        "datasets": sorted({run.dataset for run in runs}),
+    }
+
+
+def drawn_runs(experiments):
+    """The runs that figures show: all but those with labels."""
+    return [run for run in runs_of_set(experiments) if run.labels is None]
+
+
+def figure_settings(wildcards):
+    """What a figure's caption says; K only where the figure depends on it."""
+    shows_k = wildcards.figure == "bound_against_k"
+    ks = {"k": experiment_set(wildcards.experiments).evaluation.importance_samples} if shows_k else {}
+    return about(drawn_runs(wildcards.experiments)) | ks
 
 
 def figure_files(wildcards):
     """What a figure reads of every run but those with labels. record.jsonl is complete once train.json is there."""
-    runs = [run for run in runs_of_set(wildcards.experiments) if run.labels is None]
+    runs = drawn_runs(wildcards.experiments)
     if wildcards.figure in ("learning_curves", "bound_over_time", "latents_over_training"):
         return files_of(wildcards.experiments, runs, "train.json")
     return files_of(wildcards.experiments, runs, "evaluation.json", "evaluation.safetensors")
@@ -209,7 +243,7 @@ def summary_texts(wildcards):
 def report_files(experiments):
     """Tables and figures of the set."""
     settings = experiment_set(experiments)
-    files = [f"{table}.tex" for table in settings.table_stems]
+    files = [f"{table}.{form}" for table in settings.table_stems for form in ("tex", "html")]
     files += [f"{figure}.{form}" for figure in settings.figure_stems for form in ("pdf", "png")]
     return [f"results/{experiments}/{file}" for file in files]
 

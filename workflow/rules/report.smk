@@ -2,6 +2,12 @@
 # a cluster they run where Snakemake runs.
 
 
+report: "../report/workflow.rst"
+
+
+config["shown_settings"] = shown_settings(config["experiments"])
+
+
 rule collect:
     input:
         collected_files,
@@ -10,7 +16,7 @@ rule collect:
             "results/{experiments}/results.csv",
             caption="../report/results.rst",
             category="Results",
-            labels={"experiments": "{experiments}", "content": "every run and metric"},
+            labels={"content": "{experiments} / every run and metric"},
         ),
     log:
         "results/{experiments}/logs/collect.log",
@@ -34,11 +40,12 @@ rule table:
         results="results/{experiments}/results.csv",
         paper="config/paper_results.csv",
     output:
-        report(
-            "results/{experiments}/tables/{table}.tex",
+        tex="results/{experiments}/tables/{table}.tex",
+        html=report(
+            "results/{experiments}/tables/{table}.html",
             caption="../report/table.rst",
             category="Tables",
-            labels={"experiments": "{experiments}", "table": "{table}"},
+            labels={"table": "{experiments} / {table}"},
         ),
     log:
         "results/{experiments}/logs/tables/{table}.log",
@@ -66,7 +73,7 @@ rule figure:
             "results/{experiments}/figures/{figure}.png",
             caption="../report/figure.rst",
             category="Figures",
-            labels={"experiments": "{experiments}", "figure": "{figure}"},
+            labels={"figure": "{experiments} / {figure}"},
         ),
     log:
         "results/{experiments}/logs/figures/{figure}.log",
@@ -79,6 +86,8 @@ rule figure:
     resources:
         mem_mb=2000,
         runtime=20,
+    params:
+        settings=figure_settings,
     shell:
         "python -m biva figure {wildcards.experiments} {wildcards.figure} > {log} 2>&1"
 

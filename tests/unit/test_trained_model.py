@@ -1,0 +1,75 @@
+"""A trained model as one object: the bound, samples, reconstructions."""
+
+from __future__ import annotations
+
+import pickle
+import pickletools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save
+from torch.distributions import Normal
+
+from biva.config import RunConfig
+from biva.evaluation.trained_model import TrainedModel
+from biva.models.build import build_model
+from tests.fake_runs import fake_config
+
+
+@pytest.fixture(scope="module")
+def config() -> RunConfig:
+    return fake_config(stages=1, model="vae")
+
+
+@pytest.fixture(scope="module")
+def trained(config: RunConfig) -> TrainedModel:
+    torch.manual_seed(0)
+    weights = build_model(config.architecture, config.model).state_dict()
+    return TrainedModel(config.model_dump_json(), save(weights))
+
+
+@pytest.fixture(scope="module")
+def x() -> torch.Tensor:
+    return torch.bernoulli(torch.full((3, 1, 8, 8), 0.5))
+
+
+def test_the_bound_is_that_of_one_posterior_sample(trained: TrainedModel, x: torch.Tensor) -> None:
+    torch.manual_seed(1)
+    bound = trained.elbo(x)
+    torch.manual_seed(1)
+    logits = torch.logit(trained.reconstruct(x).double())
+    step = trained.model(x, _replayed(seed=1)).walk.steps["z1"]
+    posterior = Normal(step.posterior.mean.double(), (0.5 * step.posterior.log_variance.double()).exp())
+    kl = posterior.log_prob(step.value.double()) - Normal(0.0, 1.0).log_prob(step.value.double())
+    likelihood = -F.binary_cross_entropy_with_logits(logits, x.double(), reduction="none")
+    expected = likelihood.flatten(1).sum(1) - kl.flatten(1).sum(1)
+    torch.testing.assert_close(bound.double(), expected, rtol=1e-4, atol=1e-4)
+    assert bound.shape == (3,) and not bound.requires_grad
+
+
+def _replayed(seed: int):  # type: ignore[no-untyped-def]
+    generator = torch.Generator().manual_seed(seed)
+    return lambda shape: torch.randn(shape, generator=generator)
+
+
+def test_pickled_it_names_one_class_and_computes_the_same(trained: TrainedModel, x: torch.Tensor) -> None:
+    content = pickle.dumps(trained)
+    named = [argument for opcode, argument, _ in pickletools.genops(content) if opcode.name.endswith("UNICODE")]
+    assert [name for name in named if name.startswith(("biva", "torch"))] == ["biva.evaluation.trained_model"]
+    again = pickle.loads(content)
+    for model in (trained, again):
+        assert not model.training
+        assert model.sample(2).shape == (2, 1, 8, 8)
+        assert model.sample(2).min() >= 0 and model.sample(2).max() <= 1
+    results = []
+    for model in (trained, again):
+        torch.manual_seed(2)
+        results.append((model(x), model.reconstruct(x), model.sample(4)))
+    for one, other in zip(*results, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_another_shape_is_refused(trained: TrainedModel) -> None:
+    with pytest.raises(ValueError, match=r"x has the shape \(3, 8, 8\); expected \(B, 1, 8, 8\)"):
+        trained.elbo(torch.zeros(3, 8, 8))
