@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from safetensors import SafetensorError
 from safetensors.torch import load as deserialise
 from safetensors.torch import save as serialise
 
@@ -17,20 +17,29 @@ from biva.records import write_atomically
 
 
 def keeper_in(folder: Path) -> Keeper:
-    """Keeps every part as a file in `folder`, whose name must tell all that the parts depend on but their images."""
+    """Keeps every part as a file in `folder`, whose name must tell all that the parts depend on but their images.
+
+    The file's name has the SHA-256 of its content, so a damaged part is computed again and never used.
+    """
 
     def keeper(images: range, compute: Callable[[], Part]) -> Part:
-        path = folder / f"{images.start:08d}-{images.stop:08d}.safetensors"
-        if path.is_file():
-            try:
-                return deserialise(path.read_bytes())
-            except SafetensorError:
-                print(f"warning: {path} is damaged; it is computed again", file=sys.stderr)
+        name = f"{images.start:08d}-{images.stop:08d}"
+        for path in folder.glob(f"{name}.*.safetensors"):
+            content = path.read_bytes()
+            if path == folder / _named(name, content):
+                return deserialise(content)
+            print(f"warning: {path} is damaged; it is computed again", file=sys.stderr)
+            path.unlink(missing_ok=True)
         part = compute()
-        write_atomically(path, serialise(part))
+        content = serialise(part)
+        write_atomically(folder / _named(name, content), content)
         return part
 
     return keeper
+
+
+def _named(name: str, content: bytes) -> str:
+    return f"{name}.{hashlib.sha256(content).hexdigest()}.safetensors"
 
 
 def parse_share(text: str) -> slice:

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -109,10 +110,14 @@ def test_a_weight_that_is_no_number_is_an_error_that_names_the_image(
     assert np.isfinite(load_file(trained.arrays)["bound/40"]).all()
 
 
+@pytest.mark.parametrize("damage", [lambda part: part[:100], lambda part: part[:-1] + bytes([part[-1] ^ 1])])
 def test_a_killed_evaluation_goes_on_where_it_was(
-    trained: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    damage: Callable[[bytes], bytes],
+    trained: RunFolder,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Seven images, two at a time, killed at the third of four parts; then the first part is damaged."""
+    """Seven images, two at a time, killed at the third of four parts; then the first is cut short, or a bit flips."""
     monkeypatch.setattr(likelihood, "IMAGES_PER_BATCH", 2)
     evaluate(trained, SETTINGS, toy_dataset())
     whole = load_file(trained.arrays)
@@ -131,7 +136,7 @@ def test_a_killed_evaluation_goes_on_where_it_was(
     with pytest.raises(KeyboardInterrupt):
         evaluate(trained, SETTINGS, toy_dataset())
     first, _ = sorted(trained.unfinished_evaluation.rglob("*.safetensors"))
-    first.write_bytes(first.read_bytes()[:100])
+    first.write_bytes(damage(first.read_bytes()))
     monkeypatch.setattr(likelihood, "ImageNoise", noise)
     again: list[int] = []
     part = likelihood._part
