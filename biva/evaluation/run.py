@@ -69,7 +69,8 @@ def load_trained(folder: RunFolder, dataset: Dataset) -> Trained:
     """Load a run's selected weights, and set the threads that its configuration asks for.
 
     Raises:
-        UserError: training is not complete, or `dataset` is not what the run was trained on.
+        UserError: training is not complete, its weights were changed since, or `dataset` is not what the run was
+            trained on.
     """
     identity = records.read_json(folder.identity)
     records.read_json(folder.training)  # its presence says that training is complete
@@ -81,7 +82,13 @@ def load_trained(folder: RunFolder, dataset: Dataset) -> Trained:
     run = parse(RunConfig, identity["config"], folder.identity)
     torch.set_num_threads(run.threads)
     device, weights = choose_device(run.device), folder.weights.read_bytes()
-    return Trained(run, load_model(run, weights, device), device, hashlib.sha256(weights).hexdigest())
+    digest = hashlib.sha256(weights).hexdigest()
+    if folder.manifest.is_file() and records.read_json(folder.manifest)["files"].get(folder.weights.name) != digest:
+        raise UserError(
+            f"{folder.weights} is not what training wrote: its SHA-256 is not the one in {folder.manifest.name}. "
+            f"Delete it and run `biva train {run.experiments} {run.name}`: it writes it again from the last checkpoint."
+        )
+    return Trained(run, load_model(run, weights, device), device, digest)
 
 
 Record = dict[str, Any]

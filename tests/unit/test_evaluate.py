@@ -286,6 +286,18 @@ def test_repeating_gives_the_same_bits_and_smaller_chunks_the_same_numbers(
         np.testing.assert_allclose(values, arrays[name], rtol=1e-5)
 
 
+def test_damaged_weights_are_refused_and_training_writes_them_again(trained: RunFolder) -> None:
+    """One bit is another number, which the file's format does not notice."""
+    whole = trained.weights.read_bytes()
+    trained.weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(UserError, match=r"is not what training wrote.*Delete it and run `biva train"):
+        evaluate(trained, SETTINGS, toy_dataset())
+    trained.weights.unlink()
+    train(toy_run(), toy_dataset(), trained, lambda: None)
+    assert trained.weights.read_bytes() == whole
+    evaluate(trained, SETTINGS, toy_dataset())
+
+
 def test_other_data_or_an_unfinished_training_is_refused(trained: RunFolder, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="was trained on data with fingerprint ffffffffffff"):
         evaluate(trained, SETTINGS, replace(toy_dataset(), fingerprint="0" * 64))
