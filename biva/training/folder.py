@@ -105,11 +105,15 @@ def write_identity(
 ) -> None:
     """Write `run.json` at the start; on resuming, note by which code and where the run goes on.
 
+    A run that was killed before its first checkpoint starts again under its own id, if by the same code and device.
     `device`: what computes, in words.
     """
     now, code = datetime.now(UTC).isoformat(timespec="seconds"), records.commit()
-    if state.update and folder.identity.exists():
-        identity = records.read_json(folder.identity)
+    identity = records.read_json(folder.identity) if folder.identity.exists() else {}
+    same_start = (identity.get("commit"), identity.get("device")) == (code, device)
+    if same_start and not state.update and not folder.training.exists():
+        return
+    if identity and state.update:
         resumed = {"time": now, "update": state.update, "commit": code, "device": device}
         identity["resumed"] = [*identity.get("resumed", []), resumed]
     else:

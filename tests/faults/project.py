@@ -122,7 +122,7 @@ class Project:
                 {
                     "name": name,
                     "status": status,
-                    "points": [p for p in connection.execute(points, (run,)) if not p[0].endswith(CLOCK)],
+                    "points": [p for p in connection.execute(points, (run,)) if not _is_of_the_machine(p[0])],
                     "artifacts": list(_artifacts(Path(uri.removeprefix("file://")))),
                 }
                 for run, name, status, uri in runs
@@ -137,6 +137,10 @@ class Project:
 def _timeless(content: dict[str, Any]) -> dict[str, Any]:
     """Without the clock, and the commit: Snakemake's jobs run a copy of the code that is in no repository."""
     return {key: value for key, value in content.items() if key not in (*CLOCK, "commit")}
+
+
+def _is_of_the_machine(metric: str) -> bool:
+    return metric.endswith(CLOCK) or metric.startswith("system/")
 
 
 def _sha256(path: Path) -> str:

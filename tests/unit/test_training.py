@@ -281,6 +281,18 @@ def test_resumed_training_ends_with_the_same_bits(
         assert records.read_json(parts.identity)["resumed"][0]["update"] == updates - 1
 
 
+def test_killed_before_the_first_checkpoint_is_the_same_run_again(tmp_path: Path) -> None:
+    """MLflow has seen it under this id."""
+
+    def dying() -> None:  # called first at the start
+        raise Killed
+
+    with pytest.raises(Killed):
+        run_to_end(tmp_path, on_evaluation=dying)
+    run_id = records.read_json(tmp_path / "run.json")["run_id"]
+    assert records.read_json(run_to_end(tmp_path).identity)["run_id"] == run_id
+
+
 def test_killed_between_record_and_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The line after the last checkpoint is made again, not doubled; a half-written line is dropped."""
     monkeypatch.setattr(loop, "TELL_SECONDS", 0)
