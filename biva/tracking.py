@@ -722,7 +722,8 @@ def _log_artifacts(client: Any, stored: Any, folder: RunFolder) -> None:
         with tempfile.TemporaryDirectory() as temporary:
             for figure in RUN_FIGURES:
                 stem = Path(temporary) / figure
-                save(draw(figure, [folder]), stem)
+                with suppress(UserError):  # an evaluation with K = 1 tells no active units
+                    save(draw(figure, [folder]), stem)
                 client.log_artifact(run_id, f"{stem}.png", "figures")
 
 
