@@ -724,7 +724,7 @@ def _log_artifacts(client: Any, stored: Any, folder: RunFolder) -> None:
                 stem = Path(temporary) / figure
                 with suppress(UserError):  # an evaluation with K = 1 tells no active units
                     save(draw(figure, [folder]), stem)
-                client.log_artifact(run_id, f"{stem}.png", "figures")
+                    client.log_artifact(run_id, f"{stem}.png", "figures")
 
 
 def _set_status(client: Any, stored: Any, folder: RunFolder) -> None:
