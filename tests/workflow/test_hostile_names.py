@@ -91,8 +91,9 @@ def test_make_ui_listens_on_this_machine_alone(tmp_path: Path) -> None:
     mlflow.parent.mkdir()
     mlflow.write_text('#!/bin/sh\necho "mlflow $*"\n')
     mlflow.chmod(0o755)
+    (tmp_path / "bin" / "biva").symlink_to(shutil.which("true") or "true")
     (tmp_path / ".ready").touch()
-    everywhere = {"HOST": "0.0.0.0", "MLFLOW_HOST": "0.0.0.0", "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+    everywhere = {"HOST": "0.0.0.0", "MLFLOW_HOST": "0.0.0.0", "MLFLOW_TRACKING_URI": "sqlite:///some.db"}
     done = subprocess.run(
         ["make", "ui", f"VENV={tmp_path}"], cwd=ROOT, env=os.environ | everywhere, capture_output=True, text=True
     )

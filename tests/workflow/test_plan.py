@@ -139,7 +139,7 @@ def test_every_figure_has_a_caption_in_the_report() -> None:
 
 
 def test_captions_and_rules_name_each_other() -> None:
-    """Captions that a rule names exist; every caption is named by a rule."""
+    """Captions that a rule names exist; every caption but that of the whole report is named by a rule."""
     workflow = Path(__file__).parents[2] / "workflow"
     named = {
         line.split('"')[1].removeprefix("../report/")
@@ -147,4 +147,4 @@ def test_captions_and_rules_name_each_other() -> None:
         for line in path.read_text().splitlines()
         if "caption=" in line
     }
-    assert named == {path.name for path in (workflow / "report").iterdir()}
+    assert named | {"workflow.rst"} == {path.name for path in (workflow / "report").iterdir()}

@@ -12,7 +12,7 @@ from tests.workflow.conftest import ROOT, Project
 
 PROFILES = ROOT / "workflow" / "profiles"
 DOCUMENTED = re.findall(
-    r"^    (?:CUDA_\S+ )?snakemake (.*?) +# needs .*GPUs$", (ROOT / "docs/cluster.md").read_text(), re.MULTILINE
+    r"^(?:CUDA_\S+ )?snakemake (.*?) +# needs .*GPUs$", (ROOT / "docs/cluster.md").read_text(), re.MULTILINE
 )
 
 
