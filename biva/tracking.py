@@ -692,7 +692,7 @@ def _log_child(
 def _log_purpose(client: Any, stored: Any, folder: RunFolder) -> None:
     """What the run reproduces and how far it is from that: a tag to filter by, and a note. Both need `config/`."""
     from biva.config import CONFIG_FOLDER, RunConfig, load_experiments, parse
-    from biva.reporting.comparison import note
+    from biva.reporting.comparison import note, reproduced
     from biva.reporting.results import load_paper_results
 
     identity = read_json(folder.identity)
@@ -702,8 +702,8 @@ def _log_purpose(client: Any, stored: Any, folder: RunFolder) -> None:
     except UserError:
         return
     run = parse(RunConfig, identity["config"], folder.identity)
-    names = sorted({table.paper_table for table in tables if table.includes(run) and table.paper_table})
-    for tag, value in {"paper_table": ", ".join(names) or "none", NOTE: note(folder, run, tables, paper)}.items():
+    names = ", ".join(reproduced(run, tables)) or "none"
+    for tag, value in {"paper_table": names, NOTE: note(folder, run, tables, paper)}.items():
         if stored.data.tags.get(tag) != value:
             client.set_tag(stored.info.run_id, tag, value)
 

@@ -20,7 +20,7 @@ from biva.config import DatasetConfig
 from biva.data.containers import explained_damage, tar_files
 from biva.data.datasets import ARRAYS, DESCRIPTION, describe, load
 from biva.errors import UserError
-from biva.records import read_json, write_json, writing_atomically
+from biva.records import read_json, sha256, write_json, writing_atomically
 
 _LICENCES = "LICENCES.txt"
 _LARGEST_DESCRIPTION = 1 << 20
@@ -158,8 +158,7 @@ def _is_present(folder: Path, path: Path, description: dict[str, Any]) -> bool:
     """Whether the dataset is there already; another one in its place is not overwritten."""
     arrays, about = folder / ARRAYS, folder / DESCRIPTION
     if arrays.is_file():
-        with arrays.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        digest = sha256(arrays)
         if digest != description["fingerprint"]:
             raise UserError(
                 f"{arrays} is there with another content: its SHA-256 is {digest}, that in {path} "

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from biva.data.datasets import Dataset, Split
 from biva.data.preprocessing import model_input
-from biva.errors import UserError
+from biva.errors import UserError, some_of
 from biva.evaluation.memory import halving_rows
 from biva.models.architectures import Architecture
 from biva.models.generative import GenerativeLadder
@@ -53,10 +53,9 @@ def checked(log_weights: Tensor, first: int = 0) -> Tensor:
     """
     broken = (log_weights.isnan() | (log_weights == math.inf)).any(dim=0).nonzero().flatten() + first
     if len(broken):
-        shown = ", ".join(map(str, broken[:SHOWN].tolist()))
-        more = f" and {len(broken) - SHOWN} more" if len(broken) > SHOWN else ""
+        images = some_of([*map(str, broken.tolist())], SHOWN)
         raise UserError(
-            f"Importance weights are NaN or infinite at images {shown}{more} (counted from 0). No bound can be given, "
+            f"Importance weights are NaN or infinite at images {images} (counted from 0). No bound can be given, "
             "since none may be left out of its mean. The model's weights have diverged or are damaged: train it again, "
             "with a lower training.learning_rate."
         )

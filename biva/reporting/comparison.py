@@ -85,10 +85,15 @@ def _reported_names(run: RunConfig) -> list[str]:
     return [LABELS[run.variant], f"{LABELS[run.variant]} L={len(run.architecture.stages)}"]
 
 
+def reproduced(run: RunConfig, tables: Iterable[Table]) -> list[str]:
+    """Names of the paper's tables that a run gives a row of."""
+    return sorted({table.paper_table for table in tables if table.includes(run) and table.paper_table})
+
+
 def note(folder: RunFolder, run: RunConfig, tables: Iterable[Table], paper: pd.DataFrame) -> str:
     """What a run reproduces and how far it is from that, as Markdown."""
     tables = [table for table in tables if table.includes(run)]
-    names = sorted({table.paper_table for table in tables if table.paper_table})
+    names = reproduced(run, tables)
     what = f"**{name_of(run)}** on *{run.dataset}*, architecture `{run.architecture_name}`, seed {run.seed}"
     lines = [f"{what}; protocol *{run.training.protocol}*.", ""]
     if not names:

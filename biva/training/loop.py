@@ -17,7 +17,7 @@ from biva import records
 from biva.config import RunConfig
 from biva.data.datasets import Dataset
 from biva.devices import choose_device, device_name
-from biva.errors import UserError
+from biva.errors import UserError, some_of
 from biva.evaluation.likelihood import fixed_input
 from biva.precision import computing_in
 from biva.records import RunFolder
@@ -166,8 +166,8 @@ def _run_to_end(
 
 
 def _skipped(state: State, run: RunConfig, not_finite: list[str]) -> str:
-    shown = ", ".join(not_finite[:SHOWN]) + (f" and {len(not_finite) - SHOWN} more" if not_finite[SHOWN:] else "")
-    return f"{run.name}: a batch after update {state.update:,} was skipped, because of {shown}: not finite."
+    terms = some_of(not_finite, SHOWN)
+    return f"{run.name}: a batch after update {state.update:,} was skipped, because of {terms}: not finite."
 
 
 def _shown(line: dict[str, Any]) -> dict[str, str]:

@@ -38,6 +38,19 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return folder
 
 
+def parts_drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The first image of every part that is drawn from now on."""
+    drawn: list[int] = []
+    part = likelihood._part
+
+    def counted(model: Any, x: Any, images: range, *arguments: Any) -> Any:
+        drawn.append(images.start)
+        return part(model, x, images, *arguments)
+
+    monkeypatch.setattr(likelihood, "_part", counted)
+    return drawn
+
+
 def test_metrics_are_means_and_standard_errors_over_images(trained: RunFolder) -> None:
     evaluate(trained, SETTINGS, toy_dataset())
     record, arrays = records.read_json(trained.evaluation), load_file(trained.arrays)
@@ -138,14 +151,7 @@ def test_a_killed_evaluation_goes_on_where_it_was(
     first, _ = sorted(trained.unfinished_evaluation.rglob("*.safetensors"))
     first.write_bytes(damage(first.read_bytes()))
     monkeypatch.setattr(likelihood, "ImageNoise", noise)
-    again: list[int] = []
-    part = likelihood._part
-
-    def counted(model: Any, x: Any, images: range, *arguments: Any) -> Any:
-        again.append(images.start)
-        return part(model, x, images, *arguments)
-
-    monkeypatch.setattr(likelihood, "_part", counted)
+    again = parts_drawn(monkeypatch)
     evaluate(trained, SETTINGS, toy_dataset())
     assert (sampled, again) == ([0, 2], [0, 4, 6])
     assert "is damaged; it is computed again" in capsys.readouterr().err
@@ -161,14 +167,7 @@ def test_shares_make_the_whole_to_the_byte(trained: RunFolder, monkeypatch: pyte
     whole, metrics = trained.arrays.read_bytes(), records.read_json(trained.evaluation)["metrics"]
     for number in range(shares, 1, -1):
         evaluate_share(trained, SETTINGS, toy_dataset(), parse_share(f"{number}/{shares}"))
-    drawn: list[int] = []
-    part = likelihood._part
-
-    def counted(model: Any, x: Any, images: range, *arguments: Any) -> Any:
-        drawn.append(images.start)
-        return part(model, x, images, *arguments)
-
-    monkeypatch.setattr(likelihood, "_part", counted)
+    drawn = parts_drawn(monkeypatch)
     evaluate(trained, SETTINGS, toy_dataset())
     assert drawn == [0, 2, 4, 6][::shares]
     assert trained.arrays.read_bytes() == whole
