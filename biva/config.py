@@ -90,6 +90,12 @@ class Training(Strict):
     )
     batch_size: int = Field(ge=1, description="Images per update.")
     max_updates: int = Field(ge=1, description="Training ends here at the latest.")
+    minutes: float | None = Field(
+        default=None,
+        gt=0,
+        description="Training ends after so many, over all attempts. The learning rate then follows the clock: it "
+        "rises for 2% of them and falls to 0 at the end, so the run does not repeat bit for bit. null: no limit.",
+    )
     evaluate_every: int = Field(ge=1, description="Updates between two evaluations on the selection split.")
     selection_images: int | None = Field(
         default=None, ge=1, description="First images of the selection split only; null: all."
@@ -126,6 +132,14 @@ class Training(Strict):
             raise ValueError(
                 f"batch_size must be a multiple of accumulate, got {self.batch_size} and {self.accumulate}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _one_schedule(self) -> Training:
+        names = ("learning_rate_decay", "learning_rate_minimum")
+        unused = [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
+        if self.minutes is not None and unused:
+            raise ValueError(f"with minutes the learning rate falls by the clock: leave out {' and '.join(unused)}")
         return self
 
 
@@ -452,7 +466,14 @@ class Labels(Strict):
     weight: float | None = Field(description="alpha; null: labels are all that the run learns from.")
 
 
-_SINCE_THE_FIRST_RUNS = {"labels": None, "finetunes": None, "precision": "fp32", "compiled": False, "accumulate": 1}
+_SINCE_THE_FIRST_RUNS = {
+    "labels": None,
+    "finetunes": None,
+    "precision": "fp32",
+    "compiled": False,
+    "accumulate": 1,
+    "minutes": None,
+}
 """Settings that came later, and the values at which a run is what it was without them: its digest stays the same."""
 
 

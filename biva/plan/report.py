@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -91,14 +92,17 @@ def _planned(
     run = runs[0]
     costs, work = _costs(run), work_of(run, experiments, datasets)
     rates = rates_of(run, benchmarks, work.samples) if flops_rate is None else assumed(flops_rate, "--flops-rate")
-    training = len(runs) * training_hours(work, costs, rates)
+    training = len(runs) * min(training_hours(work, costs, rates), (run.training.minutes or math.inf) / 60)
     evaluation = len(runs) * evaluation_hours(work, costs, rates)
     row = (
         name,
         f"{run.dataset}/{run.architecture_name}/{run.variant}",
         ", ".join(str(each.seed) for each in runs),
-        f"{run.training.max_updates:,}",
-        f"{work.training:,}",
+        *(
+            (f"{run.training.max_updates:,}", f"{work.training:,}")
+            if run.training.minutes is None
+            else (f"{run.training.minutes:g} minutes", "")
+        ),
         f"{work.evaluation + work.detection:,}",
         _hours(training),
         _hours(evaluation),

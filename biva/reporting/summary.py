@@ -90,10 +90,14 @@ def _settings(experiments: Experiments, runs: list[RunConfig]) -> str:
     """Protocol and budget of training, and how the results were evaluated, in sentences."""
     training, evaluation = experiments.training, experiments.evaluation
     ends = f"at most {training.max_updates:,} updates".replace(",", "{,}")
+    if training.minutes is not None:
+        ends = f"{training.minutes:g} minutes, {ends}"
     if training.patience is not None:
         ends += f", or until {training.patience} evaluations bring no new best"
     schedule = f"Adamax, learning rate {training.learning_rate:g}"
-    if training.learning_rate_decay < 1:
+    if training.minutes is not None:
+        schedule += " after a warm-up, falling to 0 by the clock"
+    elif training.learning_rate_decay < 1:
         schedule += f" times {training.learning_rate_decay:g} per update, at least {training.learning_rate_minimum:g}"
     images = "all test images" if evaluation.max_images is None else f"the first {evaluation.max_images:,} test images"
     ks = ", ".join(f"{k:,}" for k in sorted(set(evaluation.importance_samples)))

@@ -37,6 +37,10 @@ PROTOCOLS = {
 }
 
 
+PAPER_IMAGES = 3_000_000 * 48
+"""Images after which 0.999999 per update has brought the paper's learning rate from 2e-3 to its minimum, 1e-4."""
+
+
 @dataclass(frozen=True)
 class _Quantity:
     """What a likelihood table of one kind of image shows."""
@@ -208,9 +212,25 @@ def notes_on_ours(ours: pd.DataFrame, planned: list[RunConfig], protocols: dict[
         + ", ".join(escape(device) for device in sorted(set(run_rows["device"])))
         + "."
     ]
+    notes += _notes_on_minutes(run_rows, planned)
     for protocol in sorted(set(run_rows["protocol"])):
         notes.append(f"Protocol {code(protocol)}: {protocols.get(protocol, 'unknown to this version of biva')}.")
     return notes
+
+
+def _notes_on_minutes(runs: pd.DataFrame, planned: list[RunConfig]) -> list[str]:
+    """How far training by the clock is from the paper's."""
+    minutes = {run.variant: run.training.minutes for run in planned if run.training.minutes is not None}
+    if not minutes:
+        return []
+    seen = runs.loc[runs["model"].isin(minutes), "images_seen"]
+    share = 100 * seen.mean() / PAPER_IMAGES
+    budgets = ", ".join(f"{escape(LABELS[variant])} {value:g}" for variant, value in minutes.items())
+    return [
+        rf"\textbf{{Not the paper's schedule}}: training ended after so many minutes: {budgets}. The learning rate "
+        rf"rose, then fell to 0 at the end. {span(seen)} images seen, {share:.2g}\% of those after which the paper's "
+        "learning rate has reached its minimum."
+    ]
 
 
 def _note_on_precision(differences: pd.DataFrame) -> list[str]:

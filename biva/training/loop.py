@@ -25,6 +25,7 @@ from biva.training import checkpoint
 from biva.training.distributed import Processes, joined_processes
 from biva.training.folder import load_parent, only_writer, set_aside_other_run, truncate, write_identity, write_results
 from biva.training.objectives import SPLITS
+from biva.training.schedule import is_over
 from biva.training.signals import Interrupted, caught_signals
 from biva.training.state import State, initial_state, step
 
@@ -128,9 +129,10 @@ def _run_to_end(
         while not state.stopped:
             not_finite = step(state, training)
             state.seconds = time.monotonic() - started
-            due = not not_finite and (
-                state.update % training.evaluate_every == 0 or state.update == training.max_updates
-            )
+            if training.minutes is not None:  # the learning rate follows it, and must be one in all processes
+                state.seconds = processes.as_the_first(state.seconds)
+            ends = state.update == training.max_updates or is_over(training, state.seconds)
+            due = not not_finite and (state.update % training.evaluate_every == 0 or ends)
             if not not_finite:
                 progress.update()
             elif processes.first:
@@ -204,6 +206,8 @@ def _evaluate(state: State, run: RunConfig, x: Tensor) -> dict[str, Any]:
         state.stopped = "early stopping"
     elif state.update == training.max_updates:
         state.stopped = "max_updates"
+    elif is_over(training, state.seconds):
+        state.stopped = "minutes"
     return {
         "update": state.update,
         "epoch": state.update / state.batches.per_epoch,

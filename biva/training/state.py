@@ -25,6 +25,7 @@ from biva.seeds import derive_seed
 from biva.training.batches import Stream
 from biva.training.distributed import Processes
 from biva.training.objectives import Objective, objective_of
+from biva.training.schedule import learning_rate_factor
 
 
 @dataclass
@@ -39,7 +40,6 @@ class State:
     average: Callable[[], None]
     """Moves the average towards the weights."""
     optimiser: torch.optim.Optimizer
-    schedule: torch.optim.lr_scheduler.LRScheduler
     batches: Stream
     sums: Tensor
     """`objective.numbers` and the loss, summed over the updates since the last evaluation; float64."""
@@ -59,6 +59,11 @@ class State:
     """Of these, the ones since the latest update."""
     processes: Processes = field(default_factory=Processes)
     """Those that share every batch."""
+    schedule: torch.optim.lr_scheduler.LRScheduler = field(init=False)
+
+    def __post_init__(self) -> None:
+        factor = partial(learning_rate_factor, self.objective.run.training)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, lambda update: factor(update, self.seconds))
 
     _MODULES = ("model", "ema", "optimiser", "schedule", "batches")
     _VALUES = ("sums", "update", "seconds", "lines", "since_best", "best", "stopped", "skipped", "skipped_in_a_row")
@@ -147,7 +152,6 @@ def initial_state(
     if training.compiled:
         model.compile(options={"fallback_random": True})  # draws as without
     optimiser = torch.optim.Adamax(model.parameters(), lr=training.learning_rate, betas=training.betas, foreach=True)
-    floor = training.learning_rate_minimum / training.learning_rate
     return State(
         objective=objective,
         model=model,
@@ -155,9 +159,6 @@ def initial_state(
         ema=ema,
         average=partial(get_ema_multi_avg_fn(training.ema_decay), averages, weights, ema.n_averaged),
         optimiser=optimiser,
-        schedule=torch.optim.lr_scheduler.LambdaLR(
-            optimiser, lambda update: max(training.learning_rate_decay**update, floor)
-        ),
         batches=batches,
         sums=torch.zeros(len(objective.numbers) + 1, dtype=torch.float64, device=device),
     )
