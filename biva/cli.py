@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -88,6 +89,29 @@ def describe(
     from biva.models.describe import describe
 
     print(describe(architecture, load_architecture(architecture), model))
+
+
+@app.command()
+def check(
+    architecture: Annotated[str, typer.Argument(help="A file in config/architectures/, without .yaml.")],
+    model: Annotated[ModelName, typer.Option(help="How the posterior is inferred.")] = "biva",
+    device: Annotated[Device, typer.Option(help="auto: a CUDA device where there is one.")] = "auto",
+) -> None:
+    """Check that a device computes a model's ELBO as the CPU does in double precision.
+
+    Untrained weights, random images, the same noise; takes seconds. Status 1 if they differ by more than rounding.
+
+    \b
+    Example:
+      biva check biva_28x28
+    """
+    import torch
+
+    from biva.bench.agreement import agreement
+    from biva.bench.work import Subject
+
+    subject = Subject(architecture, load_architecture(architecture), model, device, torch.get_num_threads(), False)
+    print(agreement(subject))
 
 
 @app.command()
@@ -361,6 +385,43 @@ def detect(
     normal, anomalous = (load(RESOURCES / name) for name in (settings.normal, settings.anomalous))
     detect(folder, settings, load_experiments(experiments).evaluation, normal, anomalous)
     mirror_or_warn(folder)
+
+
+@app.command()
+def run(
+    experiments: Annotated[str, typer.Argument(help="Experiment set or collection: a file in config/experiments/.")],
+    minutes: Annotated[float, typer.Option(min=1, help="This call ends before they are over.")],
+    to: Annotated[Path, typer.Option(file_okay=False, help="Folder for what is carried home.")],
+    part_mb: Annotated[int, typer.Option(min=1, help="MiB of a file there, at most.")] = 15,
+    limit_mb: Annotated[int, typer.Option(min=1, help="MiB of all files there, at most.")] = 60,
+) -> None:
+    """Train and evaluate a set on a machine with neither Snakemake nor MLflow, in a limited time.
+
+    Checks and measures the model, then trains and evaluates every run, in the order of the set; at the end publishes
+    what is evaluated, and packs records, tables, figures, bounds of every image, pictures and weights (bfloat16). The
+    same command goes on where the time was up. On another machine, `cat results.tar.* | tar x` unpacks.
+
+    \b
+    Example:
+      biva run half_hour --minutes 9 --to carried
+    """
+    from biva.running import RESERVE_SECONDS, pack, report, steps, work
+
+    until, sets = time.monotonic() + 60 * minutes - RESERVE_SECONDS, load_sets(experiments)
+    problems = []
+    try:
+        finished = work((step for name in sets for step in steps(name, RESULTS, RESOURCES)), until)
+        print("All is done." if finished else f"The time is up. The same command goes on: biva run {experiments} ...")
+    except UserError as error:
+        problems.append(str(error))
+    for name in sets:
+        try:
+            report(name, RESULTS, RESOURCES)
+        except UserError as error:
+            problems.append(str(error))
+    print(*pack(sets, RESULTS, to, part_mb, limit_mb), sep="\n")
+    if problems:
+        raise UserError("\n".join(problems))
 
 
 @app.command()

@@ -54,7 +54,7 @@ def training_step(subject: Subject, precision: Precision, batch_size: int) -> Ca
 def importance_call(subject: Subject, precision: Precision, k: int, images: int) -> Callable[[], ImportanceSamples]:
     """The evaluation as it is: k samples of every image."""
     device = subject.set_up()
-    model, x = _folded(_initial_model(subject, device), subject), _random_images(subject.architecture, images)
+    model, x = _folded(initial_model(subject, device), subject), random_images(subject.architecture, images)
     rows = rows_for(model, x, None, device)
 
     def importance() -> ImportanceSamples:
@@ -84,14 +84,14 @@ class Evaluated:
 def evaluation(subject: Subject, precision: Precision, k: int, images: int) -> Evaluated:
     """Importance sampling with k samples of every image, and the passes that it replaces."""
     device = subject.set_up()
-    folded, trained = _folded(_initial_model(subject, device), subject), _initial_model(subject, device)
+    folded, trained = _folded(initial_model(subject, device), subject), initial_model(subject, device)
 
     def a_pass(model: HierarchicalVAE, x: Tensor) -> Tensor:
         with computing_in(precision, device):
             terms = model(x, lambda shape: torch.randn(shape, device=device))
             return elbo(terms.log_likelihood, terms.kl).cpu()
 
-    batch, x = (_random_images(subject.architecture, n).to(device) for n in (IMAGES_PER_BATCH, images))
+    batch, x = (random_images(subject.architecture, n).to(device) for n in (IMAGES_PER_BATCH, images))
     rows = rows_for(folded, x, None, device)
     per_batch = min(images, IMAGES_PER_BATCH, rows)
     return Evaluated(
@@ -127,7 +127,7 @@ def _initial_state(
     return initial_state(run, _random_dataset(subject.architecture, batch_size), device), training
 
 
-def _initial_model(subject: Subject, device: torch.device) -> HierarchicalVAE:
+def initial_model(subject: Subject, device: torch.device) -> HierarchicalVAE:
     """After data-dependent initialisation, in evaluation mode."""
     model: HierarchicalVAE = _initial_state(subject, IMAGES_PER_BATCH, device)[0].model.eval()  # type: ignore[assignment]
     return model
@@ -158,6 +158,7 @@ def _random_dataset(architecture: Architecture, images: int) -> Dataset:
     )
 
 
-def _random_images(architecture: Architecture, images: int) -> Tensor:
+def random_images(architecture: Architecture, images: int) -> Tensor:
+    """Model input of random pixels, (images, C, H, W)."""
     dataset = _random_dataset(architecture, images)
     return model_input(dataset.images["train"], dataset.levels, dataset.binarisation)

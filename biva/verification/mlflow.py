@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -25,13 +26,16 @@ SPEED = "images_per_second"
 
 
 def mlflow_findings(experiments: str, folder: Path, finished: list[RunFolder]) -> Iterator[str]:
-    """Differences between MLflow's copy and the disk.
+    """Differences between MLflow's copy and the disk; none where MLflow is not installed, since it has no copy there.
 
     Args:
         experiments: the set.
         folder: `results/NAME`.
         finished: its evaluated runs.
     """
+    if find_spec("mlflow") is None:
+        print(f"{folder}: MLflow is not installed here, so nothing was compared with it", file=sys.stderr)
+        return
     try:
         with stored_runs(experiments) as stored, TemporaryDirectory() as scratch:
             for run in finished:

@@ -17,7 +17,7 @@ from tests.commands import assert_names_exist, assert_parsed
 
 ROOT = Path(__file__).parents[2]
 VERBS = (
-    *("describe", "bench", "plan", "data", "fetch", "prepare", "train", "evaluate", "detect", "track"),
+    *("describe", "check", "bench", "plan", "run", "data", "fetch", "prepare", "train", "evaluate", "detect", "track"),
     *("collect", "table", "figure", "anomalies", "summary", "schema"),
     *("compare", "verify", "publish", "rebuild"),
 )
