@@ -392,8 +392,8 @@ def run(
     experiments: Annotated[str, typer.Argument(help="Experiment set or collection: a file in config/experiments/.")],
     minutes: Annotated[float, typer.Option(min=1, help="This call ends before they are over.")],
     to: Annotated[Path, typer.Option(file_okay=False, help="Folder for what is carried home.")],
-    part_mb: Annotated[int, typer.Option(min=1, help="MiB of a file there, at most.")] = 15,
-    limit_mb: Annotated[int, typer.Option(min=1, help="MiB of all files there, at most.")] = 60,
+    part_mb: Annotated[float, typer.Option(min=0.1, help="MiB of a file there, at most.")] = 15,
+    limit_mb: Annotated[float, typer.Option(min=0.1, help="MiB of all files there, at most.")] = 60,
 ) -> None:
     """Train and evaluate a set on a machine with neither Snakemake nor MLflow, in a limited time.
 

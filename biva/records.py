@@ -250,7 +250,10 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def commit() -> str:
-    """Git commit of the code that runs, with `-dirty` when tracked files differ from it; `unknown` outside git."""
+    """Git commit of the code that runs, with `-dirty` when tracked files differ from it.
+
+    Outside git, as where a copy of the code was carried, it is what BIVA_COMMIT says, or else `unknown`.
+    """
     code = Path(__file__).parent
 
     def git(*arguments: str) -> str:
@@ -261,7 +264,7 @@ def commit() -> str:
     try:
         return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return os.environ.get("BIVA_COMMIT", "unknown")
 
 
 def versions() -> dict[str, str]:

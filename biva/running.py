@@ -139,7 +139,7 @@ def report(experiments: str, results: Path, resources: Path) -> None:
     publish(experiments, results, resources)
 
 
-def pack(sets: Iterable[str], results: Path, to: Path, part_mb: int, limit_mb: int) -> list[Path]:
+def pack(sets: Iterable[str], results: Path, to: Path, part_mb: float, limit_mb: float) -> list[Path]:
     """Write what the sets' runs have given into parts of a tar: `cat results.tar.* | tar x` unpacks it.
 
     The records, tables and figures come first, then per-image bounds and pictures, then weights in bfloat16, each run's
@@ -158,7 +158,7 @@ def pack(sets: Iterable[str], results: Path, to: Path, part_mb: int, limit_mb: i
     Raises:
         UserError: they cannot be written, or there is no room for the records.
     """
-    content, limit = io.BytesIO(), limit_mb * MIB - tarfile.RECORDSIZE
+    content, limit = io.BytesIO(), int(limit_mb * MIB) - tarfile.RECORDSIZE
     with tarfile.open(fileobj=content, mode="w") as tar:
         for path in sorted(_small_files(sets, results)):
             tar.add(path)
@@ -173,7 +173,7 @@ def pack(sets: Iterable[str], results: Path, to: Path, part_mb: int, limit_mb: i
             tar.addfile(member, io.BytesIO(weights))
     for earlier in to.glob("results.tar.*"):
         earlier.unlink()
-    whole, part = content.getvalue(), part_mb * MIB
+    whole, part = content.getvalue(), int(part_mb * MIB)
     parts = [whole[start : start + part] for start in range(0, len(whole), part)]
     paths = [to / f"results.tar.{number:02d}" for number in range(len(parts))]
     for path, piece in zip(paths, parts, strict=True):

@@ -38,7 +38,7 @@ def assert_parsed(arguments: Sequence[str]) -> None:
 def assert_names_exist(arguments: Sequence[str]) -> None:
     """Sets, runs, datasets and what else a command line names are there."""
     match arguments:
-        case [("describe" | "bench"), architecture, *_]:
+        case [("describe" | "check" | "bench"), architecture, *_]:
             load_architecture(architecture, CONFIG)
         case [("fetch" | "prepare"), dataset, *_]:
             find_dataset(dataset, CONFIG)
@@ -53,7 +53,7 @@ def assert_names_exist(arguments: Sequence[str]) -> None:
             load_experiments(experiments, CONFIG)
         case ["verify", experiments]:
             load_experiments(Path(experiments).name, CONFIG)
-        case ["plan", experiments, *_]:
+        case [("plan" | "run"), experiments, *_]:
             assert load_sets(experiments, CONFIG)
         case ["table", experiments, table]:
             find_table(experiments, table, CONFIG)

@@ -7,6 +7,8 @@ from typing import Any
 from biva.text import aligned, size
 
 GIGA = 1e9
+SHOWN = 5
+"""Of the costs of a step, which the record has more of."""
 
 
 def report(record: dict[str, Any]) -> str:
@@ -29,6 +31,7 @@ def report(record: dict[str, Any]) -> str:
             f"Medians of {repeats} repeats (lowest to highest).",
             "",
             *aligned(_TRAINING, [_training_row(entry) for entry in record["training"]]),
+            *(_costs(entry) for entry in record["training"]),
             "",
             *aligned(_EVALUATION, [_evaluation_row(entry) for entry in record["evaluation"]]),
         ]
@@ -51,6 +54,11 @@ def _training_row(entry: dict[str, Any]) -> tuple[str, ...]:
         f"{entry['flops_per_image'] / GIGA:.4g}",
         *_rates(entry),
     )
+
+
+def _costs(entry: dict[str, Any]) -> str:
+    costs = ", ".join(f"{cost['operation']} {cost['share']:.0%}" for cost in entry["largest_costs"][:SHOWN])
+    return f"largest costs of a step, {entry['precision']}, batch {entry['batch_size']}: {costs}"
 
 
 _EVALUATION = (

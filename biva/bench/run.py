@@ -18,6 +18,7 @@ from biva.bench.flops import Costs, count
 from biva.bench.limit import convolution_calls, convolution_rates, copy_rate, matrix_rate
 from biva.bench.machine import machine
 from biva.bench.memory import peak_memory
+from biva.bench.profile import largest_costs
 from biva.bench.timing import timed
 from biva.bench.work import Subject, evaluation, importance_call, training_step
 from biva.bounds import importance_weighted_bound
@@ -139,6 +140,7 @@ def _training(
         "flops_per_second": rate,
         "limit_flops_per_second": limit,
         "share_of_limit": rate / max(limit.values()),
+        "largest_costs": largest_costs(step, device),
     }
 
 

@@ -8,18 +8,22 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from biva.bench import limit, timing
+from biva.bench.agreement import agreement
 from biva.bench.flops import Convolution, Costs, count, count_labelled
 from biva.bench.limit import convolution_calls, convolution_rates
 from biva.bench.memory import peak_memory
+from biva.bench.profile import largest_costs
 from biva.bench.report import report
 from biva.bench.run import bench
 from biva.bench.timing import Timing, timed
 from biva.bench.work import Subject, evaluation
 from biva.bounds import elbo
+from biva.errors import UserError
 from biva.models.architectures import Architecture, Dropout, ModelName, Stage
 from biva.models.hierarchical_vae import HierarchicalVAE
 from biva.training.state import initial_state, step
@@ -259,3 +263,26 @@ def test_flops_of_learning_from_labels_are_those_of_a_real_update(model: str) ->
     with FlopCounterMode(display=False) as counter:
         step(state, run.training)
     assert count_labelled(run).training == counter.get_total_flops() // run.training.batch_size
+
+
+def test_the_largest_cost_is_the_product_that_does_nearly_all_of_the_work() -> None:
+    """A product of 2 x 10^9 FLOPs beside a thousand additions."""
+    factor, few = torch.ones(1000, 1000), torch.ones(1000)
+    costs = largest_costs(lambda: (factor @ factor, few + few), CPU)
+    assert (costs[0]["operation"], costs[0]["calls"]) == ("aten::mm", 1)
+    assert costs[0]["share"] > 0.5
+    assert sum(cost["share"] for cost in costs) <= 1 + 1e-9
+    assert "aten::add" in {cost["operation"] for cost in costs}
+
+
+def test_a_device_that_computes_something_else_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU agrees with itself to float32's rounding; with a likelihood 1% off it does not."""
+    subject = Subject("one_stage", ONE_STAGE, "vae", "cpu", 1, compiled=False)
+    assert "one_stage, vae: " in agreement(subject)
+
+    def wrong_in_float32(likelihood: Tensor, kl: Tensor) -> Tensor:
+        return elbo(likelihood, kl) * (1.01 if likelihood.dtype == torch.float32 else 1)
+
+    monkeypatch.setattr("biva.bench.agreement.elbo", wrong_in_float32)
+    with pytest.raises(UserError, match="more than rounding can"):
+        agreement(subject)
