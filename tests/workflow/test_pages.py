@@ -144,7 +144,7 @@ def test_mlflow_shows_runs_comparison_charts_and_artifacts(
         browser.wait_for("return document.querySelectorAll('.js-plotly-plot .main-svg').length")
         keep_picture(browser, "mlflow_charts")
 
-        browser.open(f"{server}/#/experiments/1/runs")
+        browser.open(f"{server}/#/experiments/1/runs?workflowType=machine_learning")
         browser.wait_for_text("quick / tables and figu", "digits / biva / seed 1", "digits / biva / seed 2")
         keep_picture(browser, "mlflow_runs")
         links = "[...document.querySelectorAll('a')]"
@@ -152,7 +152,9 @@ def test_mlflow_shows_runs_comparison_charts_and_artifacts(
         reports = browser.wait_for(f"return ({links}.find(a => a.innerText.startsWith('quick / tables')) || {{}}).href")
 
         for name in ("figures/kl_per_layer.png", "samples/update_0000010.png"):
+            browser.open("about:blank")  # the page itself would stay at what it shows
             browser.open(f"{run}/artifacts/{name}")
+            browser.wait_for_text(name)
             browser.wait_for(f"return {IMAGES}.length")
             keep_picture(browser, f"mlflow_{Path(name).parent}")
         browser.open(f"{reports}/artifacts/tables/likelihood.json")
