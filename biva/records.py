@@ -6,6 +6,7 @@ A run's folder `results/EXPERIMENTS/runs/DATASET/ARCHITECTURE/MODEL/seedN/` hold
 |---|---|---|
 | `run.json` | train, at the start | identity: run id, config, commit, data fingerprint, device, versions |
 | `record.jsonl` | train, appended | one line per evaluation during training |
+| `samples.safetensors` | train, written anew | images from the prior after the 1st, 2nd, 4th, 8th ... evaluation |
 | `train.json` | train, at the end | updates, images seen, wall seconds, the selected update, why training stopped |
 | `weights.safetensors` | train, at the end | the selected EMA weights |
 | `evaluation.json` | evaluate | metrics on the test split, KL per latent group, active units |
@@ -49,6 +50,10 @@ class RunFolder:
     @property
     def record(self) -> Path:
         return self.path / "record.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples.safetensors"
 
     @property
     def training(self) -> Path:

@@ -21,7 +21,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -60,8 +60,11 @@ NOTE = "mlflow.note.content"
 RUN_FIGURES: tuple[FigureName, ...] = ("samples", "reconstructions", "kl_per_layer", "latents_over_training")
 """Figures of one run among its artifacts."""
 
+SAMPLES = "biva.samples"
+"""Tag with the SHA-256 of the `samples.safetensors` whose images are among the artifacts."""
+
 MODEL_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
-"""Tells MLflow's page to show what is there for models, and not for language models."""
+"""Tells MLflow's page to show what is there for models, and not for language models; from 3.17 on the address does."""
 
 LOCK_SECONDS = 60
 RETRY_SECONDS = 300
@@ -109,6 +112,7 @@ def mirror(folder: RunFolder) -> None:
         _log_parameters(client, stored, run)
         _log_input(client, stored, run)
         _log_history(client, stored, run, read_lines(folder.record))
+        _log_samples(client, stored, folder)
         if folder.training.is_file():
             training = read_json(folder.training)
             _log_finals(client, stored, *_training_finals(training))
@@ -303,7 +307,7 @@ def comparison_page(experiments: str, server: str) -> str:
     if not newest:
         raise TrackingError(f"MLflow at {_address()} has no finished run of {experiments!r} yet.")
     chosen = json.dumps([newest[name].info.run_id for name in sorted(newest)])
-    pages = {"runs": chosen, "experiments": json.dumps([experiment])}
+    pages = {"runs": chosen, "experiments": json.dumps([experiment]), "workflowType": "machine_learning"}
     return f"{server.rstrip('/')}/#/compare-runs?{urlencode(pages)}"
 
 
@@ -716,15 +720,39 @@ def _log_artifacts(client: Any, stored: Any, folder: RunFolder) -> None:
     if stored.data.tags.get(MANIFEST) == manifest_digest(folder):
         return
     if folder.arrays.is_file() and read_json(folder.identity)["config"].get("labels") is None:
-        from biva.reporting.canvas import save
-        from biva.reporting.figures import draw
+        _log_figures(client, run_id, folder, RUN_FIGURES)
 
-        with tempfile.TemporaryDirectory() as temporary:
-            for figure in RUN_FIGURES:
-                stem = Path(temporary) / figure
-                with suppress(UserError):  # an evaluation with K = 1 tells no active units
-                    save(draw(figure, [folder]), stem)
-                    client.log_artifact(run_id, f"{stem}.png", "figures")
+
+def _log_samples(client: Any, stored: Any, folder: RunFolder) -> None:
+    """Whenever a training has drawn samples: all of them as pictures, and the KL of every latent group up to then.
+
+    MLflow's own images by step are not used: it shows them below all parameters of the run.
+    """
+    if not folder.samples.is_file() or stored.data.tags.get(SAMPLES) == (digest := sha256(folder.samples)):
+        return
+    from safetensors.numpy import load_file
+
+    from biva.reporting.images import sheet
+
+    run_id = stored.info.run_id
+    with tempfile.TemporaryDirectory() as scratch:
+        for update, images in load_file(folder.samples).items():
+            sheet(images).save(Path(scratch) / f"update_{int(update):07}.png")
+        client.log_artifacts(run_id, scratch, "samples")
+    _log_figures(client, run_id, folder, ("latents_over_training",))
+    client.set_tag(run_id, SAMPLES, digest)
+
+
+def _log_figures(client: Any, run_id: str, folder: RunFolder, figures: Iterable[FigureName]) -> None:
+    from biva.reporting.canvas import save
+    from biva.reporting.figures import draw
+
+    with tempfile.TemporaryDirectory() as scratch:
+        for figure in figures:
+            stem = Path(scratch) / figure
+            with suppress(UserError):  # an evaluation with K = 1 tells no active units
+                save(draw(figure, [folder]), stem, kinds=("png",))
+                client.log_artifact(run_id, f"{stem}.png", "figures")
 
 
 def _set_status(client: Any, stored: Any, folder: RunFolder) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import ScalarFormatter
 from numpy.typing import NDArray
 
 from biva.records import RunFolder, read_json, read_lines
@@ -130,7 +129,7 @@ def draw_bound_against_k(part: Any, group: Group) -> None:
         axes.plot(ks, value, marker=MARKERS[model], color=COLOURS[model], label=f"{LABELS[model]} ({_seeds(runs)})")
         axes.fill_between(ks, value - error, value + error, color=COLOURS[model], alpha=0.15, linewidth=0)
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("importance samples $K$")
     axes.set_ylabel("$L_K$ (nats), higher is better")
     part.legend(

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from matplotlib.axes import Axes
+from PIL import Image
 from safetensors.numpy import load_file
 
 from biva.records import read_json
@@ -22,6 +23,8 @@ Images = npt.NDArray[np.float32]
 
 SAMPLES_SHOWN = 64
 RECONSTRUCTIONS_SHOWN = 10
+SHEET_WIDTH = 400
+"""Pixels that small images are enlarged to, at most."""
 LARGEST_TILE = 0.3
 """Width of an image in a row of images, in inches, at most."""
 COLUMNS_SIDE_BY_SIDE = 10
@@ -41,6 +44,18 @@ def image_grid(images: Images, columns: int) -> Images:
     grid = torchvision_utils().make_grid(torch.from_numpy(images), nrow=columns, padding=1, pad_value=1.0)
     picture: Images = grid.permute(1, 2, 0).numpy()
     return picture
+
+
+def sheet(images: npt.NDArray[np.uint8]) -> Image.Image:
+    """Images (N, C, H, W) in rows and columns, enlarged; without torchvision, for whose import training would wait."""
+    number, channels, height, width = images.shape
+    columns = math.isqrt(number)
+    tiles = np.pad(images, ((0, -number % columns), (0, 0), (1, 0), (1, 0)), constant_values=255)
+    rows = tiles.reshape(-1, columns, channels, height + 1, width + 1).transpose(0, 3, 1, 4, 2)
+    grid = rows.reshape(-1, columns * (width + 1), channels)[1:, 1:]
+    picture = Image.fromarray(grid if channels == 3 else grid[..., 0])
+    scale = max(1, SHEET_WIDTH // picture.width)
+    return picture.resize((scale * picture.width, scale * picture.height), Image.Resampling.NEAREST)
 
 
 def columns_height(group: Group, per_line: int = 2, height: float = 1.75) -> float:

@@ -42,8 +42,15 @@ def write_table(table: Table, runs: list[RunConfig], folder: Path) -> list[Path]
         tex = likelihood_table(results=results, paper=paper, table=table, planned=runs)
     else:
         tex = error_table(results=results, paper=paper, table=table, planned=runs)
-    distances = [comparison.cells() for comparison in comparisons(results, paper, table, runs)]
-    return _write(folder / "tables" / f"{table.name}.tex", tex, page(tex, table.name, HEADS, distances))
+    return _write(
+        folder / "tables" / f"{table.name}.tex", tex, page(tex, table.name, HEADS, distances(table, runs, folder))
+    )
+
+
+def distances(table: Table, runs: list[RunConfig], folder: Path) -> list[list[str]]:
+    """What a table shows beside a reported value, as `HEADS` names it, by the `results.csv` in `folder`."""
+    results, paper = read_results(folder / "results.csv"), load_paper_results(PAPER_RESULTS)
+    return [comparison.cells() for comparison in comparisons(results, paper, table, runs)]
 
 
 def write_anomaly_table(pair: AnomalyPair, runs: list[RunConfig], records: Path, folder: Path) -> list[Path]:

@@ -38,7 +38,7 @@ def only_writer(path: Path) -> Iterator[None]:
         lock.acquire()
     try:
         run = RunFolder(path)
-        for file in (run.identity, run.record, run.training, run.weights):
+        for file in (run.identity, run.record, run.samples, run.training, run.weights):
             for left_by_a_kill in path.glob(f".{file.name}.*.tmp"):
                 left_by_a_kill.unlink()
         yield
@@ -100,6 +100,14 @@ def truncate(record: Path, lines: int) -> None:
     records.write_atomically(record, "".join(f"{line}\n" for line in kept).encode())
 
 
+def write_samples(state: State, folder: RunFolder) -> None:
+    """Write `samples.safetensors` as of the state: no later samples stay there, and no damage."""
+    if state.samples:
+        records.write_atomically(folder.samples, serialise(state.samples))
+    else:
+        folder.samples.unlink(missing_ok=True)
+
+
 def write_identity(
     run: RunConfig, dataset: Dataset, folder: RunFolder, state: State, device: str, parent: Parent | None
 ) -> None:
@@ -152,4 +160,5 @@ def write_results(state: State, run: RunConfig, folder: RunFolder) -> None:
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     records.write_json(folder.training, result)
-    records.seal(folder, (folder.identity, folder.record, folder.weights, folder.training))
+    samples = [folder.samples] if state.samples else []
+    records.seal(folder, (folder.identity, folder.record, *samples, folder.weights, folder.training))

@@ -23,7 +23,15 @@ from biva.precision import computing_in
 from biva.records import RunFolder
 from biva.training import checkpoint
 from biva.training.distributed import Processes, joined_processes
-from biva.training.folder import load_parent, only_writer, set_aside_other_run, truncate, write_identity, write_results
+from biva.training.folder import (
+    load_parent,
+    only_writer,
+    set_aside_other_run,
+    truncate,
+    write_identity,
+    write_results,
+    write_samples,
+)
 from biva.training.objectives import SPLITS
 from biva.training.schedule import is_over
 from biva.training.signals import Interrupted, caught_signals
@@ -101,6 +109,7 @@ def _train(
                 truncate(folder.record, state.lines)
             else:
                 folder.record.unlink(missing_ok=True)
+            write_samples(state, folder)
             write_identity(run, dataset, folder, state, processes.named(device_name(device)), parent)
         on_evaluation()
         if not state.stopped:
@@ -141,6 +150,8 @@ def _run_to_end(
                 line = _evaluate(state, run, x)
                 state.lines += 1
                 records.append_line(folder.record, line)
+                if state.lines.bit_count() == 1 and _sample(state):  # the 1st, 2nd, 4th, 8th ... evaluation
+                    write_samples(state, folder)
                 progress.set_postfix(**_shown(line), images=f"{line['images_per_second']:.0f}/s")
                 if progress.disable:
                     print(_summary(run, line), file=sys.stderr, flush=True)
@@ -185,6 +196,17 @@ def _summary(run: RunConfig, line: dict[str, Any]) -> str:
         f"{', '.join(f'{name} {value} nats' for name, value in _shown(line).items())}, "
         f"{line['images_per_second']:.0f} images/s, {line['seconds']:.0f} s{', best so far' if line['best'] else ''}"
     )
+
+
+def _sample(state: State) -> bool:
+    """Let the averaged weights draw images; whether they did."""
+    model, device = state.ema.module, state.sums.device
+    model.eval()
+    with computing_in(state.objective.run.training.precision, device):
+        images = state.objective.samples(model, device)
+    if images is not None:
+        state.samples[f"{state.update}"] = images
+    return images is not None
 
 
 def _evaluate(state: State, run: RunConfig, x: Tensor) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from biva.data.datasets import Dataset, Split
 from biva.data.labels import balanced_draw
 from biva.data.raw import CLASSES
 from biva.errors import UserError
+from biva.evaluation import pictures
 from biva.evaluation.classification import unlabelled_terms
 from biva.evaluation.likelihood import count_active, importance_sample, rows_within
 from biva.models.hierarchical_vae import Terms
@@ -29,6 +30,7 @@ from biva.training.batches import Batches, LabelledBatches, MixedBatches, Stream
 
 SELECTION_BUDGET_MB = 512
 ACTIVITY_IMAGES = 500
+SAMPLES = 16
 
 _LOG_Q = "log q(y | x)"
 
@@ -80,6 +82,10 @@ class Objective(ABC):
         """Active units in every latent group, and how many it has; nothing where they are not asked for."""
         return {}
 
+    def samples(self, model: Any, device: torch.device) -> Tensor | None:
+        """Images from the prior, (N, C, H, W) uint8; None where they are not asked for."""
+        return None
+
 
 class MaximumLikelihood(Objective):
     """The ELBO of images, with free bits (paper.md section 4)."""
@@ -118,6 +124,10 @@ class MaximumLikelihood(Objective):
         seed = derive_seed(self.run.seed, "activity")
         rows = rows_within(SELECTION_BUDGET_MB, self.run.architecture)
         return count_active(importance_sample(model, x[:ACTIVITY_IMAGES], 2, seed=seed, rows=rows, device=device))
+
+    def samples(self, model: Any, device: torch.device) -> Tensor:
+        """Always of the same noise, so that they differ by what training has changed."""
+        return pictures.samples(model, SAMPLES, derive_seed(self.run.seed, "samples during training"), device)
 
 
 class SemiSupervised(Objective):

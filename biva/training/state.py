@@ -51,6 +51,8 @@ class State:
     """Evaluations since the best one."""
     best: dict[str, Any] = field(default_factory=dict)
     """Selected so far: `update`, `elbo` (nats, selection split; not of a classifier), `weights`."""
+    samples: dict[str, Tensor] = field(default_factory=dict)
+    """Update -> images from the prior; see `Objective.samples`."""
     stopped: str = ""
     """Why training ended; empty while it goes on."""
     skipped: int = 0
@@ -66,7 +68,9 @@ class State:
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, lambda update: factor(update, self.seconds))
 
     _MODULES = ("model", "ema", "optimiser", "schedule", "batches")
-    _VALUES = ("sums", "update", "seconds", "lines", "since_best", "best", "stopped", "skipped", "skipped_in_a_row")
+    _VALUES = (
+        "sums", "update", "seconds", "lines", "since_best", "best", "samples", "stopped", "skipped", "skipped_in_a_row",
+    )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values; with the state of torch's global generators, which draw noise and dropout."""
@@ -80,7 +84,7 @@ class State:
         for name in self._MODULES:
             getattr(self, name).load_state_dict(content[name])
         for name in self._VALUES:
-            setattr(self, name, content.get(name, 0))  # checkpoints of earlier versions count no skipped batches
+            setattr(self, name, content.get(name, getattr(self, name)))  # checkpoints of earlier versions lack some
         self.sums = self.sums.to(device)
         self.set_generators(content)
 

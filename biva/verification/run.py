@@ -55,6 +55,7 @@ def _results(folder: RunFolder) -> list[Path]:
     return [
         folder.identity,
         folder.record,
+        folder.samples,
         folder.training,
         folder.weights,
         folder.evaluation,

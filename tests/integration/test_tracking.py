@@ -20,6 +20,9 @@ from urllib.parse import parse_qs
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
 
 from biva import cli
 from biva.config import AnomalyPair, RunConfig, load_experiments
@@ -50,6 +53,7 @@ from tests.fake_runs import (
     fake_test_error,
     finish_training,
     labelled_config,
+    ramp,
     record_line,
 )
 
@@ -170,6 +174,27 @@ def test_a_run_tells_what_made_it(config: RunConfig, store: str, tmp_path: Path)
         "figures/reconstructions.png", "figures/samples.png",
         "record/evaluation.json", "record/manifest.json", "record/record.jsonl", "record/run.json", "record/train.json",
     ]  # fmt: skip
+
+
+def test_samples_of_a_training_are_pictures_by_update_with_the_kl_up_to_then(
+    config: RunConfig, store: str, tmp_path: Path
+) -> None:
+    folder = fake_run(tmp_path, config, updates=20, trained=False)
+    images = (255 * ramp(4)).to(torch.uint8)
+    save_file({"10": images}, folder.samples)
+    mirror(folder)
+    stored = Store(config, store)
+    names = ["figures/latents_over_training.png", "samples/update_0000010.png", "samples/update_0000020.png"]
+    assert sorted(stored.artifacts(stored.run())) == names[:2]
+    save_file({"10": images, "20": images.clone()}, folder.samples)
+    for _ in range(2):
+        mirror(folder)
+    assert sorted(stored.artifacts(stored.run())) == names
+    with Image.open(stored.client.download_artifacts(stored.run().info.run_id, names[2], str(tmp_path))) as picture:
+        assert picture.size == (391, 391)  # two images of 8 pixels and a line beside each other, 23 times enlarged
+        enlarged = [(23 * column, 23 * row) for row in (4, 13) for column in (2, 15)]
+        assert [picture.getpixel(place) for place in enlarged] == [0, 191, 127, 63]
+        assert picture.getpixel((23 * 8, 5)) == 255
 
 
 def test_every_evaluation_is_a_child_run_once(config: RunConfig, store: str, tmp_path: Path) -> None:
@@ -564,9 +589,7 @@ def test_a_model_is_logged_once_and_mlflow_gives_back_what_computes(
     config: RunConfig, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import mlflow.pytorch
-    import torch
     from mlflow import MlflowClient
-    from safetensors.torch import save_file
 
     folder = fake_run(tmp_path, config, bounds=BOUNDS)
     mirror(folder)
@@ -637,7 +660,9 @@ def test_the_page_that_compares_names_the_newest_finished_runs(config: RunConfig
     address = comparison_page(config.experiments, "http://127.0.0.1:5000/")
     base, _, query = address.partition("#/compare-runs?")
     assert base == "http://127.0.0.1:5000/"
-    asked = {key: json.loads(value) for key, (value,) in parse_qs(query).items()}
+    asked = {key: value for key, (value,) in parse_qs(query).items()}
+    assert asked.pop("workflowType") == "machine_learning"
+    asked = {key: json.loads(value) for key, value in asked.items()}
     assert asked == {"runs": [newest], "experiments": [stored.experiment.experiment_id]}
     with pytest.raises(TrackingError, match="has no experiment 'never_run'"):
         comparison_page("never_run", "http://127.0.0.1:5000")

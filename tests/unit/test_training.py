@@ -21,7 +21,9 @@ from biva.data.datasets import Dataset
 from biva.errors import UserError
 from biva.evaluation.likelihood import fixed_input
 from biva.models.architectures import ModelName
+from biva.models.build import build_model
 from biva.records import RunFolder
+from biva.seeds import derive_seed
 from biva.training import checkpoint, loop
 from biva.training.batches import Batches
 from biva.training.loop import train
@@ -84,6 +86,7 @@ def numbers(folder: RunFolder) -> list[dict[str, Any]]:
 def assert_same_result(one: RunFolder, other: RunFolder) -> None:
     assert numbers(one) == numbers(other)
     assert one.weights.read_bytes() == other.weights.read_bytes()
+    assert one.samples.read_bytes() == other.samples.read_bytes()
 
 
 def test_ema_and_schedule_by_hand() -> None:
@@ -212,6 +215,34 @@ def test_active_units_of_weights_with_known_activity() -> None:
     with torch.no_grad():
         averaged.inference.heads[0].layer.parametrizations.weight.original0[1] *= 100
     assert loop.evaluate_selection(state, x)[2] == {"z1": {"active": 1, "total": 2}, "z2": none}
+
+
+def test_samples_are_of_the_averaged_weights_and_change_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = toy_run(evaluate_every=2, max_updates=10)
+    folder = run_to_end(tmp_path / "with", run)
+    samples = load_file(folder.samples)
+    assert sorted(map(int, samples)) == [2, 4, 8]  # the first, second and fourth evaluation of five
+    assert not torch.equal(samples["2"], samples["8"])
+    assert "samples.safetensors" in records.read_json(folder.manifest)["files"]
+    short = run_to_end(tmp_path / "short", toy_run(evaluate_every=2, max_updates=2))
+    model = build_model(run.architecture, run.model)
+    model.load_state_dict(load_file(short.weights))
+    assert torch.equal(images_of_prior(model), samples["2"])
+    monkeypatch.setattr(loop, "_sample", lambda _state: False)
+    without = run_to_end(tmp_path / "without", run)
+    assert not without.samples.exists()
+    assert numbers(without) == numbers(folder)
+    assert without.weights.read_bytes() == folder.weights.read_bytes()
+
+
+def images_of_prior(model: Any) -> torch.Tensor:
+    """16 pixel means as bytes, drawn with the noise that a run of seed 1 keeps for it."""
+    generator = torch.Generator().manual_seed(derive_seed(1, "samples during training"))
+    with torch.no_grad():
+        logits = model.eval().sample(16, lambda shape: torch.randn(shape, generator=generator))
+    return (255 * torch.sigmoid(logits)).round().to(torch.uint8)
 
 
 def test_early_stopping_and_selection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

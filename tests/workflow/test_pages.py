@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from biva.config import load_experiments, resolve_runs
 from biva.models.build import build_model
 from tests.browser import Browser, chromium
-from tests.fake_runs import fake_run
+from tests.fake_runs import fake_run, ramp
 from tests.services import free_port, running, wait_until
 from tests.workflow.conftest import ROOT, Project, copy_project
 
@@ -50,6 +50,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
         bounds = {1: (-25.0 - run.seed, 0.5), 1000: (-23.0 - run.seed, 0.25)}
         folder = fake_run(project.path / "results/quick/runs", run, bounds=bounds)
         save_file(build_model(run.architecture, run.model).state_dict(), folder.weights)
+        save_file({"10": (255 * ramp(16)).byte()}, folder.samples)
         folder.evaluation.touch()
         folder.arrays.touch()
     done = project.snakemake("--cores", "1")
@@ -100,7 +101,11 @@ def test_the_report_shows_tables_figures_captions_statistics_and_configuration(
     assert rows[1][-1].split("\t")[2:6] == ["1000", "-24.50 (2)", "-24.50 (unconfirmed)", "+0.00 nats"]
     browser.leave_frame()
     browser.run("document.querySelector('a[iconname=information-circle]').click()")
-    browser.wait_for_text("bounds at K = 1, 1000 on the dataset digits; protocol clean; seeds 1, 2", "the delta")
+    browser.wait_for_text(
+        "bounds at K = 1, 1000 on the dataset digits; protocol clean; seeds 1, 2",
+        "BIVA, log likelihood bound, K = 1000: ours -24.50 (2), reported -24.50 (unconfirmed), delta +0.00 nats",
+    )
+    keep_picture(browser, "report_caption")
     browser.open((project.path / "results/report.html").as_uri() + "?again")
     browser.click("Figures")
     browser.wait_for_text("quick / learning_curves")
@@ -128,24 +133,30 @@ def test_mlflow_shows_runs_comparison_charts_and_artifacts(
         browser.open(address)
         browser.wait_for_text("Comparing 2 Runs from 1 Experiment", "digits / biva / seed 1", "digits / biva / seed 2")
         browser.wait_for_text("selected/elbo", "-22.25", "-22.5")  # -20 - 100/50 - seed/4, by tests.fake_runs
+        browser.wait_for_text("Model registry")  # not among what MLflow shows for language models
         keep_picture(browser, "mlflow_compare")
+        # The three steps of docs/numbers.md: this page, the run's id, its metrics.
+        browser.run("[...document.querySelectorAll('a')].find(a => /^[0-9a-f]{32}$/.test(a.innerText)).click()")
+        browser.wait_for_text("digits / biva / seed 1 / evaluation", "paper_table", "made_up", "+0.50 nats")
+        keep_picture(browser, "mlflow_run")
+        tab = "[...document.querySelectorAll('[role=tab]')].find(t => t.innerText === 'Model metrics')"
+        browser.run(f"{tab}.dispatchEvent(new MouseEvent('mousedown', {{bubbles: true}}))")
+        browser.wait_for("return document.querySelectorAll('.js-plotly-plot .main-svg').length")
+        keep_picture(browser, "mlflow_charts")
 
-        browser.open(f"{server}/#/experiments/1/runs")
+        browser.open(f"{server}/#/experiments/1/runs?workflowType=machine_learning")
         browser.wait_for_text("quick / tables and figu", "digits / biva / seed 1", "digits / biva / seed 2")
         keep_picture(browser, "mlflow_runs")
         links = "[...document.querySelectorAll('a')]"
         run = browser.wait_for(f"return ({links}.find(a => a.innerText === 'digits / biva / seed 1') || {{}}).href")
         reports = browser.wait_for(f"return ({links}.find(a => a.innerText.startsWith('quick / tables')) || {{}}).href")
 
-        browser.open(run)
-        browser.wait_for_text("digits / biva / seed 1 / evaluation", "paper_table", "made_up", "+0.50 nats")
-        keep_picture(browser, "mlflow_run")
-        browser.open(f"{run}/model-metrics")
-        browser.wait_for("return document.querySelectorAll('.js-plotly-plot .main-svg').length")
-        keep_picture(browser, "mlflow_charts")
-        browser.open(f"{run}/artifacts/figures/kl_per_layer.png")
-        browser.wait_for(f"return {IMAGES}.length")
-        keep_picture(browser, "mlflow_artifact")
+        for name in ("figures/kl_per_layer.png", "samples/update_0000010.png"):
+            browser.open("about:blank")  # the page itself would stay at what it shows
+            browser.open(f"{run}/artifacts/{name}")
+            browser.wait_for_text(name)
+            browser.wait_for(f"return {IMAGES}.length")
+            keep_picture(browser, f"mlflow_{Path(name).parent}")
         browser.open(f"{reports}/artifacts/tables/likelihood.json")
         browser.wait_for_text("K = 1000 reported", "−24.50±0.71 (2)")
         keep_picture(browser, "mlflow_table")

@@ -61,6 +61,6 @@ rule anomalies:
         mem_mb=2000,
         runtime=20,
     params:
-        settings=pair_settings,
+        settings=pair_report_settings,
     shell:
         "python -m biva anomalies {wildcards.experiments} {wildcards.pair} > {log} 2>&1"

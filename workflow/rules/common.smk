@@ -185,6 +185,15 @@ def table_settings(wildcards):
     )
 
 
+@told
+def distances(wildcards):
+    """Our values minus the reported ones. The caption of a table asks for them when the report is made."""
+    from biva.reporting.texts import distances
+
+    table = found(biva.config.find_table, wildcards.experiments, wildcards.table)
+    return distances(table, runs_of_set(wildcards.experiments), Path("results") / wildcards.experiments)
+
+
 def about(runs):
     """What captions say of runs."""
     runs = list(runs)
@@ -220,8 +229,13 @@ def pair_of(wildcards):
 
 
 def pair_settings(wildcards):
-    """What `detect` and the pair's reports depend on, beside the runs."""
+    """What `detect` depends on, beside the runs."""
     return pair_of(wildcards).model_dump(mode="json")
+
+
+def pair_report_settings(wildcards):
+    """What the captions of a pair's table and figure say."""
+    return pair_settings(wildcards) | about(scoring_runs(wildcards.experiments, pair_of(wildcards)))
 
 
 def anomalous_data(wildcards):

@@ -6,6 +6,7 @@ report: "../report/workflow.rst"
 
 
 config["shown_settings"] = shown_settings(config["experiments"])
+config["distances"] = distances
 
 
 rule collect:
