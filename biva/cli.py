@@ -417,8 +417,8 @@ def run(
     for name in sets:
         try:
             report(name, RESULTS, RESOURCES)
-        except UserError as error:
-            problems.append(str(error))
+        except Exception as error:  # nothing may keep what was computed from being packed
+            problems.append(str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
     print(*pack(sets, RESULTS, to, part_mb, limit_mb), sep="\n")
     if problems:
         raise UserError("\n".join(problems))

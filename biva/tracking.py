@@ -676,6 +676,8 @@ def _log_child(
     client: Any, experiment: str, parent: Any, path: Path, kind: str, finals: tuple[dict[str, float], int, str]
 ) -> None:
     """A child run for a record of an evaluation; another evaluation of the same run gets another child."""
+    from mlflow.entities import Param
+
     record, finished, digest = read_json(path), _milliseconds(finals[2]), sha256(path)
     child = find_run(client, experiment, RECORD, digest)
     if child is None:
@@ -687,8 +689,8 @@ def _log_child(
             tags=tags | {RECORD: digest, "mlflow.parentRunId": parent.info.run_id},
         )
     if child.info.status != "FINISHED":
-        for key, value in flatten({"evaluation": record["settings"], "device": record["device"]}).items():
-            client.log_param(child.info.run_id, key, value)
+        settings = flatten({"evaluation": record["settings"], "device": record["device"]})
+        client.log_batch(child.info.run_id, params=[Param(key, value) for key, value in settings.items()])
         _log_finals(client, child, *finals)
         client.set_terminated(child.info.run_id, "FINISHED", finished)
 

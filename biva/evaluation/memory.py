@@ -75,6 +75,10 @@ class _LiveTensors(TorchDispatchMode):
         self.now: int = 0
         self.peak: int = 0
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else torch imports its compiler, a second, to keep it out of what is compiled nowhere
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(output):

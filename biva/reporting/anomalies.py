@@ -16,7 +16,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
-from sklearn.metrics import roc_curve
 
 from biva.config import AnomalyPair, RunConfig
 from biva.errors import UserError
@@ -363,6 +362,8 @@ def _draw_roc(part: Any, arrays: Arrays, aurocs: dict[str, float]) -> None:
 
 def _roc(arrays: Arrays, score: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """False and true positive rates of a score, anomalies being the positives."""
+    from sklearn.metrics import roc_curve  # takes a second, and most of what imports this module draws no curve
+
     normal, anomalous = arrays[f"score/{score}/normal"], arrays[f"score/{score}/anomalous"]
     labels = np.concatenate([np.zeros(len(normal)), np.ones(len(anomalous))])
     false_positives, true_positives, _ = roc_curve(labels, np.concatenate([normal, anomalous]))

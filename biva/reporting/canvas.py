@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -43,7 +43,7 @@ LINE_HEIGHT = 0.085
 """Of the names of missing runs, in inches."""
 
 
-def save(figure: Figure, stem: Path, kinds: tuple[str, ...] = ("pdf", "png")) -> None:
+def save(figure: Figure, stem: Path, kinds: tuple[Literal["pdf", "png"], ...] = ("pdf", "png")) -> None:
     """Write `STEM.pdf` and `STEM.png`, atomically; equal figures give equal bytes, since no date is written."""
     for kind in kinds:
         content = io.BytesIO()

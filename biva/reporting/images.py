@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from matplotlib.axes import Axes
 from PIL import Image
 from safetensors.numpy import load_file
@@ -17,7 +16,6 @@ from biva.records import read_json
 from biva.reporting.canvas import pairs_of_axes
 from biva.reporting.runs import Group, Run, by_model, first_seeds
 from biva.reporting.style import COLUMN_WIDTH, LABELS
-from biva.vision import torchvision_utils
 
 Images = npt.NDArray[np.float32]
 
@@ -41,9 +39,13 @@ def image_grid(images: Images, columns: int) -> Images:
     Returns:
         (height, width, 3); grey images have three equal channels.
     """
-    grid = torchvision_utils().make_grid(torch.from_numpy(images), nrow=columns, padding=1, pad_value=1.0)
-    picture: Images = grid.permute(1, 2, 0).numpy()
-    return picture
+    n, _, height, width = images.shape
+    columns, rows = min(columns, n), math.ceil(n / columns)
+    tiles = np.ones((rows * columns, height + 1, width + 1, 3), dtype=np.float32)
+    tiles[:n, 1:, 1:] = images.transpose(0, 2, 3, 1)
+    lines = tiles.reshape(rows, columns, height + 1, width + 1, 3).swapaxes(1, 2)
+    picture = lines.reshape(rows * (height + 1), columns * (width + 1), 3)
+    return np.pad(picture, ((0, 1), (0, 1), (0, 0)), constant_values=1)
 
 
 def sheet(images: npt.NDArray[np.uint8]) -> Image.Image:

@@ -2,8 +2,6 @@
 
 from importlib import import_module
 
-from biva.vision import torchvision_utils
-
 for name in (
     "alembic.command",
     "biva.data.archives",
@@ -17,4 +15,3 @@ for name in (
     "torch._dynamo",
 ):
     import_module(name)
-torchvision_utils()

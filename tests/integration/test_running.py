@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -142,3 +143,14 @@ def test_no_step_starts_when_the_time_is_up_and_a_failed_one_ends_the_work(capfd
     assert capfd.readouterr().out == ""
     with pytest.raises(UserError, match="`biva describe no_such_architecture` failed with status 1"):
         work([step], until=time.monotonic() + 600)
+
+
+def test_a_report_that_cannot_be_made_keeps_nothing_from_being_packed(brought_home: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(brought_home, folder, symlinks=True, ignore=shutil.ignore_patterns("home"))
+    with (folder / "biva/reporting/figures.py").open("a") as code:
+        code.write("\n\ndef draw(*_):\n    raise RuntimeError('no figures here')\n")
+    done = biva(folder, "run", "half_minute", "--minutes", "30", "--to", "home")
+    assert done.returncode == 1
+    assert "RuntimeError: no figures here" in done.stderr
+    assert (folder / "home/results.tar.00").stat().st_size > 1 << 18
