@@ -64,7 +64,7 @@ SAMPLES = "biva.samples"
 """Tag with the SHA-256 of the `samples.safetensors` whose images are among the artifacts."""
 
 MODEL_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
-"""Tells MLflow's page to show what is there for models, and not for language models; from 3.17 on the address does."""
+"""Tells MLflow to show what is there for models, and not for language models; in 3.17 its pages go by their address."""
 
 LOCK_SECONDS = 60
 RETRY_SECONDS = 300
