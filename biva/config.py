@@ -94,7 +94,7 @@ class Training(Strict):
         default=None,
         gt=0,
         description="Training ends after so many, over all attempts. The learning rate then follows the clock: it "
-        "rises for 2% of them and falls to 0 at the end, so the run does not repeat bit for bit. null: no limit.",
+        "rises for the first 2% and falls to 0 in the last 30%. Does not repeat bit for bit. null: no limit.",
     )
     evaluate_every: int = Field(ge=1, description="Updates between two evaluations on the selection split.")
     selection_images: int | None = Field(

@@ -228,8 +228,8 @@ def _notes_on_minutes(runs: pd.DataFrame, planned: list[RunConfig]) -> list[str]
     budgets = ", ".join(f"{escape(LABELS[variant])} {value:g}" for variant, value in minutes.items())
     return [
         rf"\textbf{{Not the paper's schedule}}: training ended after so many minutes: {budgets}. The learning rate "
-        rf"rose, then fell to 0 at the end. {span(seen)} images seen, {share:.2g}\% of those after which the paper's "
-        "learning rate has reached its minimum."
+        rf"rose, stayed, and fell to 0 at the end. {span(seen)} images seen, {share:.2g}\% of those after which the "
+        "paper's learning rate has reached its minimum."
     ]
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 from biva.config import Training
 
 WARM_UP = 0.02
-"""Share of the minutes in which the learning rate rises from 0."""
+COOL_DOWN = 0.3
+"""Shares of the minutes in which the learning rate rises from 0, and falls to it; docs/reproduce.md has the trials."""
 
 
 def learning_rate_factor(training: Training, update: int, seconds: float) -> float:
     """What `training.learning_rate` is multiplied by.
 
     Without `training.minutes` it decays by a factor per update down to a minimum (paper.md section 4). With it, it
-    rises linearly, then falls linearly to 0 at the end: the paper's schedule is made for millions of updates, and a run
-    that ends long before would end at its highest rates.
+    rises, stays, and falls to 0 at the end: the paper's schedule is made for millions of updates, and a run that ends
+    long before would end at its highest rates.
 
     Args:
         training: the run's settings.
@@ -23,7 +24,7 @@ def learning_rate_factor(training: Training, update: int, seconds: float) -> flo
     if training.minutes is None:
         return max(training.learning_rate_decay**update, training.learning_rate_minimum / training.learning_rate)
     progress = min(1.0, seconds / (60 * training.minutes))
-    return min(1.0, progress / WARM_UP) * (1 - progress)
+    return min(1.0, progress / WARM_UP, (1 - progress) / COOL_DOWN)
 
 
 def is_over(training: Training, seconds: float) -> bool:
