@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ def largest_costs(call: Callable[[], object], device: torch.device, number: int 
     Returns:
         `operation`, `calls`, `share` of the time of all operations; the largest share first.
     """
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own messages
     on_gpu = device.type == "cuda"
     with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as profiler:
         call()
