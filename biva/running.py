@@ -6,6 +6,7 @@ time cuts off goes on with the next call. Whatever there is at the end is packed
 
 from __future__ import annotations
 
+import gzip
 import io
 import subprocess
 import sys
@@ -142,8 +143,8 @@ def report(experiments: str, results: Path, resources: Path) -> None:
 def pack(sets: Iterable[str], results: Path, to: Path, part_mb: float, limit_mb: float) -> list[Path]:
     """Write what the sets' runs have given into parts of a tar: `cat results.tar.* | tar x` unpacks it.
 
-    The records, tables and figures come first, then per-image bounds and pictures, then weights in bfloat16, each run's
-    selected ones or, while it trains, the moving average. Weights for which there is no room are left out, and named.
+    The records, tables, figures, per-image bounds and pictures come first, then weights in bfloat16, compressed, each
+    run's selected ones or, while it trains, the moving average. What there is no room for is left out, and named.
 
     Args:
         sets: names of experiment sets.
@@ -171,13 +172,13 @@ def pack(sets: Iterable[str], results: Path, to: Path, part_mb: float, limit_mb:
             member = tarfile.TarInfo(path.as_posix())
             member.size = len(weights)
             tar.addfile(member, io.BytesIO(weights))
-    for earlier in to.glob("results.tar.*"):
-        earlier.unlink()
     whole, part = content.getvalue(), int(part_mb * MIB)
     parts = [whole[start : start + part] for start in range(0, len(whole), part)]
     paths = [to / f"results.tar.{number:02d}" for number in range(len(parts))]
     for path, piece in zip(paths, parts, strict=True):
         write_atomically(path, piece)
+    for earlier in {*to.glob("results.tar.*")} - {*paths}:
+        earlier.unlink()
     return paths
 
 
@@ -187,7 +188,7 @@ def _small_files(sets: Iterable[str], results: Path) -> Iterator[Path]:
         yield from (path for path in (results / PUBLISHED / name).rglob("*") if path.is_file())
         yield from (results / name / "figures").glob("*")
         for run in _folders(name, results):
-            yield from (*run.records(), *filter(Path.is_file, [run.arrays]))
+            yield from (*run.records(), *filter(Path.is_file, [run.arrays, run.samples]))
 
 
 def _weights(sets: Iterable[str], results: Path) -> Iterator[tuple[Path, bytes]]:
@@ -201,7 +202,8 @@ def _weights(sets: Iterable[str], results: Path) -> Iterator[tuple[Path, bytes]]
             weights = {n.removeprefix(prefix): w for n, w in state["ema"].items() if n.startswith(prefix)}
         else:
             continue
-        yield run.path / "weights_bf16.safetensors", serialise({name: _rounded(w) for name, w in weights.items()})
+        rounded = serialise({name: _rounded(weight) for name, weight in weights.items()})
+        yield run.path / "weights_bf16.safetensors.gz", gzip.compress(rounded, compresslevel=1, mtime=0)
 
 
 def _rounded(weight: Tensor) -> Tensor:

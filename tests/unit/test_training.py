@@ -87,7 +87,8 @@ def numbers(folder: RunFolder) -> list[dict[str, Any]]:
 def assert_same_result(one: RunFolder, other: RunFolder) -> None:
     assert numbers(one) == numbers(other)
     assert one.weights.read_bytes() == other.weights.read_bytes()
-    assert one.samples.read_bytes() == other.samples.read_bytes()
+    drawn = [run.samples.read_bytes() if run.samples.is_file() else None for run in (one, other)]  # none with labels
+    assert drawn[0] == drawn[1]
 
 
 def test_ema_and_schedule_by_hand() -> None:
