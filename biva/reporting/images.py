@@ -29,33 +29,30 @@ COLUMNS_SIDE_BY_SIDE = 10
 """Two models stand side by side if no more images than this stand in a row."""
 
 
-def image_grid(images: Images, columns: int) -> Images:
+def image_grid(images: npt.NDArray[Any], columns: int) -> npt.NDArray[Any]:
     """Compose images row by row into one picture, with a white pixel around each.
 
     Args:
-        images: (N, C, H, W) in [0, 1], C = 1 or 3.
+        images: (N, C, H, W) in [0, 1], or uint8; C = 1 or 3.
         columns: images per row.
 
     Returns:
-        (height, width, 3); grey images have three equal channels.
+        (height, width, 3), of the same type; grey images have three equal channels.
     """
     n, _, height, width = images.shape
     columns, rows = min(columns, n), math.ceil(n / columns)
-    tiles = np.ones((rows * columns, height + 1, width + 1, 3), dtype=np.float32)
+    white = 255 if images.dtype == np.uint8 else 1
+    tiles = np.full((rows * columns, height + 1, width + 1, 3), white, dtype=images.dtype)
     tiles[:n, 1:, 1:] = images.transpose(0, 2, 3, 1)
     lines = tiles.reshape(rows, columns, height + 1, width + 1, 3).swapaxes(1, 2)
     picture = lines.reshape(rows * (height + 1), columns * (width + 1), 3)
-    return np.pad(picture, ((0, 1), (0, 1), (0, 0)), constant_values=1)
+    return np.pad(picture, ((0, 1), (0, 1), (0, 0)), constant_values=white)
 
 
 def sheet(images: npt.NDArray[np.uint8]) -> Image.Image:
-    """Images (N, C, H, W) in rows and columns, enlarged; without torchvision, for whose import training would wait."""
-    number, channels, height, width = images.shape
-    columns = math.isqrt(number)
-    tiles = np.pad(images, ((0, -number % columns), (0, 0), (1, 0), (1, 0)), constant_values=255)
-    rows = tiles.reshape(-1, columns, channels, height + 1, width + 1).transpose(0, 3, 1, 4, 2)
-    grid = rows.reshape(-1, columns * (width + 1), channels)[1:, 1:]
-    picture = Image.fromarray(grid if channels == 3 else grid[..., 0])
+    """Images (N, C, H, W) in rows and columns, enlarged."""
+    grid = image_grid(images, columns=math.isqrt(len(images)))[1:-1, 1:-1]
+    picture = Image.fromarray(grid if images.shape[1] == 3 else grid[..., 0])
     scale = max(1, SHEET_WIDTH // picture.width)
     return picture.resize((scale * picture.width, scale * picture.height), Image.Resampling.NEAREST)
 
