@@ -405,20 +405,11 @@ def run(
     Example:
       biva run half_hour --minutes 9 --to carried
     """
-    from biva.running import RESERVE_SECONDS, pack, report, steps, work
+    from biva.running import RESERVE_SECONDS, pack
+    from biva.running import run as run_sets
 
     until, sets = time.monotonic() + 60 * minutes - RESERVE_SECONDS, load_sets(experiments)
-    problems = []
-    try:
-        finished = work((step for name in sets for step in steps(name, RESULTS, RESOURCES)), until)
-        print("All is done." if finished else f"The time is up. The same command goes on: biva run {experiments} ...")
-    except UserError as error:
-        problems.append(str(error))
-    for name in sets:
-        try:
-            report(name, RESULTS, RESOURCES)
-        except Exception as error:  # nothing may keep what was computed from being packed
-            problems.append(str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
+    problems = run_sets(sets, RESULTS, RESOURCES, until)
     print(*pack(sets, RESULTS, to, part_mb, limit_mb), sep="\n")
     if problems:
         raise UserError("\n".join(problems))

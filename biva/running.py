@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -90,6 +90,28 @@ def _evaluated(folder: RunFolder, settings: Experiments) -> bool:
     return made_of == (settings.evaluation.model_dump(mode="json"), sha256(folder.weights))
 
 
+def run(sets: Sequence[str], results: Path, resources: Path, until: float) -> list[str]:
+    """Work through the sets until then, and report what there is.
+
+    Returns:
+        What went wrong: nothing may keep what was computed from being packed.
+    """
+    problems = []
+    try:
+        finished = work((step for name in sets for step in steps(name, results, resources)), until)
+        print("All is done." if finished else "The time is up. The same command goes on from here.")
+    except UserError as error:
+        problems.append(str(error))
+    for name in sets:
+        try:
+            report(name, results, resources)
+        except UserError as error:
+            problems.append(str(error))
+        except Exception as error:
+            problems.append(f"{type(error).__name__}: {error}")
+    return problems
+
+
 def work(steps: Iterable[Step], until: float) -> bool:
     """Make the steps that are not done; what `until`, on the monotonic clock, cuts off has saved its state.
 
@@ -135,8 +157,8 @@ def report(experiments: str, results: Path, resources: Path) -> None:
     for figure in settings.figures:
         save(draw(figure, folders), folder / "figures" / figure)
     for pair in settings.anomalies:
-        scoring = [RunFolder(folder / "runs" / run.name) for run in runs if pair.includes(run)]
-        save(draw_anomaly(scoring, pair), folder / "anomalies" / pair.name)
+        if any(run.anomaly(pair.name).is_file() for run in folders):
+            save(draw_anomaly(folders, pair), folder / "anomalies" / pair.name)
     publish(experiments, results, resources)
 
 

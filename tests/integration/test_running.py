@@ -156,3 +156,17 @@ def test_a_report_that_cannot_be_made_keeps_nothing_from_being_packed(brought_ho
     assert done.returncode == 1
     assert "RuntimeError: no figures here" in done.stderr
     assert (folder / "home/results.tar.00").stat().st_size > 1 << 18
+
+
+def test_a_pair_that_nothing_has_scored_yet_keeps_nothing_from_being_published(
+    brought_home: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(brought_home, folder, symlinks=True)
+    shutil.rmtree(folder / "results/published")
+    pair = {"name": "patches", "normal": "digits", "anomalous": "photo_patches", "importance_samples": 2}
+    (folder / "config/experiments/half_minute.yaml").write_text(yaml.safe_dump(SETTINGS | {"anomalies": [pair]}))
+    done = biva(folder, "run", "half_minute", "--minutes", "30", "--to", "home")
+    assert "Dataset 'photo_patches' is not prepared" in done.stderr
+    assert "does not verify" not in done.stderr
+    assert "not run" in (folder / "results/published/half_minute/anomalies/patches.tex").read_text()
