@@ -504,14 +504,15 @@ class RunConfig(Strict):
     @property
     def name(self) -> str:
         """Path of the run below `results/EXPERIMENTS/runs/`."""
-        return f"{self.dataset}/{self.architecture_name}/{self.variant}/seed{self.seed}"
+        return self._name_of(self.variant)
 
     @property
     def parent_name(self) -> str | None:
         """`name` of the run that this one fine-tunes."""
-        if self.finetunes is None:
-            return None
-        return f"{self.dataset}/{self.architecture_name}/{self.model}/seed{self.seed}"
+        return self._name_of(self.model) if self.finetunes else None
+
+    def _name_of(self, variant: str) -> str:
+        return f"{self.dataset}/{self.architecture_name}/{variant}/seed{self.seed}"
 
     @property
     def digest(self) -> str:
@@ -628,7 +629,10 @@ _MOST_BYTES, _MOST_VALUES = 1 << 20, 50_000
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain values only, as many as a person writes: what an alias repeats counts as often as it is repeated."""
+    """Plain values only, as many as a person writes: what an alias repeats counts as often as it is repeated.
+
+    A key that a section has twice is refused, where PyYAML would keep the last.
+    """
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
@@ -644,6 +648,16 @@ class _Loader(yaml.SafeLoader):
             raise yaml.YAMLError(f"more than {_MOST_VALUES:,} values, with those that aliases repeat")
         if not alias:
             self._sizes[node] = self._values - before
+        return node
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        lines: dict[str, int] = {}
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            line = key.start_mark.line + 1
+            if key.value in lines:
+                raise yaml.YAMLError(f"{_SHOWN.repr(key.value)} is there twice, in lines {lines[key.value]} and {line}")
+            lines[key.value] = line
         return node
 
     def construct_yaml_int(self, node: Any) -> int:

@@ -174,6 +174,26 @@ def seal(folder: RunFolder, files: Iterable[Path]) -> None:
         write_json(folder.manifest, {"run_id": run_id, "files": kept | written})
 
 
+def read_weights(folder: RunFolder, train: str) -> bytes:
+    """The selected weights of a trained run, a safetensors file.
+
+    Args:
+        folder: the run's.
+        train: the command that trains it.
+
+    Raises:
+        UserError: they were changed since; not found out for runs made before there was a manifest.
+    """
+    weights = folder.weights.read_bytes()
+    digest = hashlib.sha256(weights).hexdigest()
+    if folder.manifest.is_file() and read_json(folder.manifest)["files"].get(folder.weights.name) != digest:
+        raise UserError(
+            f"{folder.weights} is not what training wrote: its SHA-256 is not the one in {folder.manifest.name}. "
+            f"Delete it and run `{train}`: it writes it again from the last checkpoint."
+        )
+    return weights
+
+
 def manifest_digest(folder: RunFolder) -> str:
     """SHA-256 of `manifest.json`, which `results.csv` and MLflow hold; empty for runs made before there was one."""
     return sha256(folder.manifest) if folder.manifest.is_file() else ""

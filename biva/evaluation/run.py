@@ -81,14 +81,9 @@ def load_trained(folder: RunFolder, dataset: Dataset) -> Trained:
         )
     run = parse(RunConfig, identity["config"], folder.identity)
     torch.set_num_threads(run.threads)
-    device, weights = choose_device(run.device), folder.weights.read_bytes()
-    digest = hashlib.sha256(weights).hexdigest()
-    if folder.manifest.is_file() and records.read_json(folder.manifest)["files"].get(folder.weights.name) != digest:
-        raise UserError(
-            f"{folder.weights} is not what training wrote: its SHA-256 is not the one in {folder.manifest.name}. "
-            f"Delete it and run `biva train {run.experiments} {run.name}`: it writes it again from the last checkpoint."
-        )
-    return Trained(run, load_model(run, weights, device), device, digest)
+    device = choose_device(run.device)
+    weights = records.read_weights(folder, f"biva train {run.experiments} {run.name}")
+    return Trained(run, load_model(run, weights, device), device, hashlib.sha256(weights).hexdigest())
 
 
 Record = dict[str, Any]

@@ -63,9 +63,11 @@ def load_parent(run: RunConfig, dataset: Dataset, folder: RunFolder) -> Parent:
     """The run in `folder`, which `run` fine-tunes.
 
     Raises:
-        UserError: its training is not complete, or it was trained with other settings or data than there are now.
+        UserError: its training is not complete, it was trained with other settings or data than there are now, or its
+            weights were changed since.
     """
-    remedy = f"Run `biva train {run.experiments} {run.parent_name}` first."
+    train = f"biva train {run.experiments} {run.parent_name}"
+    remedy = f"Run `{train}` first."
     if not (folder.training.is_file() and folder.weights.is_file()):
         raise UserError(f"{run.name} fine-tunes {run.parent_name}, whose training is not complete. {remedy}")
     identity = records.read_json(folder.identity)
@@ -75,7 +77,7 @@ def load_parent(run: RunConfig, dataset: Dataset, folder: RunFolder) -> Parent:
             f"{run.name} fine-tunes {run.parent_name}, but {folder.path} was trained with other settings or data "
             f"({'; '.join(changed)}). {remedy}"
         )
-    return Parent(identity["run_id"], folder.weights.read_bytes())
+    return Parent(identity["run_id"], records.read_weights(folder, train))
 
 
 def set_aside_other_run(run: RunConfig, dataset: Dataset, folder: RunFolder, parent: Parent | None) -> None:

@@ -142,6 +142,15 @@ def test_a_parent_that_is_not_complete_is_refused(tmp_path: Path, spoil: Any, sa
     assert not (tmp_path / "child" / "run.json").exists()
 
 
+def test_a_parent_with_damaged_weights_is_refused(tmp_path: Path) -> None:
+    parent = run_to_end(tmp_path / "parent", PARENT)
+    whole = parent.weights.read_bytes()
+    parent.weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(UserError, match=r"is not what training wrote.*run `biva train toys toy/tiny/biva/seed1`"):
+        finetune(tmp_path / "child", parent)
+    assert not (tmp_path / "child" / "run.json").exists()
+
+
 @pytest.mark.parametrize(
     ("run", "data", "said"),
     [
@@ -167,6 +176,7 @@ def test_a_parent_trained_anew_sets_the_earlier_fine_tuning_aside(parent: RunFol
     anew = run_to_end(tmp_path / "parent", PARENT)
     changed = {name: value + 0.01 for name, value in load_file(anew.weights).items()}
     save_file(changed, anew.weights)
+    records.seal(anew, [anew.weights])
     second = finetune(tmp_path / "child", anew)
     kept = RunFolder(tmp_path / "child" / "superseded" / identity["run_id"])
     assert kept.weights.read_bytes() == weights

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from biva.config import (
     MainConfig,
+    _read,
     load_architecture,
     load_datasets,
     load_experiments,
@@ -199,6 +200,21 @@ def test_many_short_aliases_of_a_long_list(config: Path, first: str) -> None:
     runs = "[" + "{dataset: digits, architecture: digits_8x8, model: vae, seeds: *s}, " * 10_000 + "]"
     message = said(config, "experiments/quick.yaml", f"x: {{{seeds}}}\nruns: {runs}\n".encode())
     assert "more than 50,000 values" in message
+
+
+def test_a_key_given_twice_is_refused_and_both_lines_are_named(config: Path) -> None:
+    lines = original("experiments/quick.yaml").splitlines()
+    first = next(number for number, line in enumerate(lines, 1) if line.strip().startswith("learning_rate:"))
+    lines.insert(first + 1, lines[first - 1].replace("0.01", "0.02"))
+    message = said(config, "experiments/quick.yaml", "\n".join(lines).encode())
+    assert f"'learning_rate' is there twice, in lines {first} and {first + 2}" in message
+
+
+def test_a_key_may_stand_in_many_sections_and_before_what_is_merged(tmp_path: Path) -> None:
+    """A default that is overridden is no repetition."""
+    path = tmp_path / "some.yaml"
+    path.write_text("base: &base {x: 1, y: 2}\nown: {x: 3, <<: *base}\n")
+    assert _read(path, "settings") == {"base": {"x": 1, "y": 2}, "own": {"x": 3, "y": 2}}
 
 
 @pytest.mark.parametrize("value", ["9" * 5000, "0x" + "f" * 100, str(2**63), str(-(2**70))])
