@@ -7,6 +7,8 @@ SET ?= $(shell sed -n 's/^experiments: *\([a-z0-9_]*\).*/\1/p' config/config.yam
 
 VENV := .venv
 BIN := $(VENV)/bin
+# Tests wait more than they compute: four processes suit two cores. The tests of a file share what they prepare.
+PARALLEL := --numprocesses 4 --dist loadfile --no-loadscope-reorder
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -31,7 +33,7 @@ test: $(READY) ## Run all checks: format, types, workflow, tests
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check workflow
 	$(BIN)/snakemake --lint
-	$(BIN)/pytest
+	$(BIN)/pytest $(PARALLEL) $(if $(filter true,$(CI)),-m "not scale or ci")
 
 soak: $(READY) ## Kill, fill, lock and damage on purpose for MINUTES, and report what was lost (SEED=n to repeat)
 	$(BIN)/python -m tests.faults.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))

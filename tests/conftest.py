@@ -13,6 +13,11 @@ settings.register_profile("long", max_examples=2500, deadline=None, print_blob=T
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest: others run beside it."""
+    items.sort(key=lambda item: item.get_closest_marker("ci") is None)
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """Folder with the official files: BIVA_DATA_MIRROR, or `../shared/datasets` next to the repository."""
