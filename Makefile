@@ -7,11 +7,12 @@ SET ?= $(shell sed -n 's/^experiments: *\([a-z0-9_]*\).*/\1/p' config/config.yam
 
 VENV := .venv
 BIN := $(VENV)/bin
-# Tests wait more than they compute: four processes suit two cores. The tests of a file share what they prepare.
-PARALLEL := --numprocesses 4 --dist loadfile --no-loadscope-reorder
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
+
+# Tests wait more than they compute: four processes suit two cores. The tests of a file share what they prepare.
+PARALLEL := --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup reproduce published test soak fuzz scale format ui report clean lock
