@@ -39,7 +39,7 @@ test: $(READY) ## Run all checks: format, types, workflow, tests
 soak: $(READY) ## Kill, fill, lock and damage on purpose for MINUTES, and report what was lost (SEED=n to repeat)
 	$(BIN)/python -m tests.faults.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
-fuzz: $(READY) ## Give readers and configuration new damaged and hostile files, 2,500 for every such test (10 minutes)
+fuzz: $(READY) ## Give readers and configuration new damaged and hostile files, 2,500 for every such test (4 minutes)
 	HYPOTHESIS_PROFILE=long $(BIN)/pytest -m hypothesis
 
 scale: $(READY) ## Run `quick` through SLURM and with PostgreSQL, an hour; needs both (docs/cluster.md)
