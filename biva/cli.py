@@ -498,12 +498,10 @@ def figure(experiments: Experiments, name: Annotated[FigureName, typer.Argument(
       biva figure quick learning_curves
     """
     from biva.reporting.canvas import save
-    from biva.reporting.figures import draw
+    from biva.reporting.figures import draw, folders_to_draw
 
-    runs = [run for run in resolve_runs(experiments, load_experiments(experiments)) if run.labels is None]
-    stem = RESULTS / experiments / "figures" / name
-    save(draw(name, map(_run_folder, runs)), stem)
-    print(f"{stem}.pdf", f"{stem}.png", sep="\n")
+    folder = RESULTS / experiments
+    print(*save(draw(name, folders_to_draw(experiments, folder)), folder / "figures" / name), sep="\n")
 
 
 @app.command()
@@ -525,9 +523,8 @@ def anomalies(
     settings, folder = find_anomaly(experiments, pair), RESULTS / experiments
     runs = resolve_runs(experiments, load_experiments(experiments))
     print(*write_anomaly_table(settings, runs, folder / "runs", folder), sep="\n")
-    stem = folder / "anomalies" / pair
-    save(draw_anomaly((_run_folder(run) for run in runs if settings.includes(run)), settings), stem)
-    print(f"{stem}.pdf", f"{stem}.png", sep="\n")
+    scoring = (_run_folder(run) for run in runs if settings.includes(run))
+    print(*save(draw_anomaly(scoring, settings), folder / "anomalies" / pair), sep="\n")
 
 
 @app.command()

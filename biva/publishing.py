@@ -13,7 +13,7 @@ from biva.config import load_experiments, resolve_runs
 from biva.errors import UserError
 from biva.records import PUBLISHED, RunFolder
 from biva.reporting.canvas import save
-from biva.reporting.figures import draw, is_of_records
+from biva.reporting.figures import draw, folders_to_draw, is_of_records
 from biva.reporting.texts import write_texts
 from biva.verification.verify import verify
 
@@ -62,14 +62,10 @@ def rebuild(experiments: str, folder: Path) -> list[Path]:
         UserError: the set is unknown, or a record is damaged.
     """
     files = write_texts(experiments, folder / "runs", folder)
-    settings = load_experiments(experiments)
-    runs = [run for run in resolve_runs(experiments, settings) if run.labels is None]
-    folders = [RunFolder(folder / "runs" / run.name) for run in runs]
+    folders = folders_to_draw(experiments, folder)
     if any(run.evaluation.is_file() for run in folders):
-        for name in filter(is_of_records, settings.figures):
-            stem = folder / "figures" / name
-            save(draw(name, folders), stem)
-            files += [stem.with_suffix(".pdf"), stem.with_suffix(".png")]
+        for name in filter(is_of_records, load_experiments(experiments).figures):
+            files += save(draw(name, folders), folder / "figures" / name)
     return files
 
 

@@ -174,8 +174,13 @@ def seal(folder: RunFolder, files: Iterable[Path]) -> None:
         write_json(folder.manifest, {"run_id": run_id, "files": kept | written})
 
 
-def read_weights(folder: RunFolder, train: str) -> bytes:
-    """The selected weights of a trained run, a safetensors file.
+def is_scored(pair: str, runs: Iterable[RunFolder]) -> bool:
+    """Whether one of the runs at least has scored the images of an anomaly pair."""
+    return any(run.anomaly(pair).is_file() for run in runs)
+
+
+def read_weights(folder: RunFolder, train: str) -> tuple[bytes, str]:
+    """The selected weights of a trained run, a safetensors file, and their SHA-256.
 
     Args:
         folder: the run's.
@@ -191,7 +196,7 @@ def read_weights(folder: RunFolder, train: str) -> bytes:
             f"{folder.weights} is not what training wrote: its SHA-256 is not the one in {folder.manifest.name}. "
             f"Delete it and run `{train}`: it writes it again from the last checkpoint."
         )
-    return weights
+    return weights, digest
 
 
 def manifest_digest(folder: RunFolder) -> str:

@@ -25,10 +25,10 @@ from biva.config import Experiments, RunConfig, load_experiments, resolve_runs
 from biva.data.datasets import DESCRIPTION
 from biva.errors import UserError
 from biva.publishing import publish
-from biva.records import PUBLISHED, RunFolder, read_json, sha256, write_atomically
+from biva.records import PUBLISHED, RunFolder, is_scored, read_json, sha256, write_atomically
 from biva.reporting.anomalies import draw_anomaly
 from biva.reporting.canvas import save
-from biva.reporting.figures import draw
+from biva.reporting.figures import draw, folders_to_draw
 from biva.reporting.texts import write_texts
 from biva.training import checkpoint
 
@@ -149,15 +149,14 @@ def report(experiments: str, results: Path, resources: Path) -> None:
         UserError: a record is damaged, or the set does not verify.
     """
     settings, folder = load_experiments(experiments), results / experiments
-    runs = [run for run in resolve_runs(experiments, settings) if run.labels is None]
-    folders = [RunFolder(folder / "runs" / run.name) for run in runs]
+    folders = folders_to_draw(experiments, folder)
     if not any(run.evaluation.is_file() for run in folders):
         return
     write_texts(experiments, folder / "runs", folder)
     for figure in settings.figures:
         save(draw(figure, folders), folder / "figures" / figure)
     for pair in settings.anomalies:
-        if any(run.anomaly(pair.name).is_file() for run in folders):
+        if is_scored(pair.name, folders):
             save(draw_anomaly(folders, pair), folder / "anomalies" / pair.name)
     publish(experiments, results, resources)
 

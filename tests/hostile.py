@@ -42,6 +42,11 @@ def _most_megabytes() -> float:
     return most / (1 << 20 if sys.platform == "darwin" else 1 << 10)
 
 
+def last_bit_flipped(content: bytes) -> bytes:
+    """Another number, mostly, which a file's format does not notice."""
+    return content[:-1] + bytes([content[-1] ^ 1])
+
+
 @st.composite
 def spoilt(draw: st.DrawFn, content: bytes) -> bytes:
     """`content` with bits flipped, numbers set to extremes, and bytes inserted, repeated, cut out or cut off."""

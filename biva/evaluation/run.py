@@ -82,8 +82,8 @@ def load_trained(folder: RunFolder, dataset: Dataset) -> Trained:
     run = parse(RunConfig, identity["config"], folder.identity)
     torch.set_num_threads(run.threads)
     device = choose_device(run.device)
-    weights = records.read_weights(folder, f"biva train {run.experiments} {run.name}")
-    return Trained(run, load_model(run, weights, device), device, hashlib.sha256(weights).hexdigest())
+    weights, digest = records.read_weights(folder, f"biva train {run.experiments} {run.name}")
+    return Trained(run, load_model(run, weights, device), device, digest)
 
 
 Record = dict[str, Any]

@@ -43,10 +43,16 @@ LINE_HEIGHT = 0.085
 """Of the names of missing runs, in inches."""
 
 
-def save(figure: Figure, stem: Path, kinds: tuple[Literal["pdf", "png"], ...] = ("pdf", "png")) -> None:
-    """Write `STEM.pdf` and `STEM.png`, atomically; equal figures give equal bytes, since no date is written."""
-    for kind in kinds:
+def save(figure: Figure, stem: Path, kinds: tuple[Literal["pdf", "png"], ...] = ("pdf", "png")) -> list[Path]:
+    """Write `STEM.pdf` and `STEM.png`, atomically; equal figures give equal bytes, since no date is written.
+
+    Returns:
+        The files.
+    """
+    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in kinds]
+    for kind, path in zip(kinds, paths, strict=True):
         content = io.BytesIO()
         with matplotlib.rc_context(LOOK):
             figure.savefig(content, format=kind, metadata={"CreationDate": None} if kind == "pdf" else {})
-        write_atomically(stem.with_name(f"{stem.name}.{kind}"), content.getvalue())
+        write_atomically(path, content.getvalue())
+    return paths

@@ -13,7 +13,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from biva.config import FigureName
+from biva.config import FigureName, load_experiments, resolve_runs
 from biva.errors import UserError
 from biva.records import RunFolder
 from biva.reporting.canvas import name_missing, parts
@@ -30,6 +30,17 @@ from biva.reporting.images import (
 from biva.reporting.latents import draw_kl_per_layer, draw_latents_over_training, kl_height, training_height
 from biva.reporting.runs import Group, in_order
 from biva.reporting.style import COLUMN_WIDTH, LOOK
+
+
+def folders_to_draw(experiments: str, results: Path) -> list[RunFolder]:
+    """A set's runs, but for those that learn from labels: the runs that figures are about, in the file's order.
+
+    Args:
+        experiments: name of the set.
+        results: its folder, `results/NAME`, or the published copy of it.
+    """
+    runs = resolve_runs(experiments, load_experiments(experiments))
+    return [RunFolder(results / "runs" / run.name) for run in runs if run.labels is None]
 
 
 def draw(figure: FigureName, folders: Iterable[RunFolder]) -> Figure:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 import uuid
 from collections.abc import Iterator
@@ -52,11 +51,12 @@ class Parent:
 
     run_id: str
     weights: bytes
+    weights_sha256: str
 
     @property
     def identity(self) -> dict[str, str]:
         """What the fine-tuned run's `run.json` says of it."""
-        return {"run_id": self.run_id, "weights_sha256": hashlib.sha256(self.weights).hexdigest()}
+        return {"run_id": self.run_id, "weights_sha256": self.weights_sha256}
 
 
 def load_parent(run: RunConfig, dataset: Dataset, folder: RunFolder) -> Parent:
@@ -77,7 +77,7 @@ def load_parent(run: RunConfig, dataset: Dataset, folder: RunFolder) -> Parent:
             f"{run.name} fine-tunes {run.parent_name}, but {folder.path} was trained with other settings or data "
             f"({'; '.join(changed)}). {remedy}"
         )
-    return Parent(identity["run_id"], records.read_weights(folder, train))
+    return Parent(identity["run_id"], *records.read_weights(folder, train))
 
 
 def set_aside_other_run(run: RunConfig, dataset: Dataset, folder: RunFolder, parent: Parent | None) -> None:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 from biva.config import Experiments, RunConfig, load_experiments, resolve_runs
 from biva.errors import UserError
-from biva.records import PUBLISHED, RunFolder, read_json
+from biva.records import PUBLISHED, RunFolder, is_scored, read_json
 from biva.reporting.texts import write_texts
 from biva.verification.mlflow import mlflow_findings
 from biva.verification.run import (
@@ -150,8 +150,8 @@ def _first_difference(path: Path, rebuilt: Path) -> str:
 
 def _missing_figures(settings: Experiments, folder: Path, runs: list[RunFolder]) -> Iterator[str]:
     """Figures that are not there; of an anomaly pair that no run has scored yet there is none."""
-    unscored = [pair for pair in settings.anomalies if not any(run.anomaly(pair.name).is_file() for run in runs)]
-    for stem in sorted({*settings.figure_stems} - {f"anomalies/{pair.name}" for pair in unscored}):
+    unscored = {f"anomalies/{pair.name}" for pair in settings.anomalies if not is_scored(pair.name, runs)}
+    for stem in sorted({*settings.figure_stems} - unscored):
         for path in (folder / f"{stem}.pdf", folder / f"{stem}.png"):
             if not path.is_file():
                 yield f"{path} is missing; `snakemake` makes it"

@@ -30,6 +30,7 @@ from tests.faults import processes
 from tests.faults.processes import Job
 from tests.faults.project import EIGHT, RUN, UPDATES, Project, new_project
 from tests.loopback import Server, body, hang_up, stall, status
+from tests.services import free_port
 
 KILLS = 20
 
@@ -338,7 +339,7 @@ def locked_store(lab: Lab, chance: random.Random) -> int:
 
 def vanishing_server(lab: Lab, chance: random.Random) -> int:
     """The tracking server loses answers, is killed twice during training and comes back; training does not mind."""
-    project, lost, port = lab.project(), 4, _free_port()
+    project, lost, port = lab.project(), 4, free_port()
 
     def start() -> Job:
         unanswered = frozenset(chance.sample(range(12), lost))
@@ -361,13 +362,6 @@ def vanishing_server(lab: Lab, chance: random.Random) -> int:
     server.kill()
     lab.check(project)
     return 2 + 3 * lost
-
-
-def _free_port() -> int:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port: int = unused.getsockname()[1]
-        return port
 
 
 def _listens(port: int) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from biva.records import RunFolder
 from biva.training import checkpoint
 from tests.faults.project import RUN, new_project
 from tests.integration.shared_training import runs, train_all
+from tests.services import free_port
 from tests.unit.test_training import numbers
 
 ROOT = Path(__file__).parents[2]
@@ -115,9 +115,7 @@ def test_stopped_then_one_of_two_killed_then_finished_by_one(tmp_path: Path) -> 
 def test_a_process_that_lost_the_other_says_so_and_what_to_do(tmp_path: Path) -> None:
     """Two processes without torchrun, which would stop the one that is left."""
     project = new_project(tmp_path / "project")
-    with socket.create_server(("localhost", 0)) as server:
-        port = server.getsockname()[1]
-    there = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    there = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
     one, other = (
         start(project.path, there | {"RANK": rank, "LOCAL_RANK": rank}, "-m", "biva", "train", "short", RUN)
         for rank in "01"

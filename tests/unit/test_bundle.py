@@ -16,6 +16,7 @@ from biva.config import DatasetConfig
 from biva.data.bundle import export_datasets, import_datasets
 from biva.data.datasets import load, prepare
 from biva.errors import UserError
+from tests.hostile import last_bit_flipped
 
 Members = list[tuple[str, bytes]]
 
@@ -106,7 +107,7 @@ def test_equal_datasets_are_equal_archives_with_licences_and_checksums(archive: 
 
 
 def flipped(content: Members) -> Members:
-    return [(n, d[:-1] + bytes([d[-1] ^ 1]) if n == "two/data.safetensors" else d) for n, d in content]
+    return [(n, last_bit_flipped(d) if n == "two/data.safetensors" else d) for n, d in content]
 
 
 def other_levels(content: Members) -> Members:

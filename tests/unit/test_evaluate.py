@@ -25,6 +25,7 @@ from biva.models.hierarchical_vae import HierarchicalVAE
 from biva.records import RunFolder
 from biva.tracking import _evaluation_finals
 from biva.training.loop import train
+from tests.hostile import last_bit_flipped
 from tests.models import tiny_architecture
 from tests.unit.test_training import toy_dataset, toy_run
 
@@ -123,7 +124,7 @@ def test_a_weight_that_is_no_number_is_an_error_that_names_the_image(
     assert np.isfinite(load_file(trained.arrays)["bound/40"]).all()
 
 
-@pytest.mark.parametrize("damage", [lambda part: part[:100], lambda part: part[:-1] + bytes([part[-1] ^ 1])])
+@pytest.mark.parametrize("damage", [lambda part: part[:100], last_bit_flipped])
 def test_a_killed_evaluation_goes_on_where_it_was(
     damage: Callable[[bytes], bytes],
     trained: RunFolder,
@@ -288,7 +289,7 @@ def test_repeating_gives_the_same_bits_and_smaller_chunks_the_same_numbers(
 def test_damaged_weights_are_refused_and_training_writes_them_again(trained: RunFolder) -> None:
     """One bit is another number, which the file's format does not notice."""
     whole = trained.weights.read_bytes()
-    trained.weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    trained.weights.write_bytes(last_bit_flipped(whole))
     with pytest.raises(UserError, match=r"is not what training wrote.*Delete it and run `biva train"):
         evaluate(trained, SETTINGS, toy_dataset())
     trained.weights.unlink()

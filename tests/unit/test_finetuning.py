@@ -17,6 +17,7 @@ from biva.records import RunFolder
 from biva.training import loop
 from biva.training.loop import train
 from biva.training.state import State, initial_state, step
+from tests.hostile import last_bit_flipped
 from tests.unit.test_training import (
     CPU,
     Killed,
@@ -145,7 +146,7 @@ def test_a_parent_that_is_not_complete_is_refused(tmp_path: Path, spoil: Any, sa
 def test_a_parent_with_damaged_weights_is_refused(tmp_path: Path) -> None:
     parent = run_to_end(tmp_path / "parent", PARENT)
     whole = parent.weights.read_bytes()
-    parent.weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    parent.weights.write_bytes(last_bit_flipped(whole))
     with pytest.raises(UserError, match=r"is not what training wrote.*run `biva train toys toy/tiny/biva/seed1`"):
         finetune(tmp_path / "child", parent)
     assert not (tmp_path / "child" / "run.json").exists()

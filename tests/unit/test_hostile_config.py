@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 
 from biva.config import (
     MainConfig,
-    _read,
     load_architecture,
     load_datasets,
     load_experiments,
@@ -210,11 +209,15 @@ def test_a_key_given_twice_is_refused_and_both_lines_are_named(config: Path) -> 
     assert f"'learning_rate' is there twice, in lines {first} and {first + 2}" in message
 
 
-def test_a_key_may_stand_in_many_sections_and_before_what_is_merged(tmp_path: Path) -> None:
-    """A default that is overridden is no repetition."""
-    path = tmp_path / "some.yaml"
-    path.write_text("base: &base {x: 1, y: 2}\nown: {x: 3, <<: *base}\n")
-    assert _read(path, "settings") == {"base": {"x": 1, "y": 2}, "own": {"x": 3, "y": 2}}
+def test_a_key_may_stand_in_many_sections_and_before_what_is_merged(config: Path, tmp_path: Path) -> None:
+    """What is merged is a default; a key that overrides it is no repetition."""
+    text = original("experiments/quick.yaml")
+    run = "{dataset: digits, architecture: digits_8x8, model: %s, seeds: [1, 2]}"
+    assert run % "vae" in text and run % "lvae" in text
+    text = text.replace(run % "vae", f"&first {run % 'vae'}").replace(run % "lvae", "{model: lvae, <<: *first}")
+    merged = shutil.copytree(config, tmp_path / "config")
+    (merged / "experiments/quick.yaml").write_text(text)
+    assert load_experiments("quick", merged) == load_experiments("quick", config)
 
 
 @pytest.mark.parametrize("value", ["9" * 5000, "0x" + "f" * 100, str(2**63), str(-(2**70))])

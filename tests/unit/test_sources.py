@@ -8,7 +8,6 @@ import hashlib
 import io
 import json
 import os
-import socket
 import sys
 import tracemalloc
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from biva.data import sources
 from biva.data.sources import fetch
 from biva.errors import UserError
 from tests.loopback import Answer, Server, body, hang_up, status
+from tests.services import free_port
 
 CONTENT = {"images": bytes(range(256)) * 40, "labels": b"0123456789" * 7}
 PACKED = gzip.compress(CONTENT["images"])
@@ -63,9 +63,7 @@ def closed_address(monkeypatch: pytest.MonkeyPatch) -> str:
     """An address at which nobody listens."""
     monkeypatch.setattr(sources, "PAUSES", (0.0, 0.0))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{unused.getsockname()[1]}"
+    return f"http://127.0.0.1:{free_port()}"
 
 
 @pytest.fixture
