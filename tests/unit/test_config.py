@@ -282,11 +282,6 @@ def test_a_fine_tuned_run_follows_its_parent_and_changes_nothing_of_it(config: P
     assert find_run("quick", child.name, config).digest != child.digest
 
 
-def test_runs_keep_the_digest_that_they_had_before_there_were_fine_tuning_and_labels() -> None:
-    """Noted down from the version before, whose trained runs must not be trained again."""
-    assert fake_config().digest == "0c5c878493db79c9"
-
-
 def test_runs_are_named_by_what_they_are() -> None:
     names = [run.name for run in resolve_runs("quick", load_experiments("quick", ROOT / "config"), ROOT / "config")]
     assert len(names) == len(set(names)) == 8 + 10

@@ -1,0 +1,184 @@
+"""The configuration files by name, and the runs that an experiment set asks for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+from biva.config.base import PROTOCOL_SPLITS
+from biva.config.datasets import DatasetConfig, Datasets
+from biva.config.experiments import AnomalyPair, Collection, Experiments, RunGroup, SemiSupervised, Table
+from biva.config.main import MainConfig
+from biva.config.runs import Labels, RunConfig
+from biva.config.training import Training
+from biva.config.yaml_files import file_of, load, parse, read
+from biva.errors import UserError
+from biva.models.architectures import Architecture
+
+CONFIG_FOLDER = Path("config")
+
+
+def load_main(folder: Path = CONFIG_FOLDER) -> MainConfig:
+    """`config/config.yaml`."""
+    return load(MainConfig, folder / "config.yaml", "configuration")
+
+
+def load_architecture(name: str, folder: Path = CONFIG_FOLDER) -> Architecture:
+    """`config/architectures/NAME.yaml`."""
+    return load(Architecture, file_of(folder / "architectures", "architecture", name), "architecture")
+
+
+def load_sets(name: str, folder: Path = CONFIG_FOLDER) -> tuple[str, ...]:
+    """Names of the experiment sets that `config/experiments/NAME.yaml` stands for: its own, or a collection's."""
+    path = file_of(folder / "experiments", "experiment set", name)
+    content = read(path, "experiment set")
+    if isinstance(content, dict) and "sets" in content:
+        return parse(Collection, content, path).sets
+    return (name,)
+
+
+def load_experiments(name: str, folder: Path = CONFIG_FOLDER) -> Experiments:
+    """`config/experiments/NAME.yaml`, with every dataset and architecture that it names known to exist."""
+    path = folder / "experiments" / f"{name}.yaml"
+    if (sets := load_sets(name, folder)) != (name,):
+        raise UserError(f"{name!r} is a collection of experiment sets. Name one of them: {', '.join(sets)}.")
+    experiments = load(Experiments, path, "experiment set")
+    datasets = load_datasets(folder)
+    groups: list[tuple[str, RunGroup | SemiSupervised, Training]] = [
+        *((f"runs.{n}", group, experiments.training) for n, group in enumerate(experiments.runs)),
+        *(
+            (f"semi_supervised.{n}", entry, entry.training or experiments.training)
+            for n, entry in enumerate(experiments.semi_supervised)
+        ),
+    ]
+    for place, group, training in groups:
+        if group.dataset not in datasets:
+            raise UserError(
+                f"{path} is not valid:\n  - {place}.dataset: unknown dataset {group.dataset!r}; "
+                f"allowed: {', '.join(sorted(datasets))}"
+            )
+        splits = datasets[group.dataset].splits
+        if missing := [split for split in PROTOCOL_SPLITS[training.protocol] if split not in splits]:
+            raise UserError(
+                f"{path} is not valid:\n  - {place}.dataset: {group.dataset!r} has no {' and no '.join(missing)} "
+                f"split, which training.protocol: {training.protocol} needs; it has: {', '.join(splits)}"
+            )
+        shape = load_architecture(group.architecture, folder).input_shape
+        if shape != datasets[group.dataset].shape:
+            raise UserError(
+                f"{path} is not valid:\n  - {place}.architecture: {group.architecture!r} is for images of shape "
+                f"{shape}, but dataset {group.dataset!r} has {datasets[group.dataset].shape}"
+            )
+    for number, pair in enumerate(experiments.anomalies):
+        if pair.anomalous not in datasets:
+            raise UserError(
+                f"{path} is not valid:\n  - anomalies.{number}.anomalous: unknown dataset {pair.anomalous!r}; "
+                f"allowed: {', '.join(sorted(datasets))}"
+            )
+    return experiments
+
+
+def load_datasets(folder: Path = CONFIG_FOLDER) -> dict[str, DatasetConfig]:
+    """`config/datasets.yaml`: dataset name -> entry."""
+    return load(Datasets, folder / "datasets.yaml", "dataset list").datasets
+
+
+def resolve_runs(experiments_name: str, experiments: Experiments, folder: Path = CONFIG_FOLDER) -> list[RunConfig]:
+    """All runs of an experiment set, in the file's order, each followed by its fine-tuning, if any."""
+    names = {group.architecture for group in experiments.runs} | {s.architecture for s in experiments.semi_supervised}
+    architectures = {name: load_architecture(name, folder) for name in names}
+    runs = [
+        RunConfig(
+            experiments=experiments_name,
+            dataset=group.dataset,
+            model=group.model,
+            architecture_name=group.architecture,
+            seed=seed,
+            device=experiments.device,
+            threads=experiments.threads,
+            architecture=architectures[group.architecture],
+            training=experiments.training,
+        )
+        for group in experiments.runs
+        for seed in group.seeds
+    ]
+    if finetuning := experiments.finetuning:
+        finetuned = {"training": finetuning.training}
+        runs = [
+            variant
+            for run in runs
+            for variant in (run, run.model_copy(update=finetuned | {"finetunes": run.digest}))
+            if variant is run or run.model in finetuning.models
+        ]
+    return runs + [
+        RunConfig(
+            experiments=experiments_name,
+            dataset=entry.dataset,
+            model=model,
+            architecture_name=entry.architecture,
+            seed=seed,
+            device=experiments.device,
+            threads=experiments.threads,
+            architecture=architectures[entry.architecture],
+            training=entry.training or experiments.training,
+            labels=Labels(count=entry.labels, batch_size=entry.label_batch_size, weight=weight),
+        )
+        for entry in experiments.semi_supervised
+        for model, weight in (("biva", entry.label_weight), ("classifier", None))
+        for seed in entry.seeds
+    ]
+
+
+def find_dataset(name: str, folder: Path = CONFIG_FOLDER) -> DatasetConfig:
+    """The entry of `config/datasets.yaml` with this name.
+
+    Raises:
+        UserError: there is none; the message lists those there are.
+    """
+    datasets = load_datasets(folder)
+    if name not in datasets:
+        raise UserError(f"There is no dataset {name!r} in {folder / 'datasets.yaml'}. Known: {', '.join(datasets)}.")
+    return datasets[name]
+
+
+def find_run(experiments_name: str, run: str, folder: Path = CONFIG_FOLDER) -> RunConfig:
+    """The run `DATASET/ARCHITECTURE/MODEL/seedN` of an experiment set.
+
+    Raises:
+        UserError: the set has no such run; the message lists the ones it has.
+    """
+    runs = resolve_runs(experiments_name, load_experiments(experiments_name, folder), folder)
+    for candidate in runs:
+        if candidate.name == run:
+            return candidate
+    known = "\n".join(f"  {candidate.name}" for candidate in runs)
+    raise UserError(f"Experiment set {experiments_name!r} has no run {run!r}. Its runs:\n{known}")
+
+
+def find_anomaly(experiments_name: str, name: str, folder: Path = CONFIG_FOLDER) -> AnomalyPair:
+    """The anomaly pair of an experiment set with this name.
+
+    Raises:
+        UserError: there is none; the message lists those there are.
+    """
+    return _named(load_experiments(experiments_name, folder).anomalies, experiments_name, name, "anomaly pair")
+
+
+def find_table(experiments_name: str, name: str, folder: Path = CONFIG_FOLDER) -> Table:
+    """The table of an experiment set with this name.
+
+    Raises:
+        UserError: there is none; the message lists those there are.
+    """
+    return _named(load_experiments(experiments_name, folder).all_tables, experiments_name, name, "table")
+
+
+Report = TypeVar("Report", AnomalyPair, Table)
+
+
+def _named(reports: tuple[Report, ...], experiments_name: str, name: str, kind: str) -> Report:
+    for report in reports:
+        if report.name == name:
+            return report
+    known = ", ".join(report.name for report in reports) or "none"
+    raise UserError(f"Experiment set {experiments_name!r} has no {kind} {name!r}. Its {kind}s: {known}.")
