@@ -28,7 +28,6 @@ from biva.config import (
 )
 from biva.errors import UserError
 from biva.schemas import schemas, write_schemas
-from tests.fake_runs import fake_config
 
 ROOT = Path(__file__).parents[2]
 SCHEMAS = ROOT / "workflow" / "schemas"
