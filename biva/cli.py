@@ -516,7 +516,7 @@ def anomalies(
     Example:
       biva anomalies fashion_anomaly_small mnist
     """
-    from biva.reporting.anomalies import draw_anomaly
+    from biva.reporting.anomaly_figure import draw_anomaly
     from biva.reporting.canvas import save
     from biva.reporting.texts import write_anomaly_table
 
