@@ -516,8 +516,8 @@ def anomalies(
     Example:
       biva anomalies fashion_anomaly_small mnist
     """
-    from biva.reporting.anomaly_figure import draw_anomaly
     from biva.reporting.canvas import save
+    from biva.reporting.figures.anomaly import draw_anomaly
     from biva.reporting.texts import write_anomaly_table
 
     settings, folder = find_anomaly(experiments, pair), RESULTS / experiments

@@ -26,9 +26,9 @@ from biva.data.datasets import DESCRIPTION
 from biva.errors import UserError
 from biva.publishing import publish
 from biva.records import PUBLISHED, RunFolder, is_scored, read_json, sha256, write_atomically
-from biva.reporting.anomaly_figure import draw_anomaly
 from biva.reporting.canvas import save
 from biva.reporting.figures import draw, folders_to_draw
+from biva.reporting.figures.anomaly import draw_anomaly
 from biva.reporting.texts import write_texts
 from biva.training import checkpoint
 

@@ -48,8 +48,8 @@ def learning_curves(part: Any, group: Group) -> None:
 @figure("Bound over wall time", reads="record")
 def bound_over_time(part: Any, group: Group) -> None:
     """The evidence lower bound on the selection split over the wall time of training, evaluations included and pauses
-    left out; in nats, for colour images in bits per dimension. Thin: each seed; thick: the mean of a model's seeds until
-    the first of them ends. Times compare only between runs on the same device.
+    left out; in nats, for colour images in bits per dimension. Thin: each seed; thick: the mean of a model's seeds
+    until the first of them ends. Times compare only between runs on the same device.
     """
     axes = part.subplots()
     curves = {run: _bound_over_seconds(run) for run in group}
@@ -77,8 +77,8 @@ def bound_over_time(part: Any, group: Group) -> None:
 
 @figure("Bound against K", reads="evaluation")
 def bound_against_k(part: Any, group: Group) -> None:
-    """The importance-weighted bound L_K against the number K of samples per image: mean over test images and seeds, with
-    a band of one standard error over test images. It rises towards log p(x); all K use the same samples.
+    """The importance-weighted bound L_K against the number K of samples per image: mean over test images and seeds,
+    with a band of one standard error over test images. It rises towards log p(x); all K use the same samples.
     """
     axes = part.subplots()
     for model, runs in by_model(group).items():

@@ -40,12 +40,12 @@ class Sheet:
     @property
     def columns(self) -> int:
         """The number of images in a row."""
-        return self.picture.shape[1] // self.tile[1]
+        return round(self.picture.shape[1] / self.tile[1])
 
     @property
     def rows(self) -> int:
         """The number of images in a column."""
-        return self.picture.shape[0] // self.tile[0]
+        return round(self.picture.shape[0] / self.tile[0])
 
 
 def _sheets(name: str, group: Group) -> list[Sheet]:
@@ -116,8 +116,8 @@ def temperatures(part: Any, group: Group) -> None:
 
 @figure("Originals above reconstructions", reads="arrays", height=_height("reconstructions"))
 def reconstructions(part: Any, group: Group) -> None:
-    """Test images above what each model makes of them: z is drawn from the posterior, and the mean of p(x | z) is shown
-    for binary data, a sample for colour images. The test images were drawn at random, the same for all runs.
+    """Test images above what each model makes of them: z is drawn from the posterior, and the mean of p(x | z) is
+    shown for binary data, a sample for colour images. The test images were drawn at random, the same for all runs.
     """
     _show(part, "reconstructions", group)
 
@@ -125,8 +125,8 @@ def reconstructions(part: Any, group: Group) -> None:
 @figure("What each stage holds", reads="arrays", height=_height("layers"))
 def layers(part: Any, group: Group) -> None:
     """A test image x, then what the model makes of it when the latents above stage l are drawn from the posterior and
-    those of stage l and below are the means of their priors. At l = 0 this is a reconstruction, at l = L nothing of x is
-    left. All columns share one posterior sample.
+    those of stage l and below are the means of their priors. At l = 0 this is a reconstruction, at l = L nothing of x
+    is left. All columns share one posterior sample.
     """
     _show(part, "layers", group, columns=lambda sheet: ["$x$", "$l=0$", *map(str, range(1, sheet.columns - 1))])
 
@@ -134,6 +134,7 @@ def layers(part: Any, group: Group) -> None:
 @figure("Between two test images", reads="arrays", height=_height("interpolations"))
 def interpolations(part: Any, group: Group) -> None:
     """From the test image at the left to the one at the right. A posterior sample of each is turned into the noise of
-    which the priors make it; the noise is interpolated on the sphere and turned into images again.
+    which the priors make it; the noise is interpolated on the sphere, where it stays as likely under the prior as at the
+    ends, and turned into images again.
     """
     _show(part, "interpolations", group, columns=lambda sheet: ["$x$", *[""] * (sheet.columns - 2), "$x'$"])

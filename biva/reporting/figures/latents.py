@@ -39,9 +39,9 @@ def _kl_row_heights(group: Group) -> list[float]:
 
 @figure("KL per latent group", reads="evaluation", height=lambda group: 0.5 + sum(_kl_row_heights(group)))
 def kl_per_layer(part: Any, group: Group) -> None:
-    """KL divergence from the prior to the posterior of every latent group in nats, mean over test images and seeds, from
-    the bottom stage to the top; a dot per seed. A group near zero carries no information about the image. The numbers
-    are active units / units.
+    """KL divergence of the posterior from the prior for every latent group in nats, mean over test images and seeds,
+    from the bottom stage to the top; a dot per seed. A group near zero carries no information about the image. The
+    numbers are active units / units.
     """
     models = by_model(group)
     axes_of_models = panels(part, len(models), heights=_kl_row_heights(group))
@@ -89,9 +89,9 @@ def _training_height(group: Group) -> float:
 
 @figure("Latent groups over training", reads="record", height=_training_height)
 def latents_over_training(part: Any, group: Group) -> None:
-    """Every latent group during training, on the selection split with the averaged weights: its KL in nats, and the share
-    of its units that are active, which means that their posterior mean varies over the images by more than 0.01. A
-    colour per stage, lighter towards the top; first seed of each model.
+    """Every latent group during training, on the selection split with the averaged weights: its KL in nats, and the
+    share of its units that are active, which means that their posterior mean varies over the images by more than 0.01.
+    A colour per stage, lighter towards the top; first seed of each model.
     """
     import matplotlib
 
