@@ -1,4 +1,4 @@
-"""The reference `docs/configuration.md`, generated from the schemas of the configuration files and figures' captions."""
+"""The reference `docs/configuration.md`, generated from the schemas of the configuration and figures' captions."""
 
 from __future__ import annotations
 

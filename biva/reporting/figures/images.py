@@ -134,7 +134,7 @@ def layers(part: Any, group: Group) -> None:
 @figure("Between two test images", reads="arrays", height=_height("interpolations"))
 def interpolations(part: Any, group: Group) -> None:
     """From the test image at the left to the one at the right. A posterior sample of each is turned into the noise of
-    which the priors make it; the noise is interpolated on the sphere, where it stays as likely under the prior as at the
-    ends, and turned into images again.
+    which the priors make it; the noise is interpolated on the sphere, where it stays as likely under the prior as at
+    the ends, and turned into images again.
     """
     _show(part, "interpolations", group, columns=lambda sheet: ["$x$", *[""] * (sheet.columns - 2), "$x'$"])
