@@ -55,7 +55,7 @@ def importance_call(subject: Subject, precision: Precision, k: int, images: int)
     """The evaluation as it is: k samples of every image."""
     device = subject.set_up()
     model, x = _folded(initial_model(subject, device), subject), random_images(subject.architecture, images)
-    rows = rows_for(model, x, None, device)
+    rows = rows_for(subject.architecture, None, device)
 
     def importance() -> ImportanceSamples:
         with computing_in(precision, device):
@@ -92,7 +92,7 @@ def evaluation(subject: Subject, precision: Precision, k: int, images: int) -> E
             return elbo(terms.log_likelihood, terms.kl).cpu()
 
     batch, x = (random_images(subject.architecture, n).to(device) for n in (IMAGES_PER_BATCH, images))
-    rows = rows_for(folded, x, None, device)
+    rows = rows_for(subject.architecture, None, device)
     per_batch = min(images, IMAGES_PER_BATCH, rows)
     return Evaluated(
         rows=min(max(1, rows // per_batch), k) * per_batch,
