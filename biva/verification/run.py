@@ -11,8 +11,7 @@ from safetensors.numpy import load_file
 from biva import records
 from biva.config import AnomalyPair, Evaluation, RunConfig, find_dataset, parse
 from biva.data.checksums import is_intact
-from biva.evaluation.anomaly import separation
-from biva.evaluation.run import evaluation_seed
+from biva.evaluation.separation import separation
 from biva.records import RunFolder, read_json, read_lines, settings_digest, sha256
 from biva.reporting.provenance import is_of_one_commit
 from biva.seeds import derive_seed
@@ -105,7 +104,7 @@ def evaluation_findings(folder: RunFolder, run: RunConfig, settings: Evaluation)
         yield f"{where} is of other weights than {folder.weights.name}"
     if settings_digest(record["settings"]) != settings_digest(settings.model_dump(mode="json")):
         yield f"{where}: evaluated with settings other than the present ones; `snakemake` evaluates it again"
-    if record["seed"] != evaluation_seed(run):
+    if record["seed"] != derive_seed(run.seed, "evaluation"):
         yield f"{where} is of another seed than the run's"
     arrays = load_file(folder.arrays) if folder.arrays.is_file() else {}
     for metric in record["metrics"]:
