@@ -129,14 +129,14 @@ class GenerativeStage(nn.Module):
         shape, self.blocks = self.projection.output_shape, BlockStack()
         for j in range(stage.blocks):
             block = GatedBlock(
+                architecture,
                 shape,
-                architecture.filters,
                 stage.kernel,
+                dropout=architecture.dropout.generative,
                 stride=stage.stride if j == 0 else 1,
                 auxiliary=skips[min(j, len(skips) - 1)] if skips else None,
                 transposed=True,
-                shortcut=architecture.residual if j > 0 else None,
-                dropout=architecture.dropout.generative,
+                shortcut=j > 0,
             )
             self.blocks.append(block)
             shape = block.output_shape

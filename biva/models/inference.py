@@ -50,13 +50,13 @@ def inference_blocks(architecture: Architecture, index: int, shape: Shape, auxil
     stage, blocks = architecture.stages[index], BlockStack()
     for j in range(stage.blocks):
         block = GatedBlock(
+            architecture,
             shape,
-            architecture.filters,
             stage.kernel,
+            dropout=architecture.dropout.inference,
             stride=stage.stride if j == stage.blocks - 1 else 1,
             auxiliary=auxiliary,
-            shortcut=None if index == j == 0 else architecture.residual,
-            dropout=architecture.dropout.inference,
+            shortcut=not index == j == 0,
         )
         blocks.append(block)
         shape = block.output_shape
@@ -77,15 +77,18 @@ def run_blocks(blocks: BlockStack, x: Tensor, auxiliary: Tensor | None) -> Tenso
 
 
 def _merge(architecture: Architecture, index: int, shape: Shape, auxiliary: Shape | None) -> GatedBlock:
-    """The gated block in front of q(z_i^TD | .); its kernel is that of the stage above, whose d_i it receives."""
-    above = min(index + 1, len(architecture.stages) - 1)
+    """The gated block in front of q(z_i^TD | .); its kernel is that of the stage above, whose d_i it receives.
+
+    In the authors' PyTorch code the kernel is always 3.
+    """
+    above = architecture.stages[min(index + 1, len(architecture.stages) - 1)]
+    dropout = architecture.dropout
     return GatedBlock(
+        architecture,
         shape,
-        architecture.filters,
-        architecture.stages[above].kernel,
+        3 if architecture.reference_code == "pytorch" else above.kernel,
+        dropout=dropout.inference if auxiliary is None else dropout.generative,
         auxiliary=auxiliary,
-        shortcut=architecture.residual,
-        dropout=architecture.dropout.inference if auxiliary is None else architecture.dropout.generative,
     )
 
 
@@ -219,7 +222,7 @@ class Ascent:
     td: list[Tensor]
     """td_i of every stage."""
     top: Tensor
-    """[td_L, bu_L], (B, 2F, H_L, W_L)."""
+    """[td_L, bu_L], or in the order of the authors' PyTorch code [bu_L, td_L]: (B, 2F, H_L, W_L)."""
 
     def rows(self, index: Tensor) -> Ascent:
         """The way up of these rows; a row may be taken several times."""
@@ -240,6 +243,7 @@ class BidirectionalInference(InferencePath):
 
     def __init__(self, architecture: Architecture, classes: int = 0) -> None:
         super().__init__()
+        self.bu_first = architecture.reference_code == "pytorch"
         shapes = architecture.stage_shapes
         self.paths, self.merges, self.td_heads = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         self.bu_heads, self.projections = nn.ModuleList(), nn.ModuleList()
@@ -277,7 +281,7 @@ class BidirectionalInference(InferencePath):
             if index < len(self.bu_heads):
                 q = self.bu_heads[index](bu)
                 bu_latents.append(Latent(q.sample(noise), q))
-        return Ascent(bu_latents, tds, torch.cat([td, bu], dim=1))
+        return Ascent(bu_latents, tds, torch.cat([bu, td] if self.bu_first else [td, bu], dim=1))
 
     def descend(self, ascent: Ascent, noise: Noise, y: Tensor | None = None) -> LatentSource:
         """The way down: the latents of the walk. `y` (rows, classes), one-hot, if the top depends on a class."""
