@@ -64,7 +64,7 @@ class Architecture(_Strict):
         if size != width:
             raise ValueError(f"input_shape: images must be square, got {size}x{width}")
         if self.likelihood == "mixture_of_logistics" and channels != 3:
-            raise ValueError(f"likelihood: mixture_of_logistics is for images of 3 channels, input_shape has {channels}")
+            raise ValueError(f"likelihood: mixture_of_logistics needs 3 channels, but input_shape has {channels}")
         for number, stage in enumerate(self.stages):
             if size % stage.stride:
                 raise ValueError(f"stages.{number}.stride: a map of odd size {size} cannot be halved")
