@@ -18,7 +18,15 @@ from torch import Tensor, nn
 
 from biva.models.architectures import Architecture, Shape
 from biva.models.generative import Latent, LatentSource, Priors
-from biva.models.latents import DiagonalGaussian, GaussianHead, LatentProjection, Noise, repeat, with_class
+from biva.models.latents import (
+    DiagonalGaussian,
+    GaussianHead,
+    LatentProjection,
+    Noise,
+    latent_name,
+    repeat,
+    with_class,
+)
 from biva.models.layers import BlockStack, GatedBlock, dense
 
 
@@ -35,6 +43,11 @@ class InferencePath(nn.Module):
     def posterior(self, features: Any, k: int, noise: Noise) -> LatentSource:
         """Latent source of k posterior samples per image: k*B rows."""
         raise NotImplementedError
+
+
+def drawn(q: DiagonalGaussian, noise: Noise, index: int, group: str = "") -> Latent:
+    """One draw per row from the posterior of a latent group."""
+    return Latent(q.sample(noise, f"q({latent_name(index, group)})"), q)
 
 
 def posterior_head(architecture: Architecture, index: int) -> GaussianHead:
@@ -111,7 +124,7 @@ class DeterministicPaths(nn.Module):
 
 @dataclass(frozen=True)
 class BottomUpFeatures:
-    """Of x alone: the first stage's map and posterior."""
+    """What depends on x alone: bu_1 and q(z_1 | x)."""
 
     bu: Tensor
     posterior: DiagonalGaussian
@@ -146,17 +159,16 @@ class BottomUpInference(InferencePath):
     def posterior(self, features: BottomUpFeatures, k: int, noise: Noise) -> LatentSource:
         """Draws the whole hierarchy bottom-up; the walk then only looks the latents up."""
         bu, q = repeat(features.bu, k), features.posterior.repeat(k)
-        latents = [Latent(q.sample(noise), q)]
+        latents = [drawn(q, noise, 0)]
         for blocks, head, projection in zip(self.blocks[1:], self.heads[1:], self.projections, strict=False):
             bu = run_blocks(blocks, projection(latents[-1].value), bu)  # type: ignore[arg-type]
-            q = head(bu)
-            latents.append(Latent(q.sample(noise), q))
+            latents.append(drawn(head(bu), noise, len(latents)))
         return lambda index, _priors, _d: {"": latents[index]}
 
 
 @dataclass(frozen=True)
 class TopDownFeatures:
-    """Of x alone: td_i of every stage, and q(z_L | x)."""
+    """What depends on x alone: td_i of every stage, and q(z_L | x)."""
 
     td: list[Tensor]
     top: DiagonalGaussian
@@ -199,18 +211,18 @@ class TopDownInference(InferencePath):
 
         def source(index: int, _priors: Priors, d: Tensor | None) -> Mapping[str, Latent]:
             q = top if d is None else self.heads[index](self.merges[index](repeat(features.td[index], k), F.elu(d)))
-            return {"": Latent(q.sample(noise), q)}
+            return {"": drawn(q, noise, index)}
 
         return source
 
 
 @dataclass(frozen=True)
 class BidirectionalFeatures:
-    """Of x alone: the first stage of both paths, and q(z_1^BU | x)."""
+    """What depends on x alone: bu_1, td_1 and q(z_1^BU | x), which a hierarchy of one stage does not have."""
 
     bu: Tensor
     td: Tensor
-    bu_posterior: DiagonalGaussian
+    bu_posterior: DiagonalGaussian | None
 
 
 @dataclass(frozen=True)
@@ -233,7 +245,7 @@ class BidirectionalInference(InferencePath):
     """BIVA: q(z_L | x, z_<L^BU) prod_i q(z_i^BU | x, z_<i^BU) q(z_i^TD | x, z_<i^BU, z_>i).
 
     The bottom-up latents are drawn on the way up, the top-down ones during the walk. Only stage 1, which holds the
-    full-resolution convolutions, depends on x alone.
+    full-resolution convolutions, depends on x alone. A hierarchy of one stage has no bottom-up latents.
 
     With `classes` there is a categorical variable y at the top, and z_L comes from q(z_L | x, y, z_<L^BU) (paper.md
     section 5): y, one-hot, stands beside [td_L, bu_L] in the top merge, so that it acts before a nonlinearity.
@@ -264,7 +276,7 @@ class BidirectionalInference(InferencePath):
     def encode(self, x: Tensor) -> BidirectionalFeatures:
         """Stage 1 of both paths, up to the first distribution."""
         bu, td = self.paths[0](x, x, None)
-        return BidirectionalFeatures(bu, td, self.bu_heads[0](bu))
+        return BidirectionalFeatures(bu, td, self.bu_heads[0](bu) if len(self.bu_heads) else None)
 
     def posterior(self, features: BidirectionalFeatures, k: int, noise: Noise) -> LatentSource:
         """Draws the bottom-up latents of all stages and the top one; the rest follows during the walk."""
@@ -272,16 +284,14 @@ class BidirectionalInference(InferencePath):
 
     def ascend(self, features: BidirectionalFeatures, k: int, noise: Noise) -> Ascent:
         """The way up: k samples of the bottom-up latents per image."""
-        bu, td, q = repeat(features.bu, k), repeat(features.td, k), features.bu_posterior.repeat(k)
-        bu_latents, tds = [Latent(q.sample(noise), q)], [td]
-        for index, path in enumerate(self.paths[1:], start=1):
-            projected = self.projections[index - 1](bu_latents[-1].value)
-            bu, td = path(projected, td, torch.cat([bu, td], dim=1))
+        bu, td, known = repeat(features.bu, k), repeat(features.td, k), features.bu_posterior
+        latents, tds = list[Latent](), [td]
+        for head, projection, path in zip(self.bu_heads, self.projections, self.paths[1:], strict=True):
+            q = head(bu) if latents or known is None else known.repeat(k)
+            latents.append(drawn(q, noise, len(latents), "bu"))
+            bu, td = path(projection(latents[-1].value), td, torch.cat([bu, td], dim=1))
             tds.append(td)
-            if index < len(self.bu_heads):
-                q = self.bu_heads[index](bu)
-                bu_latents.append(Latent(q.sample(noise), q))
-        return Ascent(bu_latents, tds, torch.cat([bu, td] if self.bu_first else [td, bu], dim=1))
+        return Ascent(latents, tds, torch.cat([bu, td] if self.bu_first else [td, bu], dim=1))
 
     def descend(self, ascent: Ascent, noise: Noise, y: Tensor | None = None) -> LatentSource:
         """The way down: the latents of the walk. `y` (rows, classes), one-hot, if the top depends on a class."""
@@ -289,9 +299,9 @@ class BidirectionalInference(InferencePath):
 
         def source(index: int, _priors: Priors, d: Tensor | None) -> Mapping[str, Latent]:
             if d is None:
-                return {"": Latent(top.sample(noise), top)}
+                return {"": drawn(top, noise, index)}
             q = self.td_heads[index](self.merges[index](ascent.td[index], F.elu(d)))
-            return {"td": Latent(q.sample(noise), q), "bu": ascent.bu[index]}
+            return {"td": drawn(q, noise, index, "td"), "bu": ascent.bu[index]}
 
         return source
 

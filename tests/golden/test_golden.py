@@ -26,11 +26,10 @@ def computed(name: str) -> tuple[Terms, dict[str, Tensor]]:
     model = HierarchicalVAE(architecture, "biva").double().eval()
     model.load_state_dict(under("weights/"))
     assert model.group_names == json.loads(metadata["groups"])
-    x, noise, top = tensors["x"], under("noise/"), len(architecture.stages)
-    order = [f"z{i}_bu" for i in range(1, top)] + [f"z{top}"] + [f"z{i}_td" for i in reversed(range(1, top))]
-    drawn = iter([noise[group] for group in order])
+    x, noise = tensors["x"], under("noise/")
+    x = 2 * x - 1 if architecture.likelihood == "mixture_of_logistics" else x
     with torch.no_grad():
-        terms = model(2 * x - 1 if architecture.likelihood == "mixture_of_logistics" else x, lambda _shape: next(drawn))
+        terms = model(x, lambda name, _shape: noise[name[2:-1]])
     return terms, under("expected/")
 
 

@@ -42,7 +42,7 @@ architectures = st.fixed_dictionaries(
 kinds = st.sampled_from([*((model, 0) for model in MODELS), ("biva", CLASSES), ("classifier", CLASSES)])
 
 
-def noise(shape: torch.Size) -> Tensor:
+def noise(_name: str, shape: torch.Size) -> Tensor:
     return torch.randn(shape)
 
 
