@@ -7,7 +7,7 @@ from biva.models.hierarchical_vae import HierarchicalVAE, count_parameters
 
 
 def describe(name: str, architecture: Architecture, model: ModelName) -> str:
-    """Lines for people, the last one `parameters: N`; the model is really built, with four bytes for a parameter."""
+    """A table for people, whose last line is `parameters: N`; the model is built for it, with 4 bytes a parameter."""
     built = HierarchicalVAE(architecture, model)
     groups = {stage: [] for stage in range(1, len(architecture.stages) + 1)}  # type: dict[int, list[str]]
     for group in built.group_names:

@@ -31,7 +31,7 @@ from biva.models.layers import BlockStack, GatedBlock, dense
 
 
 class InferencePath(nn.Module):
-    """What `HierarchicalVAE` asks of an inference path."""
+    """The two halves of an inference path, which `HierarchicalVAE` calls."""
 
     groups: tuple[str, ...]
     """Latent groups of every stage below the top, in the order in which the ladder concatenates them."""
@@ -41,7 +41,7 @@ class InferencePath(nn.Module):
         raise NotImplementedError
 
     def posterior(self, features: Any, k: int, noise: Noise) -> LatentSource:
-        """Latent source of k posterior samples per image: k*B rows."""
+        """The latent source of k posterior samples per image: k*B rows."""
         raise NotImplementedError
 
 
@@ -51,7 +51,7 @@ def drawn(q: DiagonalGaussian, noise: Noise, index: int, group: str = "") -> Lat
 
 
 def posterior_head(architecture: Architecture, index: int) -> GaussianHead:
-    """q(z_i | .) from a map of the stage's shape."""
+    """The head that computes q(z_i | .) from a map of the stage's shape."""
     return GaussianHead(architecture.stage_shapes[index], architecture.stages[index].latent, architecture.latents)
 
 
@@ -117,7 +117,7 @@ class DeterministicPaths(nn.Module):
         self.td = inference_blocks(architecture, index, td_shape, architecture.stage_shapes[index])
 
     def forward(self, bu_in: Tensor, td_in: Tensor, skip: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Inputs of both paths and the skip [bu_(i-1), td_(i-1)] -> bu_i, td_i."""
+        """bu_i and td_i, given the inputs of both paths and, above stage 1, the skip [bu_(i-1), td_(i-1)]."""
         bu = run_blocks(self.bu, bu_in, skip)
         return bu, run_blocks(self.td, td_in, bu)
 
@@ -152,12 +152,12 @@ class BottomUpInference(InferencePath):
             shape, skip = projection.output_shape, architecture.stage_shapes[index]
 
     def encode(self, x: Tensor) -> BottomUpFeatures:
-        """The first stage: bu_1 and q(z_1 | x)."""
+        """The first stage, up to q(z_1 | x)."""
         bu = run_blocks(self.blocks[0], x, None)  # type: ignore[arg-type]
         return BottomUpFeatures(bu, self.heads[0](bu))
 
     def posterior(self, features: BottomUpFeatures, k: int, noise: Noise) -> LatentSource:
-        """Draws the whole hierarchy bottom-up; the walk then only looks the latents up."""
+        """Draws the whole hierarchy bottom-up, before the walk, which then reads the latents."""
         bu, q = repeat(features.bu, k), features.posterior.repeat(k)
         latents = [drawn(q, noise, 0)]
         for blocks, head, projection in zip(self.blocks[1:], self.heads[1:], self.projections, strict=False):
@@ -206,7 +206,7 @@ class TopDownInference(InferencePath):
         return TopDownFeatures(tds, self.heads[-1](self.merges[-1](td)))
 
     def posterior(self, features: TopDownFeatures, k: int, noise: Noise) -> LatentSource:
-        """Merges td_i with the generative state d_i, stage by stage."""
+        """Draws during the walk, from td_i merged with the generative state d_i."""
         top = features.top.repeat(k)
 
         def source(index: int, _priors: Priors, d: Tensor | None) -> Mapping[str, Latent]:
@@ -227,7 +227,7 @@ class BidirectionalFeatures:
 
 @dataclass(frozen=True)
 class Ascent:
-    """The way up at one sample of the bottom-up latents per row: all that the rest of the posterior reads."""
+    """What the way up gives at one sample of the bottom-up latents per row, for the way down."""
 
     bu: list[Latent]
     """z_i^BU of every stage below the top."""
@@ -237,7 +237,7 @@ class Ascent:
     """[td_L, bu_L], or in the order of the authors' PyTorch code [bu_L, td_L]: (B, 2F, H_L, W_L)."""
 
     def rows(self, index: Tensor) -> Ascent:
-        """The way up of these rows; a row may be taken several times."""
+        """The rows with these indices; one may be taken several times."""
         return Ascent([z.rows(index) for z in self.bu], [td[index] for td in self.td], self.top[index])
 
 
@@ -283,7 +283,7 @@ class BidirectionalInference(InferencePath):
         return self.descend(self.ascend(features, k, noise), noise)
 
     def ascend(self, features: BidirectionalFeatures, k: int, noise: Noise) -> Ascent:
-        """The way up: k samples of the bottom-up latents per image."""
+        """Goes up with k samples of the bottom-up latents per image."""
         bu, td, known = repeat(features.bu, k), repeat(features.td, k), features.bu_posterior
         latents, tds = list[Latent](), [td]
         for head, projection, path in zip(self.bu_heads, self.projections, self.paths[1:], strict=True):
@@ -294,7 +294,7 @@ class BidirectionalInference(InferencePath):
         return Ascent(latents, tds, torch.cat([bu, td] if self.bu_first else [td, bu], dim=1))
 
     def descend(self, ascent: Ascent, noise: Noise, y: Tensor | None = None) -> LatentSource:
-        """The way down: the latents of the walk. `y` (rows, classes), one-hot, if the top depends on a class."""
+        """The latent source of the walk down; `y` (rows, classes), one-hot, where the top depends on a class."""
         top = self.td_heads[-1](self.merges[-1](with_class(ascent.top, y)))
 
         def source(index: int, _priors: Priors, d: Tensor | None) -> Mapping[str, Latent]:

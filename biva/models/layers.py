@@ -54,7 +54,7 @@ class SameConvTranspose2d(nn.ConvTranspose2d):
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """What autocast computed in bfloat16 as float32, anything else as it is: distributions are never in bfloat16."""
+    """What autocast computed in bfloat16 as float32, since no distribution may be in bfloat16; other types stay."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -71,24 +71,24 @@ def weight_normalised(layer: Layer) -> Layer:
 
 
 def _scale_direction_bias(layer: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
-    """The parameters g, V and b of a weight-normalised layer."""
+    """The parameters g, V and b of a weight-normalised layer, W = g V / |V|."""
     any_layer: Any = layer
     weight = any_layer.parametrizations.weight
     return weight.original0, weight.original1, any_layer.bias
 
 
 def conv(channels: int, out: int, kernel: int, stride: int = 1) -> nn.Module:
-    """Weight-normalised SAME convolution."""
+    """A weight-normalised SAME convolution."""
     return weight_normalised(SameConv2d(channels, out, kernel, stride))
 
 
 def transposed_conv(channels: int, out: int, kernel: int, stride: int) -> nn.Module:
-    """Weight-normalised transposed SAME convolution."""
+    """A weight-normalised transposed SAME convolution."""
     return weight_normalised(SameConvTranspose2d(channels, out, kernel, stride))
 
 
 def dense(features: int, out: int) -> nn.Module:
-    """Weight-normalised dense layer."""
+    """A weight-normalised dense layer."""
     return weight_normalised(nn.Linear(features, out))
 
 
@@ -193,7 +193,7 @@ class GatedBlock(nn.Module):
 
 
 def _auxiliary_conv(auxiliary: Shape, size: int, filters: int, kernel: int) -> nn.Module:
-    """Bring the auxiliary input to `filters` channels and to the size of the block's input."""
+    """The convolution that brings an auxiliary input to `filters` channels and to the size of the block's input."""
     channels, aux_size, _ = auxiliary
     if aux_size > size:
         return conv(channels, filters, kernel, aux_size // size)

@@ -14,7 +14,7 @@ MINIMUM_LOG_SCALE = -7.0
 
 
 class Likelihood(Protocol):
-    """What the models and the evaluation ask of p(x | z)."""
+    """A distribution p(x | z) with the parameters that the models compute; nats throughout."""
 
     parameters_per_pixel: int
 
