@@ -9,9 +9,6 @@ from biva.models.hierarchical_vae import HierarchicalVAE, count_parameters
 def describe(name: str, architecture: Architecture, model: ModelName) -> str:
     """A table for people, whose last line is `parameters: N`; the model is built for it, with 4 bytes a parameter."""
     built = HierarchicalVAE(architecture, model)
-    groups = {stage: [] for stage in range(1, len(architecture.stages) + 1)}  # type: dict[int, list[str]]
-    for group in built.group_names:
-        groups[int(group[1:].split("_")[0])].append(group)
     size = "x".join(map(str, architecture.input_shape))
     lines = [
         f"{name}, {model}: {architecture.description}",
@@ -20,7 +17,8 @@ def describe(name: str, architecture: Architecture, model: ModelName) -> str:
     ]
     shapes = zip(architecture.stages, architecture.stage_shapes, architecture.latent_shapes, strict=True)
     for number, (stage, shape, latent) in reversed(list(enumerate(shapes, start=1))):
-        latents = ", ".join(f"{group} {'x'.join(map(str, latent))}" for group in groups[number])
+        groups = [name for name in built.group_names if name.split("_")[0] == f"z{number}"]
+        latents = ", ".join(f"{group} {'x'.join(map(str, latent))}" for group in groups)
         lines.append(
             f"{number:>5}  {stage.blocks:>6}  {stage.kernel:>6}  {stage.stride:>6}  {'x'.join(map(str, shape)):<9}  "
             f"{latents}"

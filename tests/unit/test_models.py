@@ -13,7 +13,7 @@ from biva.bounds import elbo, free_bits_loss, importance_weighted_bound
 from biva.models.architectures import ModelName
 from biva.models.generative import Latent, Priors, from_prior, given, posterior_above, prior_mean
 from biva.models.hierarchical_vae import HierarchicalVAE
-from tests.models import MODELS, assert_gradient_by_finite_differences, double_noise, tiny_architecture, tiny_model
+from tests.models import MODELS, assert_gradient_by_finite_differences, double_noise, tiny_model
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -208,12 +208,3 @@ def test_unconditional_samples_follow_the_prior() -> None:
         top = model.generative.walk(from_prior(double_noise), 20_000).steps["z2"].value
     assert abs(top.mean().item()) < 5 / np.sqrt(20_000)
     assert abs(top.std().item() - 1) < 5 / np.sqrt(40_000)
-
-
-def test_mixture_model_has_convolutional_latents() -> None:
-    architecture = tiny_architecture(latents="convolutional", likelihood="mixture_of_logistics", latent=2)
-    assert architecture.latent_shapes == ((2, 2, 2), (2, 2, 2))
-    model = HierarchicalVAE(architecture, "biva")
-    output = model.sample(5, lambda _name, shape: torch.randn(shape))
-    assert output.shape == (5, 100, 4, 4)
-    assert model.likelihood.sample(output).shape == (5, 3, 4, 4)
