@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional as F
 
 from biva.bounds import free_bits_loss
 from biva.models.architectures import Architecture
@@ -49,11 +50,8 @@ def noise(_name: str, shape: torch.Size) -> Tensor:
 def loss_of(model: Any, x: Tensor, classes: int) -> Tensor:
     """The loss of a batch, the first image of which has a label if the model learns from labels."""
     if isinstance(model, SupervisedClassifier):
-        return -model(x)[:, 0].mean()
-    if not classes:
-        terms = model(x, noise)
-        return free_bits_loss(terms.log_likelihood, terms.kl, 2.0)
-    log_q, terms = model(x, torch.tensor([1]), noise)
+        return F.nll_loss(model(x), torch.zeros(len(x), dtype=torch.int64))
+    log_q, terms = model(x, torch.tensor([1]), noise) if classes else (torch.zeros(1, 1), model(x, noise))
     return free_bits_loss(terms.log_likelihood, terms.kl, 2.0) - log_q[:, 0].mean()
 
 
@@ -69,20 +67,17 @@ def test_an_accepted_architecture_trains_and_gives_samples(raw: dict[str, Any], 
     architecture = Architecture.model_validate(raw)
     torch.manual_seed(0)
     model: Any = build_model(architecture, name, classes)
-    x = torch.randint(0, 2, (4, *architecture.input_shape)).float()
+    x = torch.rand(4, *architecture.input_shape)
     with torch.no_grad(), data_dependent_init(model):
         loss_of(model, x, classes)
-    parameters = list[nn.Parameter](model.parameters())
     loss = loss_of(model, x, classes)
     assert torch.isfinite(loss)
-    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-    assert all(torch.isfinite(gradient).all() for gradient in gradients if gradient is not None)
-    with torch.no_grad():
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            if gradient is not None:
-                parameter.sub_(gradient, alpha=1e-4)
-        assert torch.isfinite(loss_of(model, x, classes))
-        if name != "classifier" and not classes:
+    loss.backward()
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    assert gradients
+    assert all(torch.isfinite(gradient).all() for gradient in gradients)
+    if not classes:
+        with torch.no_grad():
             samples = model.likelihood.sample(model.sample(2, noise))
-            assert samples.shape == (2, *architecture.input_shape)
-            assert torch.isfinite(samples).all()
+        assert samples.shape == (2, *architecture.input_shape)
+        assert torch.isfinite(samples).all()
