@@ -31,11 +31,11 @@ from biva.models.build import build_model
 from biva.records import RunFolder, read_json, write_json
 from biva.reporting.results import collect, write_results
 from biva.reporting.tables import environment
-from biva.tracked_models import mirror_model
 from biva.tracking import (
     TrackingError,
     comparison_page,
     mirror,
+    mirror_model,
     mirror_or_warn,
     mirror_reports,
     mirroring,
@@ -190,10 +190,10 @@ def test_samples_of_a_training_are_pictures_by_update_with_the_kl_up_to_then(
         mirror(folder)
     assert sorted(stored.artifacts(stored.run())) == names
     with Image.open(stored.client.download_artifacts(stored.run().info.run_id, names[2], str(tmp_path))) as picture:
-        assert picture.size == (391, 391)  # two images of 8 pixels and a line beside each other, 23 times enlarged
-        enlarged = [(23 * column, 23 * row) for row in (4, 13) for column in (2, 15)]
-        assert [picture.getpixel(place) for place in enlarged] == [0, 191, 127, 63]
-        assert picture.getpixel((23 * 8, 5)) == 255
+        assert picture.size == (418, 418)  # two images of 8 pixels and three lines beside each other, 22 times enlarged
+        enlarged = [(22 * column, 22 * row) for row in (5, 14) for column in (3, 16)]
+        assert [picture.getpixel(place)[0] for place in enlarged] == [0, 191, 127, 63]
+        assert picture.getpixel((22 * 9 + 11, 30)) == (255, 255, 255)
 
 
 def test_every_evaluation_is_a_child_run_once(config: RunConfig, store: str, tmp_path: Path) -> None:
