@@ -46,5 +46,5 @@ def agreement(subject: Subject) -> str:
 def _elbo(model: HierarchicalVAE, x: Tensor) -> Tensor:
     """(B,), by the same noise for every type and device."""
     generator = torch.Generator().manual_seed(SEED)
-    terms = model(x, lambda shape: torch.randn(shape, generator=generator, dtype=torch.float64).to(x))
+    terms = model(x, lambda _name, shape: torch.randn(shape, generator=generator, dtype=torch.float64).to(x))
     return elbo(terms.log_likelihood, terms.kl).double()

@@ -143,7 +143,7 @@ def _images(architecture: Architecture, batch: int) -> Tensor:
     return torch.zeros(batch, *architecture.input_shape)
 
 
-def _noise(shape: torch.Size) -> Tensor:
+def _noise(_name: str, shape: torch.Size) -> Tensor:
     return torch.zeros(shape)
 
 

@@ -88,7 +88,7 @@ def evaluation(subject: Subject, precision: Precision, k: int, images: int) -> E
 
     def a_pass(model: HierarchicalVAE, x: Tensor) -> Tensor:
         with computing_in(precision, device):
-            terms = model(x, lambda shape: torch.randn(shape, device=device))
+            terms = model(x, lambda _name, shape: torch.randn(shape, device=device))
             return elbo(terms.log_likelihood, terms.kl).cpu()
 
     batch, x = (random_images(subject.architecture, n).to(device) for n in (IMAGES_PER_BATCH, images))

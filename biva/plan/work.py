@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from biva.bench.flops import Costs
 from biva.config import DatasetConfig, Experiments, RunConfig
 from biva.data.datasets import Split
-from biva.training.objectives import SPLITS
+from biva.data.inputs import SELECTION_SPLIT, TRAINING_SPLIT
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def work_of(run: RunConfig, experiments: Experiments, datasets: Mapping[str, Dat
     """All work of a run, without early stopping."""
     training, evaluation = run.training, experiments.evaluation
     dataset = datasets[run.dataset]
-    selected = _first(_images(dataset, SPLITS[training.protocol][1]), training.selection_images)
+    selected = _first(_images(dataset, SELECTION_SPLIT[training.protocol]), training.selection_images)
     samples = max(evaluation.importance_samples) if run.labels is None else 1
     scored = sum(
         pair.importance_samples * _first(_images(datasets[name], "test"), pair.max_images)
@@ -80,5 +80,5 @@ def evaluation_hours(work: Work, costs: Costs, rates: Rates) -> float:
 
 def memory(run: RunConfig, dataset: DatasetConfig, costs: Costs) -> int:
     """Bytes that training needs on its device, estimated: model, activations of a batch, training images."""
-    images = _images(dataset, SPLITS[run.training.protocol][0])
+    images = _images(dataset, TRAINING_SPLIT[run.training.protocol])
     return costs.training_memory(run.training.batch_size) + images * math.prod(dataset.shape)

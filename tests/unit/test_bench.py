@@ -27,7 +27,7 @@ from biva.errors import UserError
 from biva.models.architectures import Architecture, Dropout, ModelName, Stage
 from biva.models.hierarchical_vae import HierarchicalVAE
 from biva.training.state import initial_state, step
-from tests.models import MODELS, tiny_architecture
+from tests.models import MODELS, no_noise, tiny_architecture
 from tests.unit.test_semi_supervised import labelled_dataset, labelled_run
 
 CPU = torch.device("cpu")
@@ -99,7 +99,7 @@ def test_parameters_and_kept_bytes_are_those_of_a_real_pass(model: ModelName) ->
         return tensor
 
     with saved_tensors_hooks(pack, lambda tensor: tensor):
-        terms = built(torch.zeros(images, 1, 4, 4), torch.randn)
+        terms = built(torch.zeros(images, 1, 4, 4), no_noise)
         loss = elbo(terms.log_likelihood, terms.kl).mean()
     assert loss.requires_grad  # keeps the graph, and so the addresses, alive until here
     parameters = {parameter.data_ptr() for parameter in built.parameters()}
