@@ -589,7 +589,7 @@ def verify(
       biva verify quick
       biva verify results/quick
     """
-    from biva.verification.verify import verify
+    from biva.verification import verify
 
     folder = Path(experiments) if "/" in experiments else RESULTS / experiments
     done = verify(folder.name, folder, RESOURCES)

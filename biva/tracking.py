@@ -193,30 +193,10 @@ def mirror_reports(experiments: str, results_folder: Path) -> None:
         for kind in ("tables", "figures", "anomalies"):
             if (results_folder / kind).is_dir():
                 client.log_artifacts(run_id, str(results_folder / kind), kind)
-        _log_tables(client, run_id, results_folder)
+        tables = [path for kind in ("tables", "anomalies") for path in sorted((results_folder / kind).glob("*.json"))]
+        shown = [{"path": path.relative_to(results_folder).as_posix(), "type": "table"} for path in tables]
+        client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps(shown))
         client.set_terminated(run_id)
-
-
-def _log_tables(client: Any, run_id: str, results_folder: Path) -> None:
-    """The tables as MLflow's own kind of table. `log_table` would add the rows to those that are there."""
-    tables = [path for kind in ("tables", "anomalies") for path in sorted((results_folder / kind).glob("*.tex"))]
-    logged = []
-    with tempfile.TemporaryDirectory() as scratch:
-        for path in tables:
-            file = (Path(scratch) / path.relative_to(results_folder)).with_suffix(".json")
-            file.parent.mkdir(exist_ok=True)
-            file.write_bytes(table_json(path))
-            logged.append({"path": file.relative_to(scratch).as_posix(), "type": "table"})
-        client.log_artifacts(run_id, scratch)
-    client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps(logged))
-
-
-def table_json(tex: Path) -> bytes:
-    """A table as MLflow keeps it, from its .tex."""
-    from biva.reporting.html import frame
-
-    text: str = frame(tex.read_text()).to_json(orient="split", index=False)
-    return text.encode()
 
 
 # ------------------------------------------------------------------------------------------------ read back from MLflow

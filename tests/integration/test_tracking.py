@@ -18,7 +18,6 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -29,8 +28,9 @@ from biva.config import AnomalyPair, RunConfig, load_experiments
 from biva.evaluation.trained_model import TrainedModel
 from biva.models.build import build_model
 from biva.records import RunFolder, read_json, write_json
+from biva.reporting.markup import text
 from biva.reporting.results import collect, write_results
-from biva.reporting.tables import environment
+from biva.reporting.table import Cell, Table
 from biva.tracking import (
     TrackingError,
     comparison_page,
@@ -480,8 +480,9 @@ def test_tables_and_figures_are_one_run_with_the_latest_files(config: RunConfig,
     (tmp_path / "figures/samples.png").write_bytes(b"png")
     (tmp_path / "summary.tex").write_text("a")
     for content in ("first", "second"):
-        rows = pd.DataFrame({"Model": ["VAE"], "$K = 1$": [rf"$-1.00{{\pm}}0.50$ ({content})"]}).to_latex(index=False)
-        (tmp_path / "tables/likelihood.tex").write_text(environment("Bounds", "tab:bounds", rows, ["A note."]))
+        table = Table("likelihood", text("Bounds"), [[Cell("Model")]], [[[Cell(content)]]], [])
+        (tmp_path / "tables/likelihood.tex").write_text(table.latex())
+        (tmp_path / "tables/likelihood.json").write_text(table.frame().to_json(orient="split", index=False))
         mirror_reports(config.experiments, tmp_path)
     stored = Store(config, store)
     run = stored.run()
@@ -496,7 +497,7 @@ def test_tables_and_figures_are_one_run_with_the_latest_files(config: RunConfig,
     table = stored.client.download_artifacts(run.info.run_id, "tables/likelihood.tex", str(tmp_path))
     assert "second" in Path(table).read_text()
     loaded = stored.client.load_table(stored.experiment.experiment_id, "tables/likelihood.json", [run.info.run_id])
-    assert loaded.to_dict("records") == [{"Model": "VAE", "K = 1": "−1.00±0.50 (second)"}]
+    assert loaded.to_dict("records") == [{"Model": "second"}]
 
 
 def test_an_unknown_experiment_set_is_refused_and_no_store_is_made(
