@@ -22,7 +22,7 @@ from biva import records
 from biva.bounds import bits_per_dim, importance_weighted_bound
 from biva.config import Evaluation, Precision, RunConfig, parse
 from biva.data.datasets import Dataset
-from biva.data.inputs import fixed_input
+from biva.data.inputs import fixed_input, part
 from biva.data.raw import CLASSES
 from biva.devices import choose_device, device_name
 from biva.errors import UserError
@@ -164,10 +164,11 @@ def evaluate(folder: RunFolder, settings: Evaluation, dataset: Dataset) -> None:
     started = time.monotonic()
     trained = load_trained(folder, dataset)
     run = trained.run
-    x = fixed_input(dataset, "test")[: settings.max_images]
+    images = fixed_input(dataset, "test")
+    x, shown = images[: settings.max_images], images[part(dataset.name, "test", len(images), SHOWN)]
     with computing_in("fp32", trained.device):
         if run.labels is None:
-            arrays, numbers = _likelihood(Sampling.of(trained, x, settings, folder), settings)
+            arrays, numbers = _likelihood(Sampling.of(trained, x, settings, folder), settings, shown)
         else:
             labels = dataset.labels_of("test")[: settings.max_images]
             arrays, numbers = _classification(trained, x, labels, settings)
@@ -189,8 +190,8 @@ def evaluate(folder: RunFolder, settings: Evaluation, dataset: Dataset) -> None:
     shutil.rmtree(folder.unfinished_evaluation, ignore_errors=True)
 
 
-def _likelihood(sampling: Sampling, settings: Evaluation) -> tuple[Arrays, Record]:
-    """Bounds, KL per latent group, active units, samples and reconstructions."""
+def _likelihood(sampling: Sampling, settings: Evaluation, shown: Tensor) -> tuple[Arrays, Record]:
+    """Bounds, KL per latent group, active units, and pictures of these test images and of samples."""
     run, model, device = sampling.trained.run, sampling.trained.model, sampling.trained.device
     differences = rounding(sampling, settings)
     samples = sampling.samples(settings.precision)
@@ -201,8 +202,8 @@ def _likelihood(sampling: Sampling, settings: Evaluation) -> tuple[Arrays, Recor
             file=sys.stderr,
         )
     bounds = {k: importance_weighted_bound(samples.log_weights, k) for k in sorted(set(settings.importance_samples))}
-    shown = pictures(model, sampling.x[:SHOWN], settings, sampling.seed, device)
-    arrays = {f"bound/{k}": bound for k, bound in bounds.items()} | shown
+    arrays = {f"bound/{k}": bound for k, bound in bounds.items()}
+    arrays |= pictures(model, shown, settings, sampling.seed, device)
     return arrays, {
         "metrics": metrics(samples, bounds, run) + differences,
         "kl_per_group": {name: _mean(value) for name, value in samples.kl.items()},
