@@ -157,10 +157,11 @@ def evaluate(folder: RunFolder, settings: Evaluation, dataset: Dataset) -> None:
     """
     started = time.monotonic()
     trained, indices = load_trained(folder, dataset), evaluated_images(dataset, settings)
-    x = fixed_input(dataset, "test")[indices]
+    images = fixed_input(dataset, "test")
+    x, shown = images[indices], images[part(dataset.name, "test", len(images), SHOWN)]
     with computing_in("fp32", trained.device):
         if trained.run.labels is None:
-            arrays, numbers = _likelihood(Sampling.of(trained, x, settings, folder), settings)
+            arrays, numbers = _likelihood(Sampling.of(trained, x, settings, folder), settings, shown)
         else:
             arrays, numbers = _classification(trained, x, dataset.labels_of("test")[indices], settings)
     records.write_atomically(folder.arrays, serialise(arrays))
@@ -182,8 +183,8 @@ def evaluate(folder: RunFolder, settings: Evaluation, dataset: Dataset) -> None:
     shutil.rmtree(folder.unfinished_evaluation, ignore_errors=True)
 
 
-def _likelihood(sampling: Sampling, settings: Evaluation) -> tuple[Arrays, Record]:
-    """Bounds, KL per latent group, active units, samples and reconstructions."""
+def _likelihood(sampling: Sampling, settings: Evaluation, shown: Tensor) -> tuple[Arrays, Record]:
+    """Bounds, KL per latent group, active units, and pictures of these test images and of samples."""
     run, model, device = sampling.trained.run, sampling.trained.model, sampling.trained.device
     differences = rounding(sampling, settings)
     samples = sampling.samples(settings.precision)
@@ -194,8 +195,9 @@ def _likelihood(sampling: Sampling, settings: Evaluation) -> tuple[Arrays, Recor
             file=sys.stderr,
         )
     bounds = {k: importance_weighted_bound(samples.log_weights, k) for k in sorted(set(settings.importance_samples))}
-    shown = pictures(model, sampling.x[:SHOWN], settings, evaluation_seed(run), device)
-    return {f"bound/{k}": bound for k, bound in bounds.items()} | shown, {
+    arrays = {f"bound/{k}": bound for k, bound in bounds.items()}
+    arrays |= pictures(model, shown, settings, evaluation_seed(run), device)
+    return arrays, {
         "metrics": metrics(samples, bounds, run) + differences,
         "kl_per_group": {name: _mean(value) for name, value in samples.kl.items()},
         "active_units": count_active(samples),

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from biva import cli, records
 from biva.errors import UserError
 from biva.records import RunFolder, read_json, write_json
-from biva.verification.verify import verify
+from biva.verification import verify
 from tests.fake_runs import cut_record, edit
 
 pytest.importorskip("mlflow")
@@ -208,12 +208,16 @@ TAMPERINGS: dict[str, tuple[Callable[[], Any], str]] = {
     "number in anomaly/photos.json": (change_number_in_anomaly, "L>0 do not follow from photos.safetensors"),
     "number in results.csv": (change_number_in_csv, "results.csv is not what the records of the runs give; line"),
     "number in the table": (
-        lambda: change_text(FOLDER / "tables/likelihood.tex", r"{\pm}", r"{\pm}1"),
+        lambda: change_text(FOLDER / "tables/likelihood.tex", r"$\pm$", r"$\pm$1"),
         "likelihood.tex is not what the records of the runs give; line",
     ),
     "number in the anomaly table": (
-        lambda: change_text(FOLDER / "anomalies/photos.tex", r"{\pm}0", r"{\pm}1"),
+        lambda: change_text(FOLDER / "anomalies/photos.tex", r"$\pm$0", r"$\pm$1"),
         "photos.tex is not what the records of the runs give; line",
+    ),
+    "number in the page": (
+        lambda: change_text(FOLDER / "tables/likelihood.html", "±", "±1"),
+        "likelihood.html is not what the records of the runs give; line",
     ),
     "number in record.jsonl": (change_number_in_record, "record.jsonl was changed after"),
     "truncated record.jsonl": (lambda: cut_record(run(2), 1), "record.jsonl ends at update 2, but train.json at 4"),
