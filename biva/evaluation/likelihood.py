@@ -18,6 +18,7 @@ from torch import Tensor
 
 from biva.errors import UserError, some_of
 from biva.evaluation.memory import halving_rows
+from biva.models.active_units import active_units, posterior_moments
 from biva.models.architectures import Architecture
 from biva.models.generative import GenerativeLadder
 from biva.models.hierarchical_vae import HierarchicalVAE, Terms
@@ -25,7 +26,6 @@ from biva.models.hierarchical_vae import HierarchicalVAE, Terms
 IMAGES_PER_BATCH = 64
 SHOWN = 10
 """Images that a message names."""
-ACTIVE_VARIANCE = 0.01
 
 
 @dataclass(frozen=True)
@@ -112,27 +112,6 @@ def chunks(k: int, size: int) -> Iterator[int]:
     """Sizes of the pieces into which k samples are cut, none above `size`."""
     for start in range(0, k, size):
         yield min(size, k - start)
-
-
-def posterior_moments(means: Tensor) -> Tensor:
-    """Two estimates of the posterior means of a batch's images, (2, B, units) -> sums over images, (3, units).
-
-    The sums are of the first, of the second, and of their product; those of several batches add up.
-    """
-    first, second = means
-    return torch.stack([first.sum(0), second.sum(0), (first * second).sum(0)])
-
-
-def active_units(moments: Tensor, images: int) -> Tensor:
-    """Units whose posterior mean varies over the data by more than 0.01 (Burda et al.; paper.md section 5): bool each.
-
-    Below the first stochastic layer the posterior mean E[z | x] has to be estimated by an average over ancestral
-    samples, whose own noise would count as variance. Even and odd samples give two estimates with independent noise;
-    their covariance, from `posterior_moments`, is unbiased.
-    """
-    first, second, product = moments
-    covariance: Tensor = product / images - first * second / images**2
-    return covariance > ACTIVE_VARIANCE
 
 
 Part = dict[str, Tensor]

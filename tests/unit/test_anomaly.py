@@ -1,16 +1,15 @@
-"""Anomaly detection: the definition of L^{>k}, and separation numbers counted by hand."""
+"""Anomaly detection: the definition of L^{>k}."""
 
 import itertools
 import math
 from collections.abc import Mapping
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from biva.bounds import elbo
-from biva.evaluation.anomaly import bootstrap, bounds_above, scores, separation
+from biva.evaluation.anomaly import bounds_above
 from biva.evaluation.likelihood import importance_sample
 from biva.models.architectures import ModelName
 from biva.models.generative import Latent, LatentSource, Priors, from_prior, posterior_above
@@ -124,39 +123,3 @@ def test_bounds_of_all_k_in_one_pass(model_name: ModelName) -> None:
     l_k = torch.logsumexp(reference.log_weights, 0) - math.log(2000)
     weights = (reference.log_weights - l_k).exp()
     assert ((many - l_k).abs() < 5 * math.sqrt(2 / 2000) * weights.std(0)).all()
-
-
-def test_scores_by_hand() -> None:
-    result = scores(np.array([[-80.0, -90.0], [-85.0, -120.0], [-100.0, -95.0]]))
-    assert {name: values.tolist() for name, values in result.items()} == {
-        "L>0": [80, 90],
-        "L>1": [85, 120],
-        "L>2": [100, 95],
-        "LLR>1": [5, 30],
-        "LLR>2": [20, 5],
-    }
-
-
-def test_separation_counted_by_hand() -> None:
-    """Normal 1, 2, 3, 4, 6; anomalous 3.5, 5, 7, 8, 9.
-
-    Of 25 pairs 22 have the anomaly higher. To find four of five anomalies the threshold is 5: of the normal images only
-    6 is above it, one in five. Precision as each anomaly is found, from the top: 1/1, 2/2, 3/3, 4/5, 5/7 (its mean).
-    """
-    result = separation(np.array([1.0, 2, 3, 4, 6]), np.array([3.5, 5, 7, 8, 9]))
-    assert result.auroc == pytest.approx(22 / 25)
-    assert result.fpr80 == pytest.approx(1 / 5)
-    assert result.auprc == pytest.approx((1 + 1 + 1 + 4 / 5 + 5 / 7) / 5)
-
-
-def test_bootstrap_interval_has_the_width_of_the_known_error() -> None:
-    """Two normal distributions one deviation apart: AUROC = Phi(1 / sqrt 2) = 0.760; Hanley and McNeil's error."""
-    rng = np.random.default_rng(0)
-    n = 400
-    normal, anomalous = rng.normal(size=n), rng.normal(1, 1, size=n)
-    low, high = bootstrap(normal, anomalous, repeats=300, seed=0)["auroc"]
-    area = separation(normal, anomalous).auroc
-    q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
-    error = math.sqrt((area * (1 - area) + (n - 1) * (q1 - area**2 + q2 - area**2)) / n**2)
-    assert (high - low) / (2 * 1.96) == pytest.approx(error, rel=0.2)
-    assert low < 0.760 < high

@@ -13,9 +13,7 @@ from biva.data.inputs import fixed_input, part
 from biva.evaluation.likelihood import (
     ImageNoise,
     ImportanceSamples,
-    active_units,
     importance_sample,
-    posterior_moments,
     rows_within,
 )
 from biva.models.architectures import ModelName
@@ -93,19 +91,6 @@ def test_noise_of_an_image_is_an_independent_standard_normal_stream() -> None:
     assert (block.mean(1).abs() < 5 / math.sqrt(50_000)).all()
     assert ((block.std(1) - 1).abs() < 5 / math.sqrt(100_000)).all()
     assert abs((block[0] * block[1]).mean().item()) < 5 / math.sqrt(50_000)
-
-
-def test_active_units_ignore_the_noise_of_the_estimate() -> None:
-    """Posterior means of variance 0, 0.005 and 0.02 over the data, each estimated with noise of variance 0.05.
-
-    The threshold is 0.01. Variances of the noisy estimates themselves would all lie above it.
-    """
-    generator = torch.Generator().manual_seed(0)
-    n = 20_000
-    truth = torch.randn(n, 3, generator=generator, dtype=torch.float64) * torch.tensor([0.0, 0.005, 0.02]).sqrt()
-    estimates = truth + math.sqrt(0.05) * torch.randn(2, n, 3, generator=generator, dtype=torch.float64)
-    moments = torch.stack([posterior_moments(part) for part in estimates.split(5000, dim=1)]).sum(0)
-    assert active_units(moments, n).tolist() == [False, False, True]
 
 
 def test_active_units_are_shown_only_where_two_samples_allow_an_estimate() -> None:
