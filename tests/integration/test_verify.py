@@ -285,7 +285,12 @@ def test_no_torch_is_needed_from_the_records_on(project: Path) -> None:
     ]
     script = f"""
 import sys
-sys.modules["torch"] = None  # an import of it fails
+class NoTorch:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "torchvision"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, NoTorch)
 from biva.cli import app
 for verb in {verbs!r}:
     app(verb, standalone_mode=False)
