@@ -205,7 +205,7 @@ def _evaluation_findings(folder: RunFolder, run: RunConfig, settings: Evaluation
 
 def _anomaly_findings(folder: RunFolder, run: RunConfig, pair: AnomalyPair) -> Iterator[str]:
     """Ways in which `anomaly/NAME.json` does not follow from settings and the arrays beside it."""
-    from biva.evaluation.separation import separation  # numpy alone, unlike the rest of biva.evaluation
+    from biva.evaluation.separation import separation  # needs no torch, unlike the rest of biva.evaluation
 
     where = folder.anomaly(pair.name)
     record, path = read_json(where), where.with_suffix(".safetensors")

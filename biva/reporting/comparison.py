@@ -85,6 +85,6 @@ def note(folder: RunFolder, run: RunConfig, tables: Iterable[TableSettings], pap
     if found.empty:
         lines.append("No value is reported for this model, or the run is not evaluated at its K.")
     else:
-        rows = [found.columns, ["---"] * len(found.columns), *found.to_numpy().tolist()]
+        rows: list[list[str]] = [found.columns.tolist(), ["---"] * len(found.columns), *found.to_numpy().tolist()]
         lines += ["", *(f"| {' | '.join(row)} |" for row in rows)]
     return "\n".join([*lines, ""])

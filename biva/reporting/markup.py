@@ -48,14 +48,10 @@ class Text:
 
 def text(*parts: str | Text) -> Text:
     """The parts one after the other; strings have no style."""
-    return Text(
-        tuple(
-            piece
-            for part in parts
-            for piece in ([("plain", part)] if isinstance(part, str) else part.pieces)
-            if piece[1]
-        )
-    )
+    pieces: list[tuple[Style, str]] = []
+    for part in parts:
+        pieces += [("plain", part)] if isinstance(part, str) else part.pieces
+    return Text(tuple(piece for piece in pieces if piece[1]))
 
 
 def joined(separator: str, parts: Iterable[str | Text]) -> Text:

@@ -121,7 +121,9 @@ def notes_on_ours(ours: pd.DataFrame, planned: list[RunConfig], protocols: dict[
                 code(protocol),
                 f": {protocols[protocol]}.{_selected_on(of_protocol, SELECTION[protocol])}",
             )
-            for protocol, of_protocol in runs.groupby("protocol")
+            for protocol, of_protocol in (
+                (name, runs[runs["protocol"] == name]) for name in sorted(set(runs["protocol"]))
+            )
         ),
     ]
 

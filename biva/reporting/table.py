@@ -98,10 +98,10 @@ class Table:
         return pd.DataFrame(rows, columns=[" ".join(filter(None, parts)) for parts in zip(*headings, strict=True)])
 
     @staticmethod
-    def spans(line: list[Cell]) -> list[tuple[int, int]]:
-        """First and last column, from 1, of every cell that spans more than one."""
+    def placed(line: list[Cell]) -> list[tuple[int, int, Cell]]:
+        """The cells of a line, each after the first and the last column, from 1, that it takes."""
         ends = accumulate(cell.columns for cell in line)
-        return [(end - cell.columns + 1, end) for cell, end in zip(line, ends, strict=True) if cell.columns > 1]
+        return [(end - cell.columns + 1, end, cell) for cell, end in zip(line, ends, strict=True)]
 
 
 def render(template: str, **content: Any) -> str:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -266,6 +269,36 @@ def test_a_tampering_is_found(name: str, project: Path) -> None:
     tamper, said = TAMPERINGS[name]
     tamper()
     assert said in "\n".join(findings())
+
+
+def test_no_torch_is_needed_from_the_records_on(project: Path) -> None:
+    verbs = [
+        ["collect", SET],
+        ["collect", SET, "--from-mlflow"],
+        ["table", SET, "likelihood"],
+        ["figure", SET, "learning_curves"],
+        ["anomalies", SET, "photos"],
+        ["summary", SET],
+        ["verify", SET],
+        ["publish", SET],
+        ["rebuild", SET],
+    ]
+    script = f"""
+import sys
+class NoTorch:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "torchvision"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, NoTorch)
+from biva.cli import app
+for verb in {verbs!r}:
+    app(verb, standalone_mode=False)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_command_lists_what_it_found_with_status_1(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
