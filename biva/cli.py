@@ -1,6 +1,6 @@
 """The command `biva`: one verb per step of the workflow. It parses, calls and prints; the work is done elsewhere.
 
-The configuration is the folder `config/`, or the one that BIVA_CONFIG names. Everything else is the folder of a dataset, of
+The configuration is the folder `config/`, or the one that BIVA_CONFIG names. All else is the folder of a dataset, of
 a run or of a set's results, which options name; by default they lie where the workflow has them below the project's
 root. What takes long to import is imported by the verb that needs it, so that `biva --help` answers at once.
 """
