@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -117,13 +116,9 @@ def check(
     Example:
       biva check biva_28x28
     """
-    import torch
+    from biva.bench import benchmarked, check
 
-    from biva.bench.agreement import agreement
-    from biva.bench.work import Subject
-
-    subject = Subject(architecture, load_architecture(architecture), model, device, torch.get_num_threads(), False)
-    print(agreement(subject))
+    print(check(benchmarked(architecture, load_architecture(architecture), model, device)))
 
 
 @app.command()
@@ -140,47 +135,40 @@ def bench(
     precision: Annotated[
         list[str] | None, typer.Option(help="fp32, tf32 or bf16; may be repeated.", show_default="fp32 and bf16")
     ] = None,
-    compiled: Annotated[bool, typer.Option("--compile", help="Compile the model with torch.compile.")] = False,
+    compiled: Annotated[bool, typer.Option("--compile", help="Measure training once more, compiled.")] = False,
     device: Annotated[Device, typer.Option(help="auto: a CUDA device where there is one.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="as torch chooses")] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Of every timing; the median counts.")] = 5,
-    to: Annotated[
-        Path | None,
-        typer.Option(dir_okay=False, help="The record.", show_default="results/bench/ARCHITECTURE-MODEL.json"),
-    ] = None,
+    seconds: Annotated[float, typer.Option(min=0, help="Every measurement lasts at least so long.")] = 5,
+    profile: Annotated[bool, typer.Option(help="Print which operations an update spends its time in, too.")] = False,
 ) -> None:
-    """Measure a model's speed and memory beside the machine's limits.
+    """Measure a model's speed and memory beside the machine's limit.
 
-    Training and evaluation are the real ones, on random images. docs/performance.md explains the columns.
+    Training and evaluation are the real ones, on random images. docs/performance.md explains the columns. `biva plan`
+    reads the numbers from results/bench/ARCHITECTURE-MODEL.json.
 
     \b
     Examples:
       biva bench digits_8x8 --batch-size 32 --batch-size 64
       biva bench biva_28x28 --precision fp32 --device cpu --threads 2
     """
-    import torch
-
-    from biva.bench.report import report
-    from biva.bench.run import bench
-    from biva.bench.work import Subject
+    from biva.bench import Bench, bench, benchmarked, report
     from biva.precision import find_precision
-    from biva.tracking import mirror_bench_or_warn
 
-    threads = threads or torch.get_num_threads()
-    subject = Subject(architecture, load_architecture(architecture), model, device, threads, compiled)
+    run = benchmarked(architecture, load_architecture(architecture), model, device, threads)
+    precisions, sizes = [find_precision(name) for name in precision or ("fp32", "bf16")], batch_size or [48]
     record = bench(
-        subject,
-        precisions=[find_precision(name) for name in precision or ("fp32", "bf16")],
-        batch_sizes=batch_size or (48,),
-        importance_samples=importance_samples or (100,),
+        run,
+        precisions=precisions,
+        batch_sizes=sizes,
+        importance_samples=importance_samples or [100],
         images=images,
-        repeats=repeats,
+        seconds=seconds,
+        compiled=compiled,
     )
     print(report(record))
-    path = to or RESULTS / "bench" / f"{architecture}-{model}.json"
-    write_json(path, record)
-    mirror_bench_or_warn(path)
-    print(path)
+    if profile:
+        print(Bench(run, seconds).largest_costs(precisions[0], sizes[0]))
+    write_json(RESULTS / "bench" / f"{architecture}-{model}.json", record)
 
 
 @app.command()
@@ -202,7 +190,7 @@ def plan(
       biva plan quick
       biva plan paper --device cuda --flops-rate 2e13
     """
-    from biva.plan.report import plan
+    from biva.plan import plan
 
     sets = {name: load_experiments(name) for name in load_sets(experiments)}
     if device is not None:
@@ -418,34 +406,6 @@ def detect(
     normal = load(data or RESOURCES / settings.normal)
     detect(trained, settings, evaluation, normal, load(anomalous or RESOURCES / settings.anomalous))
     mirror_or_warn(trained)
-
-
-@app.command()
-def run(
-    experiments: Annotated[str, typer.Argument(help="Experiment set or collection: a file in config/experiments/.")],
-    minutes: Annotated[float, typer.Option(min=1, help="This call ends before they are over.")],
-    to: Annotated[Path, typer.Option(file_okay=False, help="Folder for what is carried home.")],
-    part_mb: Annotated[float, typer.Option(min=0.1, help="MiB of a file there, at most.")] = 15,
-    limit_mb: Annotated[float, typer.Option(min=0.1, help="MiB of all files there, at most.")] = 60,
-) -> None:
-    """Train and evaluate a set on a machine with neither Snakemake nor MLflow, in a limited time.
-
-    Checks and measures the model, then trains and evaluates every run, in the order of the set; at the end publishes
-    what is evaluated, and packs records, tables, figures, bounds of every image, pictures and weights (bfloat16). The
-    same command goes on where the time was up. On another machine, `cat results.tar.* | tar x` unpacks.
-
-    \b
-    Example:
-      biva run half_hour --minutes 9 --to carried
-    """
-    from biva.running import RESERVE_SECONDS, pack
-    from biva.running import run as run_sets
-
-    until, sets = time.monotonic() + 60 * minutes - RESERVE_SECONDS, load_sets(experiments)
-    problems = run_sets(sets, RESULTS, RESOURCES, until)
-    print(*pack(sets, RESULTS, to, part_mb, limit_mb), sep="\n")
-    if problems:
-        raise UserError("\n".join(problems))
 
 
 @app.command()
