@@ -1,6 +1,6 @@
 """Stands in for `biva/cli.py` where a test runs the real workflow: writes every verb's files in no time.
 
-`calls.txt` gets a line per call, `pythons.txt` the environment that ran it. A file's content is a constant, so that running
+`calls.txt` gets a line per call, `pythons.txt` the environment that ran it. A file's content is a constant, so running
 a verb again changes no content; but `run.json` has the environment of its Python.
 """
 

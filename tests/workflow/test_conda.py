@@ -49,7 +49,9 @@ def test_every_job_runs_the_projects_own_code_in_the_environment_of_environment_
     (conda / "condabin").symlink_to("bin")
     path = [*(str(folders[name] / "bin") for name in first), str(conda / "condabin"), WITHOUT_CONDA]
     variables = {"CONDA_SHLVL": str(depth), "CONDA_PREFIX": str(folders[first[-1]])} if depth else {}
-    target = "results/quick/tracked.txt" if active == "base" else "results/quick/runs/digits/digits_8x8/vae/seed1/train.json"
+    target = (
+        "results/quick/tracked.txt" if active == "base" else "results/quick/runs/digits/digits_8x8/vae/seed1/train.json"
+    )
     done = project.snakemake("--cores", "2", "--use-conda", target, PATH=os.pathsep.join(path), **variables)
     assert done.returncode == 0, done.stdout
 
