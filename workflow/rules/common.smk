@@ -192,12 +192,10 @@ def figure_settings(wildcards):
     return about(drawn_runs(wildcards.experiments)) | ks
 
 
-def figure_files(wildcards):
+def figure_files(wildcards, kind):
     """What a figure reads of every run but those with labels. record.jsonl is complete once train.json is there."""
-    runs = drawn_runs(wildcards.experiments)
-    if wildcards.figure in ("learning_curves", "bound_over_time", "latents_over_training"):
-        return files_of(wildcards.experiments, runs, "train.json")
-    return files_of(wildcards.experiments, runs, "evaluation.json", "evaluation.safetensors")
+    name = {"record": "train.json", "evaluation": "evaluation.json", "arrays": "evaluation.safetensors"}[kind.reads]
+    return files_of(wildcards.experiments, drawn_runs(wildcards.experiments), name)
 
 
 def pair_settings(wildcards):
