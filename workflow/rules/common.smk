@@ -187,18 +187,15 @@ def table_settings(wildcards):
 
 def figure_settings(wildcards):
     """What a figure's caption says; K only where the figure depends on it."""
-    from biva.reporting.figures import caption
-
     shows_k = wildcards.figure == "bound_against_k"
     ks = {"k": experiment_set(wildcards.experiments).evaluation.importance_samples} if shows_k else {}
-    return {"caption": caption(wildcards.figure)} | about(drawn_runs(wildcards.experiments)) | ks
+    return about(drawn_runs(wildcards.experiments)) | ks
 
 
-def figure_files(wildcards):
-    """What a figure waits for of every run but those with labels."""
-    from biva.reporting.figures import inputs
-
-    return files_of(wildcards.experiments, drawn_runs(wildcards.experiments), *inputs(wildcards.figure))
+def figure_files(wildcards, kind):
+    """What a figure reads of every run but those with labels. record.jsonl is complete once train.json is there."""
+    name = {"record": "train.json", "evaluation": "evaluation.json", "arrays": "evaluation.safetensors"}[kind.reads]
+    return files_of(wildcards.experiments, drawn_runs(wildcards.experiments), name)
 
 
 def pair_settings(wildcards):
