@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from biva.config import DatasetConfig
+from biva.data.raw import SPLIT_NAMES
 from biva.text import aligned, size
 
 _HEADINGS = ("dataset", "shape", "train / valid / test", "raw", "prepared", "present", "from")
-_SPLITS = ("train", "valid", "test")
 
 _NOTES = 100
 """Width of the notes below the table."""
@@ -30,7 +30,7 @@ def catalogue(configs: Mapping[str, DatasetConfig], resources: Path) -> str:
 
 
 def _row(name: str, config: DatasetConfig, folder: Path) -> tuple[str, ...]:
-    splits = " / ".join(f"{config.splits[split]:,}" if split in config.splits else "-" for split in _SPLITS)
+    splits = " / ".join(f"{config.splits[split]:,}" if split in config.splits else "-" for split in SPLIT_NAMES)
     pixels = sum(config.splits.values()) * math.prod(config.shape)
     raw = sum(file.bytes for file in config.files)
     bound = "<= " if any(file.trust == "first_use" for file in config.files) else ""
