@@ -103,7 +103,7 @@ def import_datasets(path: Path, configs: Mapping[str, DatasetConfig], resources:
 
 def _content(tar: tarfile.TarFile, members: Mapping[str, tarfile.TarInfo], name: str) -> IO[bytes]:
     if name not in members or (content := tar.extractfile(members[name])) is None:
-        raise UserError(f"{tar.name} has no {name}: it is no whole export. Copy or export it again.")
+        raise UserError(f"{tar.name!s} has no {name}: it is no whole export. Copy or export it again.")
     return content
 
 

@@ -157,15 +157,17 @@ def _checked(name: str, key: str, config: DatasetConfig, raw: Path, array: Array
     """The same array, in which another number or shape of images, a grey level or a label too high is an error."""
     split, kind = key.split("/")
     declared, count = "config/datasets.yaml says", config.splits[split]  # type: ignore[index]  # one that it gives
-    shape, highest = (tuple(config.shape), config.levels - 1) if kind == "images" else ((), CLASSES - 1)
+    shape, highest = (config.shape, config.levels - 1) if kind == "images" else ((), CLASSES - 1)
+    dtype = np.dtype(np.uint8 if kind == "images" else np.int64)
 
     def chunks() -> Iterator[NDArray[Any]]:
         there = 0
         with _explained(name, config, raw):
             for piece in pieces(array):
                 there += len(piece)
-                if piece.shape[1:] != shape:
-                    raise UserError(f"Dataset {name}, {key} have the shape {piece.shape[1:]}; {declared} {shape}.")
+                if piece.shape[1:] != shape or piece.dtype != dtype:
+                    found = f"{piece.dtype} of shape {piece.shape[1:]}"
+                    raise UserError(f"Dataset {name}, {key} are {found}; {declared} {dtype} of shape {shape}.")
                 if piece.size and not 0 <= piece.min() <= piece.max() <= highest:
                     found = f"{piece.min()} to {piece.max()}"
                     raise UserError(f"Dataset {name}, {key} have values from {found}; {declared} 0 to {highest}.")

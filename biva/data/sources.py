@@ -19,7 +19,7 @@ from contextlib import ExitStack
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -204,13 +204,11 @@ def _content(place: Place, file: RawFile) -> Iterator[bytes]:
     try:
         with ExitStack() as stack:
             raw = _opened(place, stack) if isinstance(place, str) else stack.enter_context(place.open("rb"))
-            stream = io.BufferedReader(raw)  # type: ignore[arg-type]
+            stream = io.BufferedReader(cast(io.RawIOBase, raw))
             packed = stream.peek(2).startswith(b"\x1f\x8b") and not file.name.endswith(".gz")
             content = gzip.GzipFile(fileobj=stream) if packed else stream
             while chunk := content.read(_CHUNK):
                 yield chunk
-    except requests.HTTPError as error:
-        raise _Unusable(f"HTTP {error.response.status_code} {error.response.reason}") from None
     except requests.ConnectionError as error:
         raise _Unreachable(f"no connection ({_root_cause(error)})") from None
     except (requests.RequestException, HTTPError) as error:
@@ -236,7 +234,8 @@ def _opened(address: str, stack: ExitStack) -> BinaryIO:
     for scheme in ("http://", "https://"):
         session.mount(scheme, HTTPAdapter(max_retries=retry))
     response = stack.enter_context(session.get(address, stream=True, timeout=TIMEOUT))
-    response.raise_for_status()
+    if not response.ok:
+        raise _Unusable(f"HTTP {response.status_code} {response.reason}")
     response.raw.decode_content = True
     response.raw.auto_close = False  # a BufferedReader asks it once more after its end
     raw: BinaryIO = response.raw

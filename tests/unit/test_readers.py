@@ -187,7 +187,9 @@ def test_text_and_binary_files_that_are_not_as_declared(
 
 def test_images_of_another_shape_are_refused(read: Read) -> None:
     colour = IDX_CONFIG.model_copy(update={"shape": (3, 2, 1)})
-    assert "have the shape (1, 2, 1); config/datasets.yaml says (3, 2, 1)" in refusal(read, colour, IDX)
+    assert "are uint8 of shape (1, 2, 1); config/datasets.yaml says uint8 of shape (3, 2, 1)" in refusal(
+        read, colour, IDX
+    )
 
 
 @pytest.mark.parametrize(
@@ -483,6 +485,7 @@ def test_a_chunk_of_a_tar_is_all_that_is_held(tmp_path: Path, monkeypatch: pytes
         ({"train.zip": zip_of({"train_data_batch_1.npz": batch(0, 6)})}, "train/images are 6"),
         ({"train.zip": zip_of({"train_data_batch_1.npz": npz(labels=np.zeros(3))})}, "reader imagenet_npz: KeyError"),
         ({"train.zip": zip_of({"train_data_batch_1.npz": npz(data=np.zeros((7, 11)))})}, "reader imagenet_npz"),
+        ({"train.zip": zip_of({"train_data_batch_1.npz": npz(data=np.zeros((7, 12)))})}, "train/images are float64"),
     ],
 )
 def test_imagenet_that_is_not_as_declared(read: Read, files: Files, message: str) -> None:
