@@ -7,9 +7,11 @@ import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 
+import pandas as pd
+from tqdm import tqdm
+
 from biva.config import DatasetConfig
 from biva.data.raw import SPLIT_NAMES
-from biva.text import aligned, size
 
 _HEADINGS = ("dataset", "shape", "train / valid / test", "raw", "prepared", "present", "from")
 
@@ -24,12 +26,13 @@ def catalogue(configs: Mapping[str, DatasetConfig], resources: Path) -> str:
         configs: dataset name -> entry of `config/datasets.yaml`.
         resources: folder with a folder per dataset, in which files are only looked for, not verified.
     """
-    lines = aligned(_HEADINGS, [_row(name, config, resources / name) for name, config in configs.items()])
+    lines = [_line(name, config, resources / name) for name, config in configs.items()]
+    table = pd.DataFrame(lines, columns=[*_HEADINGS]).set_index("dataset").rename_axis(None, columns="dataset")
     notes = [_note(name, config) for name, config in configs.items()]
-    return "\n".join([*lines, "", *notes])
+    return "\n".join([table.to_string(), "", *notes])
 
 
-def _row(name: str, config: DatasetConfig, folder: Path) -> tuple[str, ...]:
+def _line(name: str, config: DatasetConfig, folder: Path) -> tuple[str, ...]:
     splits = " / ".join(f"{config.splits[split]:,}" if split in config.splits else "-" for split in SPLIT_NAMES)
     pixels = sum(config.splits.values()) * math.prod(config.shape)
     raw = sum(file.bytes for file in config.files)
@@ -38,8 +41,8 @@ def _row(name: str, config: DatasetConfig, folder: Path) -> tuple[str, ...]:
         name,
         "x".join(map(str, config.shape)),
         splits,
-        bound + size(raw),
-        size(pixels),
+        bound + tqdm.format_sizeof(raw, "B"),
+        tqdm.format_sizeof(pixels, "B"),
         _present(config, folder),
         _origin(config),
     )

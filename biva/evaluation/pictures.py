@@ -5,19 +5,21 @@ Each kind of picture has noise of its own, so that one more kind changes no othe
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from biva.config import Evaluation
+from biva.evaluation.noise import named_noise
 from biva.models.generative import given, posterior_above, prior_mean
 from biva.models.hierarchical_vae import HierarchicalVAE
-from biva.models.latents import Noise
 from biva.seeds import derive_seed
 
-RECONSTRUCTIONS = 16
+SHOWN = 10
+"""Test images that are reconstructed; the first of them are decoded layer by layer, and all interpolated in pairs."""
 PER_TEMPERATURE = 10
 LAYER_IMAGES = 6
-PAIRS = 5
 INTERPOLATION_STEPS = 8
 
 
@@ -25,39 +27,48 @@ INTERPOLATION_STEPS = 8
 def pictures(
     model: HierarchicalVAE, x: Tensor, settings: Evaluation, seed: int, device: torch.device
 ) -> dict[str, Tensor]:
-    """What the figures show of a model.
+    """The sheets of images that figures show of a model.
 
     Args:
         model: in evaluation mode, on `device`.
-        x: model input of test images, (N, C, H, W); the first are shown.
+        x: model input of the test images that are shown, (`SHOWN`, C, H, W) or fewer.
         settings: how many prior samples, at which temperatures.
         seed: of the evaluation.
         device: where to compute.
 
     Returns:
-        Images as float32 in [0, 1]: `samples`, `originals` and `reconstructions`, (N, C, H, W); `temperatures`,
-        `layers` and `interpolations`, (rows, columns, C, H, W).
+        `sheet/NAME` for every figure of images, as `sheet` makes them.
     """
-    first = x[:RECONSTRUCTIONS].to(device)
+    x = x.to(device)
     generator = torch.Generator(device).manual_seed(derive_seed(seed, "pictures"))
-    noise = _from(generator)
-    shown = {
-        "samples": model.likelihood.picture(model.sample(settings.prior_samples, noise), generator),
-        "originals": model.likelihood.unscale(first),
-        "reconstructions": model.likelihood.picture(model(first, noise).walk.output, generator),
+    noise = named_noise(derive_seed(seed, "pictures"), device)
+    samples = model.likelihood.picture(model.sample(settings.prior_samples, noise), generator)
+    reconstructions = model.likelihood.picture(model(x, noise).walk.output, generator)
+    rows = {
+        "reconstructions": torch.stack([model.likelihood.unscale(x), reconstructions]),
         "temperatures": temperatures(model, settings.temperatures, derive_seed(seed, "temperatures"), device),
-        "layers": layers(model, first[:LAYER_IMAGES], derive_seed(seed, "layers")),
-        "interpolations": interpolations(model, first[: 2 * PAIRS], derive_seed(seed, "interpolations")),
+        "layers": layers(model, x[:LAYER_IMAGES], derive_seed(seed, "layers")),
+        "interpolations": interpolations(model, x, derive_seed(seed, "interpolations")),
     }
-    return {name: image.float().contiguous().cpu() for name, image in shown.items()}
+    sheets = {"samples": sheet(samples, columns=math.ceil(math.sqrt(len(samples))))}
+    sheets |= {name: sheet(images.flatten(0, 1), columns=images.shape[1]) for name, images in rows.items()}
+    return {f"sheet/{name}": images for name, images in sheets.items()}
 
 
-def _from(generator: torch.Generator) -> Noise:
-    return lambda shape: torch.randn(shape, generator=generator, device=generator.device)
+def sheet(images: Tensor, columns: int) -> Tensor:
+    """Images in rows, with a white pixel between and around them.
 
+    Args:
+        images: (N, C, H, W) in [0, 1], C = 1 or 3.
+        columns: images per row.
 
-def _noise(seed: int, device: torch.device) -> Noise:
-    return _from(torch.Generator(device).manual_seed(seed))
+    Returns:
+        (3, rows (H + 1) + 1, columns (W + 1) + 1), uint8, on the CPU; a single image has no frame.
+    """
+    from biva.vision import torchvision
+
+    grid = torchvision.utils.make_grid(images.float(), nrow=columns, padding=1, pad_value=1.0)
+    return (255 * grid).round().byte().contiguous().cpu()
 
 
 def _picture(model: HierarchicalVAE, output: Tensor, seed: int) -> Tensor:
@@ -69,21 +80,20 @@ def _picture(model: HierarchicalVAE, output: Tensor, seed: int) -> Tensor:
 @torch.inference_mode()
 def samples(model: HierarchicalVAE, number: int, seed: int, device: torch.device) -> Tensor:
     """Images from the prior, (number, C, H, W) uint8; one seed gives the same noise to any weights."""
-    image = _picture(model, model.sample(number, _noise(seed, device)), seed)
+    image = _picture(model, model.sample(number, named_noise(seed, device)), seed)
     return (255 * image.float()).round().byte().cpu()
 
 
 def temperatures(model: HierarchicalVAE, values: tuple[float, ...], seed: int, device: torch.device) -> Tensor:
     """Images from the prior with its deviations times each of `values`, with the same noise: (T, N, C, H, W)."""
-    outputs = [model.sample(PER_TEMPERATURE, _noise(seed, device), temperature) for temperature in values]
+    outputs = [model.sample(PER_TEMPERATURE, named_noise(seed, device), temperature) for temperature in values]
     return torch.stack([_picture(model, output, seed) for output in outputs])
 
 
 def layers(model: HierarchicalVAE, x: Tensor, seed: int) -> Tensor:
     """Which stage holds what: latents above stage k from the posterior, and the means of the prior below.
 
-    All k share one posterior sample, since a stage's latents are drawn before those of the stages below it that k may
-    replace.
+    All k share one posterior sample, since noise goes by the names of the draws.
 
     Args:
         model: in evaluation mode, on the device of x.
@@ -96,7 +106,7 @@ def layers(model: HierarchicalVAE, x: Tensor, seed: int) -> Tensor:
     features = model.inference.encode(x)
     columns = [model.likelihood.unscale(x)]
     for k in range(len(model.generative.stages) + 1):
-        posterior = model.inference.posterior(features, 1, _noise(seed, x.device))
+        posterior = model.inference.posterior(features, 1, named_noise(seed, x.device))
         walk = model.generative.walk(posterior_above(k, posterior, prior_mean), len(x))
         columns.append(_picture(model, walk.output, seed))
     return torch.stack(columns, dim=1)
@@ -119,7 +129,7 @@ def interpolations(model: HierarchicalVAE, x: Tensor, seed: int) -> Tensor:
         (N // 2, steps + 2, C, H, W), the two images themselves at the ends; a single image leads to itself.
     """
     pairs = max(1, len(x) // 2)
-    noise = {name: step.noise() for name, step in model(x, _noise(seed, x.device)).walk.steps.items()}
+    noise = {name: step.noise() for name, step in model(x, named_noise(seed, x.device)).walk.steps.items()}
     columns = [model.likelihood.unscale(x[:pairs])]
     for t in torch.linspace(0, 1, INTERPOLATION_STEPS).tolist():
         between = {name: slerp(values[:pairs], values[-pairs:], t) for name, values in noise.items()}

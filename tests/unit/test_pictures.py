@@ -6,11 +6,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from biva.evaluation.pictures import INTERPOLATION_STEPS, PER_TEMPERATURE, interpolations, layers, slerp, temperatures
+from biva.evaluation.noise import named_noise
+from biva.evaluation.pictures import (
+    INTERPOLATION_STEPS,
+    PER_TEMPERATURE,
+    interpolations,
+    layers,
+    sheet,
+    slerp,
+    temperatures,
+)
 from biva.models.architectures import ModelName
 from biva.models.generative import from_prior
 from biva.models.hierarchical_vae import HierarchicalVAE
-from biva.models.latents import Noise
 from tests.models import MODELS, tiny_model
 
 CPU = torch.device("cpu")
@@ -18,20 +26,14 @@ SEED = 7
 IMAGES = torch.randint(0, 2, (6, 1, 4, 4), generator=torch.Generator().manual_seed(0)).double()
 
 
-def noise(seed: int = SEED) -> Noise:
-    """What every kind of picture draws its latents from."""
-    generator = torch.Generator().manual_seed(seed)
-    return lambda shape: torch.randn(shape, generator=generator)
-
-
 @torch.no_grad()
 def reconstruction(model: HierarchicalVAE, x: Tensor) -> Tensor:
-    return torch.sigmoid(model(x, noise()).walk.output)
+    return torch.sigmoid(model(x, named_noise(SEED, CPU)).walk.output)
 
 
 @torch.no_grad()
 def decoded_prior_means(model: HierarchicalVAE, rows: int) -> Tensor:
-    return torch.sigmoid(model.generative.walk(from_prior(noise(99), temperature=0), rows).output)
+    return torch.sigmoid(model.generative.walk(from_prior(named_noise(99, CPU), temperature=0), rows).output)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -72,7 +74,7 @@ def test_temperatures_share_their_noise() -> None:
     model = tiny_model("biva", latent=2)
     warm, cold, warm_again = temperatures(model, (1.0, 0.0, 1.0), SEED, CPU)
     assert torch.equal(warm, warm_again)
-    torch.testing.assert_close(warm, torch.sigmoid(model.sample(PER_TEMPERATURE, noise())))
+    torch.testing.assert_close(warm, torch.sigmoid(model.sample(PER_TEMPERATURE, named_noise(SEED, CPU))))
     torch.testing.assert_close(cold, decoded_prior_means(model, PER_TEMPERATURE))
 
 
@@ -84,6 +86,18 @@ def test_pictures_of_colour_images() -> None:
         assert images.shape[2:] == (3, 4, 4)
         assert images.min() >= 0
         assert images.max() <= 1
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_sheet_has_white_lines_between_images_in_rows_and_a_white_end(channels: int) -> None:
+    images = torch.rand(5, channels, 3, 2, generator=torch.Generator().manual_seed(0))
+    picture = sheet(images, columns=2)
+    assert (picture.shape, picture.dtype) == ((3, 3 * 4 + 1, 2 * 3 + 1), torch.uint8)
+    expected = torch.full((3, 13, 7), 255.0)
+    for place, image in enumerate(images):
+        row, column = 1 + 4 * (place // 2), 1 + 3 * (place % 2)
+        expected[:, row : row + 3, column : column + 2] = 255 * image
+    assert (picture - expected).abs().max() <= 0.5 + 1e-4
 
 
 def test_slerp_turns_at_a_constant_rate_on_the_circle() -> None:
