@@ -151,7 +151,7 @@ def bench(
     from biva.bench.report import report
     from biva.bench.run import bench
     from biva.bench.work import Subject
-    from biva.precision import find_precision
+    from biva.devices import find_precision
     from biva.tracking import mirror_bench_or_warn
 
     threads = threads or torch.get_num_threads()

@@ -12,7 +12,7 @@ from biva.bounds import elbo
 from biva.devices import device_name
 from biva.errors import UserError
 from biva.models.hierarchical_vae import HierarchicalVAE, count_parameters
-from biva.precision import computing_in
+from biva.devices import computing_in
 
 IMAGES = 8
 LARGEST_DIFFERENCE = 1e-5

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from biva.bench.flops import Convolution
 from biva.bench.timing import Call, Timing, timed
 from biva.config import Precision
-from biva.precision import DTYPES, computing_in
+from biva.devices import DTYPES, computing_in
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 

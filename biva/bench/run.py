@@ -25,7 +25,7 @@ from biva.bounds import importance_weighted_bound
 from biva.config import Precision
 from biva.devices import choose_device
 from biva.evaluation.likelihood import IMAGES_PER_BATCH, ImportanceSamples
-from biva.precision import computing_in
+from biva.devices import computing_in
 
 _log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from biva.evaluation.memory import rows_for
 from biva.models.architectures import Architecture, ModelName
 from biva.models.hierarchical_vae import HierarchicalVAE
 from biva.models.layers import fold_weight_norm
-from biva.precision import computing_in
+from biva.devices import computing_in
 from biva.seeds import derive_seed
 from biva.training.state import State, initial_state, step
 

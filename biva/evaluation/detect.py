@@ -19,7 +19,7 @@ from biva.errors import UserError
 from biva.evaluation.anomaly import Scores, bootstrap, bounds_above, scores, separation
 from biva.evaluation.memory import rows_for
 from biva.evaluation.run import load_trained
-from biva.precision import computing_in
+from biva.devices import computing_in
 from biva.records import RunFolder
 from biva.seeds import derive_seed
 

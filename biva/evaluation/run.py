@@ -41,7 +41,7 @@ from biva.evaluation.memory import LARGEST_BUDGET_MB, rows_for
 from biva.evaluation.pictures import pictures
 from biva.models.build import build_model
 from biva.models.layers import fold_weight_norm
-from biva.precision import computing_in
+from biva.devices import computing_in
 from biva.records import RunFolder
 from biva.seeds import derive_seed
 

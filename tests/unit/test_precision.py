@@ -10,7 +10,7 @@ from biva.config import Precision
 from biva.errors import UserError
 from biva.models.architectures import ModelName
 from biva.models.hierarchical_vae import Terms
-from biva.precision import computing_in, find_precision
+from biva.devices import computing_in, find_precision
 from tests.models import MODELS, tiny_model
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

@@ -102,7 +102,7 @@ def test_ema_and_schedule_by_hand() -> None:
     assert torch.equal(averaged, expected)
     for _ in range(4):
         rates.append(state.optimiser.param_groups[0]["lr"])
-        step(state, run.training)
+        step(state)
         expected = 0.9 * expected + 0.1 * weight.detach()
         torch.testing.assert_close(averaged, expected)
     assert rates == pytest.approx([0.01, 0.005, 0.0025, 0.002])
@@ -118,7 +118,7 @@ def test_a_batch_in_pieces_is_the_same_update() -> None:
         for module in state.model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0
-        step(state, run.training)
+        step(state)
         gradients[pieces] = [w.grad for w in state.model.parameters() if w.grad is not None]
         sums[pieces] = state.sums
     torch.testing.assert_close(gradients[3], gradients[1], atol=1e-5, rtol=1e-4)
@@ -131,7 +131,7 @@ def test_bf16_training_keeps_float32_weights_and_nearly_the_loss() -> None:
     for precision in ("fp32", "bf16"):
         run = toy_run(precision=precision)
         state = initial_state(run, toy_dataset(), CPU)
-        step(state, run.training)
+        step(state)
         losses[precision] = state.sums[-1].item()
         assert {weight.dtype for weight in state.model.parameters()} == {torch.float32}
     assert losses["bf16"] != losses["fp32"]
@@ -144,7 +144,7 @@ def test_an_update_is_adamax() -> None:
     state = initial_state(run, toy_dataset(), CPU)
     weight = next(p for p in state.model.parameters() if p.numel() > 10)
     before = weight.detach().clone()
-    step(state, run.training)
+    step(state)
     assert weight.grad is not None
     large = weight.grad.abs() > 1e-4
     assert large.any()
@@ -165,7 +165,7 @@ def test_a_checkpoint_with_the_optimiser_of_earlier_versions_goes_on_as_it_would
     assert len(saved["optimiser"]["state"]) < len([*model.parameters()])
     resumed = initial_state(run, toy_dataset(), CPU)
     resumed.load_state_dict(saved)
-    step(resumed, run.training)
+    step(resumed)
     optimiser.zero_grad()
     torch.set_rng_state(saved["cpu_generator"])
     state.objective.loss(model, state.batches.next(), state.noise)[0].backward()
@@ -376,7 +376,7 @@ def test_a_compiled_update_is_nearly_the_same() -> None:
         run = toy_run("vae", compiled=compiled)
         state = initial_state(run, toy_dataset(), CPU)
         for _ in range(2):
-            step(state, run.training)
+            step(state)
         sums.append(state.sums)
     torch.testing.assert_close(sums[1], sums[0], rtol=1e-4, atol=1e-4)
 
