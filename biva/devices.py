@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from functools import cache
 from itertools import count
 from pathlib import Path
+from typing import get_args
 
 import torch
 from filelock import FileLock, Timeout
@@ -75,20 +76,17 @@ def claim(gpus: list[str], folder: Path | None = None) -> FileLock:
     raise AssertionError("there is always one more place on a GPU")
 
 
-DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
-"""Precision -> type of the numbers that convolutions and matrix products multiply."""
-
-
 def find_precision(name: str) -> Precision:
     """The precision with this name.
 
     Raises:
         UserError: there is none.
     """
-    for precision in DTYPES:
+    known: tuple[Precision, ...] = get_args(Precision)
+    for precision in known:
         if precision == name:
             return precision
-    raise UserError(f"There is no precision {name!r}. Known: {', '.join(DTYPES)}.")
+    raise UserError(f"There is no precision {name!r}. Known: {', '.join(known)}.")
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from biva.config import Evaluation, Precision, RunConfig, parse
 from biva.data.datasets import Dataset
 from biva.data.inputs import fixed_input
 from biva.data.raw import CLASSES
-from biva.devices import choose_device, device_name
+from biva.devices import choose_device, computing_in, device_name
 from biva.errors import UserError
 from biva.evaluation.classification import classify, unlabelled_terms
 from biva.evaluation.kept import keeper_in
@@ -38,10 +38,9 @@ from biva.evaluation.likelihood import (
     zero_weights,
 )
 from biva.evaluation.memory import LARGEST_BUDGET_MB, rows_for
-from biva.evaluation.pictures import pictures
+from biva.evaluation.pictures import SHOWN, pictures
 from biva.models.build import build_model
 from biva.models.layers import fold_weight_norm
-from biva.devices import computing_in
 from biva.records import RunFolder
 from biva.seeds import derive_seed
 
@@ -201,7 +200,7 @@ def _likelihood(sampling: Sampling, settings: Evaluation) -> tuple[Arrays, Recor
             file=sys.stderr,
         )
     bounds = {k: importance_weighted_bound(samples.log_weights, k) for k in sorted(set(settings.importance_samples))}
-    shown = pictures(model, sampling.x, settings, sampling.seed, device)
+    shown = pictures(model, sampling.x[:SHOWN], settings, sampling.seed, device)
     arrays = {f"bound/{k}": bound for k, bound in bounds.items()} | shown
     return arrays, {
         "metrics": metrics(samples, bounds, run) + differences,

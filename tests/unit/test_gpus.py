@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from biva.devices import _one_gpu, choose_device
-from biva.devices import claim
+from biva.devices import _one_gpu, choose_device, claim
 
 CLAIMANT = """
 import os, sys

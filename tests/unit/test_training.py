@@ -23,7 +23,6 @@ from biva.config import RunConfig, Training
 from biva.data.datasets import Dataset
 from biva.data.inputs import fixed_input, part
 from biva.errors import UserError
-from biva.evaluation.noise import named_noise
 from biva.models.architectures import ModelName
 from biva.models.build import build_model
 from biva.records import RunFolder
