@@ -154,7 +154,7 @@ def bench(
       biva bench biva_28x28 --precision fp32 --device cpu --threads 2
     """
     from biva.bench import Bench, bench, benchmarked, report
-    from biva.precision import find_precision
+    from biva.devices import find_precision
 
     run = benchmarked(architecture, load_architecture(architecture), model, device, threads)
     precisions, sizes = [find_precision(name) for name in precision or ("fp32", "bf16")], batch_size or [48]

@@ -24,7 +24,7 @@ from biva.config import Evaluation, Precision, RunConfig, parse
 from biva.data.datasets import Dataset
 from biva.data.inputs import fixed_input, part
 from biva.data.raw import CLASSES
-from biva.devices import choose_device, device_name
+from biva.devices import choose_device, computing_in, device_name
 from biva.errors import UserError
 from biva.evaluation.classification import classify, unlabelled_terms
 from biva.evaluation.kept import keeper_in
@@ -33,7 +33,6 @@ from biva.evaluation.memory import rows_for
 from biva.evaluation.pictures import SHOWN, pictures
 from biva.models.build import build_model
 from biva.models.layers import fold_weight_norm
-from biva.precision import computing_in
 from biva.records import RunFolder
 from biva.seeds import derive_seed
 

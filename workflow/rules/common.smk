@@ -192,12 +192,6 @@ def figure_settings(wildcards):
     return about(drawn_runs(wildcards.experiments)) | ks
 
 
-def figure_files(wildcards, kind):
-    """What a figure reads of every run but those with labels. record.jsonl is complete once train.json is there."""
-    name = {"record": "train.json", "evaluation": "evaluation.json", "arrays": "evaluation.safetensors"}[kind.reads]
-    return files_of(wildcards.experiments, drawn_runs(wildcards.experiments), name)
-
-
 def pair_settings(wildcards):
     """What `detect` depends on, beside the runs."""
     return find_pair(wildcards.experiments, wildcards.pair).model_dump(mode="json")

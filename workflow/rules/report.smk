@@ -5,7 +5,7 @@
 report: "../report/workflow.rst"
 
 
-from biva.reporting.figures import FIGURES
+from biva.reporting.figures import caption, inputs
 
 config["shown_settings"] = shown_settings(config["experiments"])
 
@@ -61,7 +61,7 @@ rule table:
 
 rule figure:
     input:
-        lambda w: figure_files(w, FIGURES[w.figure]),
+        lambda w: files_of(w.experiments, drawn_runs(w.experiments), *inputs(w.figure)),
     output:
         pdf=f"{SET}/figures/{{figure}}.pdf",
         png=report(
@@ -79,7 +79,7 @@ rule figure:
         "../../environment.yml"
     params:
         settings=figure_settings,
-        caption=lambda w: FIGURES[w.figure].caption,
+        caption=lambda w: caption(w.figure),
         folder=subpath(output.pdf, ancestor=2),
     shell:
         call_biva("figure {wildcards.experiments} {wildcards.figure} --results {params.folder} > {log} 2>&1")
