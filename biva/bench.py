@@ -174,7 +174,7 @@ class Bench:
         @torch.inference_mode()
         def sequential() -> None:
             with computing_in(precision, self.device):
-                model(x[:IMAGES_PER_BATCH], lambda shape: torch.randn(shape, device=self.device)).kl.cpu()
+                model(x[:IMAGES_PER_BATCH], lambda _name, shape: torch.randn(shape, device=self.device)).kl.cpu()
 
         rate, costs = images * k / self._seconds(importance), self.costs.evaluation(k)
         peak = self._peak_gb()
@@ -261,10 +261,10 @@ def bench(
     Raises:
         UserError: the device is not there, or does not know a precision.
     """
-    measure = Bench(run, seconds)
     for precision in precisions:
-        with computing_in(precision, measure.device):  # refused now, not after minutes
+        with computing_in(precision, choose_device(run.device)):  # refused now, not after minutes
             pass
+    measure = Bench(run, seconds)
     ways = (False, True) if compiled else (False,)
     return {
         "architecture": run.architecture_name,
@@ -320,5 +320,5 @@ def check(run: RunConfig) -> str:
 def _elbo(model: HierarchicalVAE, x: Tensor) -> Tensor:
     """ELBO of every image, (B,), by the same noise for every type and device."""
     generator = torch.Generator().manual_seed(SEED)
-    terms = model(x, lambda shape: torch.randn(shape, generator=generator, dtype=torch.float64).to(x))
+    terms = model(x, lambda _name, shape: torch.randn(shape, generator=generator, dtype=torch.float64).to(x))
     return elbo(terms.log_likelihood, terms.kl).double()

@@ -22,12 +22,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from biva.config import CONFIG_FOLDER, DatasetConfig, Experiments, Labels, RunConfig, resolve_runs
 from biva.data.datasets import Split
+from biva.data.inputs import SELECTION_SPLIT
 from biva.data.raw import CLASSES
 from biva.devices import device_name
 from biva.models.architectures import Architecture
 from biva.models.build import build_model
 from biva.records import read_json
-from biva.training.objectives import SPLITS
 
 ASSUMED_CPU = 20e9
 """FLOP/s of one CPU core, a cautious assumption: one with AVX2 does 50 to 100 in the convolutions themselves."""
@@ -82,7 +82,7 @@ def count(architecture: Architecture, model: str, labels: Labels | None = None, 
     return Costs(update.get_total_flops() / batch_size, once, evaluation.get_total_flops() - once)
 
 
-def no_noise(shape: torch.Size) -> Tensor:
+def no_noise(_name: str, shape: torch.Size) -> Tensor:
     """Zeros, where only shapes matter."""
     return torch.zeros(shape)
 
@@ -127,7 +127,7 @@ def work_of(run: RunConfig, experiments: Experiments, datasets: Mapping[str, Dat
         return number if limit is None else min(number, limit)
 
     training, evaluation = run.training, experiments.evaluation
-    selected = images(run.dataset, SPLITS[training.protocol][1], training.selection_images)
+    selected = images(run.dataset, SELECTION_SPLIT[training.protocol], training.selection_images)
     samples = max(evaluation.importance_samples) if run.labels is None else 1
     scored = sum(
         pair.importance_samples * images(name, "test", pair.max_images)

@@ -48,9 +48,14 @@ def with_large_weights(built: Built) -> Built:
     return built.eval()
 
 
-def double_noise(shape: torch.Size) -> torch.Tensor:
+def double_noise(_name: str, shape: torch.Size) -> torch.Tensor:
     """Float64 standard normal numbers."""
     return torch.randn(shape, dtype=torch.float64)
+
+
+def no_noise(_name: str, shape: torch.Size) -> torch.Tensor:
+    """Zeros, with which every draw is its mean."""
+    return torch.zeros(shape)
 
 
 def assert_gradient_by_finite_differences(
@@ -74,5 +79,5 @@ def assert_gradient_by_finite_differences(
 class DoubleImageNoise(ImageNoise):
     """Noise of the evaluation in the tiny models' precision."""
 
-    def __call__(self, shape: torch.Size) -> torch.Tensor:
-        return super().__call__(shape).double()
+    def __call__(self, name: str, shape: torch.Size) -> torch.Tensor:
+        return super().__call__(name, shape).double()

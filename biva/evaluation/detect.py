@@ -13,10 +13,10 @@ from safetensors.torch import save as serialise
 from biva import records
 from biva.config import AnomalyPair, Evaluation
 from biva.data.datasets import Dataset
+from biva.data.inputs import fixed_input
 from biva.devices import device_name
 from biva.errors import UserError
 from biva.evaluation.anomaly import Scores, bootstrap, bounds_above, scores, separation
-from biva.evaluation.likelihood import fixed_input
 from biva.evaluation.memory import rows_for
 from biva.evaluation.run import load_trained
 from biva.precision import computing_in

@@ -16,14 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from biva.data.datasets import Dataset, Split
-from biva.data.preprocessing import model_input
 from biva.errors import UserError, some_of
 from biva.evaluation.memory import halving_rows
 from biva.models.architectures import Architecture
 from biva.models.generative import GenerativeLadder
 from biva.models.hierarchical_vae import HierarchicalVAE, Terms
-from biva.seeds import derive_seed
 
 IMAGES_PER_BATCH = 64
 SHOWN = 10
@@ -73,12 +70,6 @@ def count_active(samples: ImportanceSamples) -> dict[str, dict[str, int]]:
     return {name: {"active": int(units.sum()), "total": units.numel()} for name, units in samples.active.items()}
 
 
-def fixed_input(dataset: Dataset, split: Split) -> Tensor:
-    """Model input for a split, (N, C, H, W): dynamic binarisation is drawn once, the same for every run and seed."""
-    generator = torch.Generator().manual_seed(derive_seed("fixed binarisation", dataset.name, split))
-    return model_input(dataset.split(split), dataset.levels, dataset.binarisation, generator)
-
-
 def rows_within(budget_mb: int, architecture: Architecture) -> int:
     """How many rows may be walked at once, estimated from the architecture alone: where there is one sample per image.
 
@@ -105,7 +96,7 @@ class ImageNoise:
         self.block = torch.from_numpy(np.stack(numbers, axis=1)).flatten(0, 1).to(self.device)
         self.used = 0
 
-    def __call__(self, shape: torch.Size) -> Tensor:
+    def __call__(self, _name: str, shape: torch.Size) -> Tensor:
         """The next latent's numbers for the k*B rows, sample-major."""
         size = math.prod(shape[1:])
         self.used += size

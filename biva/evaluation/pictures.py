@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from biva.config import Evaluation
+from biva.evaluation.noise import named_noise
 from biva.models.generative import given, posterior_above, prior_mean
 from biva.models.hierarchical_vae import HierarchicalVAE
-from biva.models.latents import Noise
 from biva.seeds import derive_seed
 
 RECONSTRUCTIONS = 16
@@ -40,7 +40,7 @@ def pictures(
     """
     first = x[:RECONSTRUCTIONS].to(device)
     generator = torch.Generator(device).manual_seed(derive_seed(seed, "pictures"))
-    noise = _from(generator)
+    noise = named_noise(derive_seed(seed, "pictures"), device)
     shown = {
         "samples": model.likelihood.picture(model.sample(settings.prior_samples, noise), generator),
         "originals": model.likelihood.unscale(first),
@@ -52,14 +52,6 @@ def pictures(
     return {name: image.float().contiguous().cpu() for name, image in shown.items()}
 
 
-def _from(generator: torch.Generator) -> Noise:
-    return lambda shape: torch.randn(shape, generator=generator, device=generator.device)
-
-
-def _noise(seed: int, device: torch.device) -> Noise:
-    return _from(torch.Generator(device).manual_seed(seed))
-
-
 def _picture(model: HierarchicalVAE, output: Tensor, seed: int) -> Tensor:
     """What to show of p(x | z); where that is a sample, all pictures with one seed share its noise."""
     generator = torch.Generator(output.device).manual_seed(derive_seed(seed, "pixels"))
@@ -69,21 +61,20 @@ def _picture(model: HierarchicalVAE, output: Tensor, seed: int) -> Tensor:
 @torch.inference_mode()
 def samples(model: HierarchicalVAE, number: int, seed: int, device: torch.device) -> Tensor:
     """Images from the prior, (number, C, H, W) uint8; one seed gives the same noise to any weights."""
-    image = _picture(model, model.sample(number, _noise(seed, device)), seed)
+    image = _picture(model, model.sample(number, named_noise(seed, device)), seed)
     return (255 * image.float()).round().byte().cpu()
 
 
 def temperatures(model: HierarchicalVAE, values: tuple[float, ...], seed: int, device: torch.device) -> Tensor:
     """Images from the prior with its deviations times each of `values`, with the same noise: (T, N, C, H, W)."""
-    outputs = [model.sample(PER_TEMPERATURE, _noise(seed, device), temperature) for temperature in values]
+    outputs = [model.sample(PER_TEMPERATURE, named_noise(seed, device), temperature) for temperature in values]
     return torch.stack([_picture(model, output, seed) for output in outputs])
 
 
 def layers(model: HierarchicalVAE, x: Tensor, seed: int) -> Tensor:
     """Which stage holds what: latents above stage k from the posterior, and the means of the prior below.
 
-    All k share one posterior sample, since a stage's latents are drawn before those of the stages below it that k may
-    replace.
+    All k share one posterior sample, since noise goes by the names of the draws.
 
     Args:
         model: in evaluation mode, on the device of x.
@@ -96,7 +87,7 @@ def layers(model: HierarchicalVAE, x: Tensor, seed: int) -> Tensor:
     features = model.inference.encode(x)
     columns = [model.likelihood.unscale(x)]
     for k in range(len(model.generative.stages) + 1):
-        posterior = model.inference.posterior(features, 1, _noise(seed, x.device))
+        posterior = model.inference.posterior(features, 1, named_noise(seed, x.device))
         walk = model.generative.walk(posterior_above(k, posterior, prior_mean), len(x))
         columns.append(_picture(model, walk.output, seed))
     return torch.stack(columns, dim=1)
@@ -119,7 +110,7 @@ def interpolations(model: HierarchicalVAE, x: Tensor, seed: int) -> Tensor:
         (N // 2, steps + 2, C, H, W), the two images themselves at the ends; a single image leads to itself.
     """
     pairs = max(1, len(x) // 2)
-    noise = {name: step.noise() for name, step in model(x, _noise(seed, x.device)).walk.steps.items()}
+    noise = {name: step.noise() for name, step in model(x, named_noise(seed, x.device)).walk.steps.items()}
     columns = [model.likelihood.unscale(x[:pairs])]
     for t in torch.linspace(0, 1, INTERPOLATION_STEPS).tolist():
         between = {name: slerp(values[:pairs], values[-pairs:], t) for name, values in noise.items()}

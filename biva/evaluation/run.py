@@ -22,6 +22,7 @@ from biva import records
 from biva.bounds import bits_per_dim, importance_weighted_bound
 from biva.config import Evaluation, Precision, RunConfig, parse
 from biva.data.datasets import Dataset
+from biva.data.inputs import fixed_input
 from biva.data.raw import CLASSES
 from biva.devices import choose_device, device_name
 from biva.errors import UserError
@@ -32,7 +33,6 @@ from biva.evaluation.likelihood import (
     Part,
     count_active,
     draw_parts,
-    fixed_input,
     joined,
     rows_within,
     zero_weights,

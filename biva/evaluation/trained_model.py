@@ -73,4 +73,4 @@ class TrainedModel(nn.Module):
 
     def _noise(self) -> Noise:
         device = next(self.parameters()).device
-        return lambda shape: torch.randn(shape, device=device)
+        return lambda _name, shape: torch.randn(shape, device=device)

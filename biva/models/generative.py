@@ -14,6 +14,7 @@ from biva.models.latents import (
     GaussianHead,
     LatentProjection,
     Noise,
+    latent_name,
     standard_normal,
     with_class,
 )
@@ -46,13 +47,11 @@ d_i (None at the top); gives one `Latent` per group.
 def from_prior(noise: Noise, temperature: float = 1.0) -> LatentSource:
     """Latents drawn from the prior with standard deviations scaled by `temperature`; 0 gives the prior's mean."""
 
-    def source(_stage: int, priors: Priors, _d: Tensor | None) -> Mapping[str, Latent]:
-        return {
-            group: Latent(prior.mean + temperature * (prior.sample(noise) - prior.mean))
-            for group, prior in priors.items()
-        }
+    def drawn(index: int, group: str, prior: DiagonalGaussian) -> Latent:
+        z = prior.sample(noise, f"p({latent_name(index, group)})")
+        return Latent(prior.mean + temperature * (z - prior.mean))
 
-    return source
+    return lambda index, priors, _d: {group: drawn(index, group, prior) for group, prior in priors.items()}
 
 
 def prior_mean(_stage: int, priors: Priors, _d: Tensor | None) -> Mapping[str, Latent]:
@@ -66,7 +65,7 @@ def given(noise: Mapping[str, Tensor]) -> LatentSource:
     Under the prior all these numbers are independent and standard normal, whatever the stage (see `Step.noise`).
     """
     return lambda index, priors, _d: {
-        group: Latent(prior.at(noise[_name(index, group)])) for group, prior in priors.items()
+        group: Latent(prior.at(noise[latent_name(index, group)])) for group, prior in priors.items()
     }
 
 
@@ -183,7 +182,7 @@ class GenerativeLadder(nn.Module):
     @property
     def group_names(self) -> list[str]:
         """z1_bu, z1_td, ..., zL: all latent groups, bottom to top."""
-        return [_name(i, group) for i, stage in enumerate(self.stages) for group in sorted(stage.groups)]  # type: ignore[arg-type]
+        return [latent_name(i, group) for i, stage in enumerate(self.stages) for group in sorted(stage.groups)]  # type: ignore[arg-type]
 
     def walk(self, source: LatentSource, rows: int, y: Tensor | None = None) -> Walk:
         """Walk from stage L to stage 1, asking `source` for the latents of every stage.
@@ -199,7 +198,7 @@ class GenerativeLadder(nn.Module):
             priors = stage.prior(d, rows, like)
             latents = source(index, priors, d)
             for group in stage.groups:
-                steps[_name(index, group)] = Step(latents[group].value, priors[group], latents[group].posterior)
+                steps[latent_name(index, group)] = Step(latents[group].value, priors[group], latents[group].posterior)
             z = with_class(torch.cat([latents[group].value for group in stage.groups], dim=1), y if d is None else None)
             skips = [nn.functional.elu(h) for h in above[: len(stage.blocks)]] if self.skips else []
             last = skips[-1] if skips else None
@@ -208,7 +207,3 @@ class GenerativeLadder(nn.Module):
         assert d is not None
         output = at_least_float32(self.output(nn.functional.elu(d)))
         return Walk(output, {name: steps[name] for name in self.group_names})
-
-
-def _name(index: int, group: str) -> str:
-    return f"z{index + 1}_{group}" if group else f"z{index + 1}"

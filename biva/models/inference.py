@@ -18,7 +18,15 @@ from torch import Tensor, nn
 
 from biva.models.architectures import Architecture, Shape
 from biva.models.generative import Latent, LatentSource, Priors
-from biva.models.latents import DiagonalGaussian, GaussianHead, LatentProjection, Noise, repeat, with_class
+from biva.models.latents import (
+    DiagonalGaussian,
+    GaussianHead,
+    LatentProjection,
+    Noise,
+    latent_name,
+    repeat,
+    with_class,
+)
 from biva.models.layers import BlockStack, GatedBlock, dense
 
 
@@ -35,6 +43,11 @@ class InferencePath(nn.Module):
     def posterior(self, features: Any, k: int, noise: Noise) -> LatentSource:
         """Latent source of k posterior samples per image: k*B rows."""
         raise NotImplementedError
+
+
+def drawn(q: DiagonalGaussian, noise: Noise, index: int, group: str = "") -> Latent:
+    """One draw per row from the posterior of a latent group."""
+    return Latent(q.sample(noise, f"q({latent_name(index, group)})"), q)
 
 
 def posterior_head(architecture: Architecture, index: int) -> GaussianHead:
@@ -143,11 +156,10 @@ class BottomUpInference(InferencePath):
     def posterior(self, features: BottomUpFeatures, k: int, noise: Noise) -> LatentSource:
         """Draws the whole hierarchy bottom-up; the walk then only looks the latents up."""
         bu, q = repeat(features.bu, k), features.posterior.repeat(k)
-        latents = [Latent(q.sample(noise), q)]
+        latents = [drawn(q, noise, 0)]
         for blocks, head, projection in zip(self.blocks[1:], self.heads[1:], self.projections, strict=False):
             bu = run_blocks(blocks, projection(latents[-1].value), bu)  # type: ignore[arg-type]
-            q = head(bu)
-            latents.append(Latent(q.sample(noise), q))
+            latents.append(drawn(head(bu), noise, len(latents)))
         return lambda index, _priors, _d: {"": latents[index]}
 
 
@@ -196,7 +208,7 @@ class TopDownInference(InferencePath):
 
         def source(index: int, _priors: Priors, d: Tensor | None) -> Mapping[str, Latent]:
             q = top if d is None else self.heads[index](self.merges[index](repeat(features.td[index], k), F.elu(d)))
-            return {"": Latent(q.sample(noise), q)}
+            return {"": drawn(q, noise, index)}
 
         return source
 
@@ -269,14 +281,13 @@ class BidirectionalInference(InferencePath):
     def ascend(self, features: BidirectionalFeatures, k: int, noise: Noise) -> Ascent:
         """The way up: k samples of the bottom-up latents per image."""
         bu, td, q = repeat(features.bu, k), repeat(features.td, k), features.bu_posterior.repeat(k)
-        bu_latents, tds = [Latent(q.sample(noise), q)], [td]
+        bu_latents, tds = [drawn(q, noise, 0, "bu")], [td]
         for index, path in enumerate(self.paths[1:], start=1):
             projected = self.projections[index - 1](bu_latents[-1].value)
             bu, td = path(projected, td, torch.cat([bu, td], dim=1))
             tds.append(td)
             if index < len(self.bu_heads):
-                q = self.bu_heads[index](bu)
-                bu_latents.append(Latent(q.sample(noise), q))
+                bu_latents.append(drawn(self.bu_heads[index](bu), noise, index, "bu"))
         return Ascent(bu_latents, tds, torch.cat([td, bu], dim=1))
 
     def descend(self, ascent: Ascent, noise: Noise, y: Tensor | None = None) -> LatentSource:
@@ -285,9 +296,9 @@ class BidirectionalInference(InferencePath):
 
         def source(index: int, _priors: Priors, d: Tensor | None) -> Mapping[str, Latent]:
             if d is None:
-                return {"": Latent(top.sample(noise), top)}
+                return {"": drawn(top, noise, index)}
             q = self.td_heads[index](self.merges[index](ascent.td[index], F.elu(d)))
-            return {"td": Latent(q.sample(noise), q), "bu": ascent.bu[index]}
+            return {"td": drawn(q, noise, index, "td"), "bu": ascent.bu[index]}
 
         return source
 

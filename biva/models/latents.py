@@ -13,8 +13,17 @@ from torch import Tensor, nn
 from biva.models.architectures import Architecture, Shape
 from biva.models.layers import at_least_float32, conv, dense
 
-Noise = Callable[[torch.Size], Tensor]
-"""Gives a tensor of standard normal numbers of the asked shape; who calls decides where they come from."""
+Noise = Callable[[str, torch.Size], Tensor]
+"""Gives the standard normal numbers of a draw with this name, in the asked shape.
+
+The name is `q(GROUP)` or `p(GROUP)`, the distribution and the latent group, such as `q(z1_bu)` or `p(z3)`. No two draws
+of one pass have the same name, so that noise which goes by names is the same whatever else is drawn, and when.
+"""
+
+
+def latent_name(index: int, group: str) -> str:
+    """Name of a latent group of the stage with this index, counted from 0 at the bottom: z1_bu, z1_td, ..., zL."""
+    return f"z{index + 1}_{group}" if group else f"z{index + 1}"
 
 
 @dataclass(frozen=True)
@@ -24,9 +33,9 @@ class DiagonalGaussian:
     mean: Tensor
     log_variance: Tensor
 
-    def sample(self, noise: Noise) -> Tensor:
-        """One reparametrised draw per row, (B, ...)."""
-        return self.at(noise(self.mean.shape))
+    def sample(self, noise: Noise, name: str) -> Tensor:
+        """One reparametrised draw per row, (B, ...), from the noise of this name."""
+        return self.at(noise(name, self.mean.shape))
 
     def at(self, standard: Tensor) -> Tensor:
         """The value that standard normal numbers stand for: mean + deviation * number, (B, ...)."""

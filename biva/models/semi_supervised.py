@@ -44,7 +44,7 @@ class Classifier(nn.Module):
 
     def classify(self, x: Tensor) -> Tensor:
         """log q(y | x, z^BU) at the posterior means of z^BU, for x (B, C, H, W): (B, Y)."""
-        return self.log_q(self.ascend(x, x.new_zeros))
+        return self.log_q(self.ascend(x, lambda _name, shape: x.new_zeros(shape)))
 
 
 class SemiSupervisedVAE(Classifier):

@@ -70,7 +70,7 @@ class Processes:
         """Noise for this process's rows from that of all."""
         if self.count == 1:
             return noise
-        return lambda shape: self.rows(noise(torch.Size([self.count * shape[0], *shape[1:]])))
+        return lambda name, shape: self.rows(noise(name, torch.Size([self.count * shape[0], *shape[1:]])))
 
     def share(self, model: nn.Module, average: nn.Module) -> None:
         """Give a model that all processes have built the first one's weights, and dropout for this one's rows."""

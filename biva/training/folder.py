@@ -16,10 +16,10 @@ from safetensors.torch import save as serialise
 from biva import records
 from biva.config import RunConfig
 from biva.data.datasets import Dataset
+from biva.data.inputs import SELECTION_SPLIT
 from biva.errors import UserError
 from biva.models.hierarchical_vae import count_parameters
 from biva.records import RunFolder
-from biva.training.objectives import SPLITS
 from biva.training.state import State
 
 LOCK = ".lock"
@@ -158,7 +158,7 @@ def write_results(state: State, run: RunConfig, folder: RunFolder) -> None:
         "wall_seconds": state.seconds,
         "stopped": state.stopped,
         "selected": selected,
-        "selection_split": SPLITS[run.training.protocol][1] if "elbo" in selected else None,
+        "selection_split": SELECTION_SPLIT[run.training.protocol] if "elbo" in selected else None,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     records.write_json(folder.training, result)

@@ -16,9 +16,9 @@ from tqdm import tqdm
 from biva import records
 from biva.config import RunConfig
 from biva.data.datasets import Dataset
+from biva.data.inputs import SELECTION_SPLIT, fixed_input
 from biva.devices import choose_device, device_name
 from biva.errors import UserError, some_of
-from biva.evaluation.likelihood import fixed_input
 from biva.precision import computing_in
 from biva.records import RunFolder
 from biva.training import checkpoint
@@ -32,7 +32,6 @@ from biva.training.folder import (
     write_results,
     write_samples,
 )
-from biva.training.objectives import SPLITS
 from biva.training.schedule import is_over
 from biva.training.signals import Interrupted, caught_signals
 from biva.training.state import State, initial_state, step
@@ -123,7 +122,7 @@ def _run_to_end(
     state: State, run: RunConfig, dataset: Dataset, folder: RunFolder, on_evaluation: Callable[[], None]
 ) -> None:
     training, processes = run.training, state.processes
-    x = fixed_input(dataset, SPLITS[training.protocol][1])[: training.selection_images]
+    x = fixed_input(dataset, SELECTION_SPLIT[training.protocol])[: training.selection_images]
     progress = tqdm(
         total=training.max_updates,
         initial=state.update,

@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from biva.bounds import class_kl, free_bits_loss, labelled_bound, over_classes, unlabelled_bound, with_free_bits
-from biva.config import Protocol, RunConfig
-from biva.data.datasets import Dataset, Split
+from biva.config import RunConfig
+from biva.data.datasets import Dataset
+from biva.data.inputs import TRAINING_SPLIT
 from biva.data.labels import balanced_draw
 from biva.data.raw import CLASSES
 from biva.errors import UserError
@@ -33,9 +34,6 @@ ACTIVITY_IMAGES = 500
 SAMPLES = 16
 
 _LOG_Q = "log q(y | x)"
-
-SPLITS: dict[Protocol, tuple[Split, Split]] = {"paper": ("train+valid", "test"), "clean": ("train", "valid")}
-"""Protocol -> the split that is trained on, the split that selects the weights."""
 
 
 class Objective(ABC):
@@ -216,7 +214,7 @@ def objective_of(run: RunConfig) -> Objective:
 
 
 def _all_images(run: RunConfig, dataset: Dataset, device: torch.device, seed: Callable[[str], int]) -> Batches:
-    images = dataset.split(SPLITS[run.training.protocol][0])
+    images = dataset.split(TRAINING_SPLIT[run.training.protocol])
     size = run.training.batch_size
     if size > len(images):
         raise UserError(
@@ -229,7 +227,7 @@ def _all_images(run: RunConfig, dataset: Dataset, device: torch.device, seed: Ca
 def _labelled(run: RunConfig, dataset: Dataset, device: torch.device, seed: Callable[[str], int]) -> LabelledBatches:
     """The draw of labels depends on the run's seed alone: not on model, settings or batches."""
     assert run.labels is not None
-    split = SPLITS[run.training.protocol][0]
+    split = TRAINING_SPLIT[run.training.protocol]
     labels = dataset.labels_of(split)
     chosen = balanced_draw(labels, run.labels.count, CLASSES, seed("labels"))
     images = Batches(

@@ -174,7 +174,7 @@ def initial_state(
     batches = objective.batches(dataset, device, seed)
     torch.manual_seed(seed("training"))
 
-    def noise(shape: torch.Size) -> Tensor:
+    def noise(_name: str, shape: torch.Size) -> Tensor:
         return torch.randn(shape, device=device)
 
     if parent_weights is not None:

@@ -92,7 +92,7 @@ def test_linear_gaussian_hierarchy_has_the_analytic_value() -> None:
 
     def posterior(_index: int, _priors: Priors, _d: Tensor | None) -> Mapping[str, Latent]:
         q = gaussian(torch.full((n, 1), m, dtype=torch.float64), math.sqrt(v))
-        return {"": Latent(q.sample(double_noise), q)}
+        return {"": Latent(q.sample(double_noise, "q(z2)"), q)}
 
     torch.manual_seed(0)
     source: LatentSource = posterior_above(1, posterior, from_prior(double_noise))

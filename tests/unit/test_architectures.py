@@ -17,7 +17,7 @@ from biva.models.describe import describe
 from biva.models.hierarchical_vae import HierarchicalVAE, count_parameters
 from biva.records import RunFolder, read_json
 from biva.training.loop import train
-from tests.models import MODELS
+from tests.models import MODELS, no_noise
 
 CONFIG = Path(__file__).parents[2] / "config"
 SMALL = ["digits_8x8", "small_28x28", "small_32x32", "small_64x64"]
@@ -105,8 +105,8 @@ def test_a_small_architecture_trains_on_images_of_its_shape(name: str, tmp_path:
     model = HierarchicalVAE(architecture, "biva").eval()
     model.load_state_dict(load_file(folder.weights))
     with torch.no_grad():
-        terms = model(model_input(images[:2], 256, binarisation, torch.Generator()), torch.randn)
-        samples = model.likelihood.sample(model.sample(2, torch.randn))
+        terms = model(model_input(images[:2], 256, binarisation, torch.Generator()), no_noise)
+        samples = model.likelihood.sample(model.sample(2, no_noise))
     assert samples.shape == (2, *architecture.input_shape)
     assert torch.isfinite(terms.log_likelihood).all()
     for group, met in terms.walk.steps.items():

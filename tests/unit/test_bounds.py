@@ -9,6 +9,7 @@ from scipy import stats
 
 from biva.bounds import bits_per_dim, elbo, free_bits_loss, importance_weighted_bound
 from biva.models.latents import DiagonalGaussian
+from tests.models import double_noise
 
 
 def test_elbo_by_hand() -> None:
@@ -73,7 +74,7 @@ def test_bound_converges_to_the_marginal_likelihood_of_a_linear_gaussian_model()
     torch.manual_seed(0)
     rows = k * repeats
     q = DiagonalGaussian(torch.tensor(mean).expand(rows, 2), torch.zeros(rows, 2, dtype=torch.float64))
-    z = q.sample(lambda shape: torch.randn(shape, dtype=torch.float64))
+    z = q.sample(double_noise, "q(z1)")
     prior = DiagonalGaussian(torch.zeros(rows, 2, dtype=torch.float64), torch.zeros(rows, 2, dtype=torch.float64))
     variance = torch.full((rows, 3), 2 * math.log(s), dtype=torch.float64)
     likelihood = DiagonalGaussian(z @ torch.tensor(a).T, variance).log_prob(torch.tensor(x).expand(rows, 3))

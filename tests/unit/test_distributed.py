@@ -20,8 +20,8 @@ def test_rows_of_labelled_and_unlabelled_images_by_hand() -> None:
     assert second.rows(torch.arange(10)).tolist() == [1, 4, 5, 8, 9]
     x, labels = second.own((torch.arange(6), torch.tensor([7, 8])))
     assert (x.tolist(), labels.tolist()) == ([1, 4, 5], [8])
-    noise = second.noise(lambda shape: torch.arange(shape[0]).view(shape))
-    assert noise(torch.Size([5])).tolist() == [1, 4, 5, 8, 9]
+    noise = second.noise(lambda _name, shape: torch.arange(shape[0]).view(shape))
+    assert noise("q(z1)", torch.Size([5])).tolist() == [1, 4, 5, 8, 9]
 
 
 @pytest.mark.parametrize(

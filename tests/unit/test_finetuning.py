@@ -82,7 +82,7 @@ def test_its_loss_is_the_negative_elbo(parent: RunFolder) -> None:
     again.batches.load_state_dict(batches)
     torch.set_rng_state(generator)
     with torch.no_grad():
-        terms = again.model.train()(again.batches.next(), lambda shape: torch.randn(shape))
+        terms = again.model.train()(again.batches.next(), lambda _name, shape: torch.randn(shape))
     assert (terms.kl < 0).any()
     elbo = sum(terms.log_likelihood.tolist()) - sum(sum(row) for row in terms.kl.tolist())
     assert state.sums[2].item() == pytest.approx(-elbo / len(terms.kl), rel=1e-6)

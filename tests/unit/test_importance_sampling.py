@@ -9,11 +9,11 @@ from torch import Tensor
 
 from biva.bounds import elbo
 from biva.data.datasets import Dataset
+from biva.data.inputs import fixed_input, part
 from biva.evaluation.likelihood import (
     ImageNoise,
     ImportanceSamples,
     active_units,
-    fixed_input,
     importance_sample,
     posterior_moments,
     rows_within,
@@ -80,7 +80,7 @@ def test_log_weights_are_those_of_the_model_and_their_parts_add_up() -> None:
     for k in range(4):
         numbers = iter(torch.from_numpy(stream.standard_normal(6, dtype=np.float32)).double().split(2))
         with torch.no_grad():
-            terms = model(IMAGES[:1], lambda shape, numbers=numbers: next(numbers).view(shape))
+            terms = model(IMAGES[:1], lambda _name, shape, numbers=numbers: next(numbers).view(shape))
         torch.testing.assert_close(elbo(terms.log_likelihood, terms.kl)[0], result.log_weights[k, 0])
     kl = torch.stack(list(result.kl.values())).sum(0)
     torch.testing.assert_close(result.log_likelihood - kl, result.log_weights.mean(0))
@@ -89,7 +89,7 @@ def test_log_weights_are_those_of_the_model_and_their_parts_add_up() -> None:
 def test_noise_of_an_image_is_an_independent_standard_normal_stream() -> None:
     noise = ImageNoise(seed=1, images=range(2), width=50_000, device=CPU)
     noise.draw(1)
-    block = noise(torch.Size([2, 50_000]))
+    block = noise("q(z1)", torch.Size([2, 50_000]))
     assert (block.mean(1).abs() < 5 / math.sqrt(50_000)).all()
     assert ((block.std(1) - 1).abs() < 5 / math.sqrt(100_000)).all()
     assert abs((block[0] * block[1]).mean().item()) < 5 / math.sqrt(50_000)
@@ -130,3 +130,19 @@ def test_fixed_input_is_drawn_once_per_split() -> None:
     assert torch.equal(drawn, fixed_input(dataset("dynamic"), "test"))
     assert not torch.equal(drawn, fixed_input(dataset("dynamic"), "valid"))
     assert set(drawn.unique().tolist()) == {0.0, 1.0}
+
+
+def test_a_part_of_a_split_is_one_draw_of_which_smaller_parts_are_the_start() -> None:
+    drawn = part("toy", "test", 1000, 300)
+    assert len(drawn.unique()) == 300
+    assert torch.equal(part("toy", "test", 1000, 50), drawn[:50])
+    assert not torch.equal(part("toy", "valid", 1000, 300), drawn)
+    assert not torch.equal(part("other", "test", 1000, 300), drawn)
+    for n in (None, 1000, 2000):
+        assert torch.equal(part("toy", "test", 1000, n), torch.arange(1000))
+
+
+def test_a_part_of_a_sorted_split_has_every_class_in_proportion() -> None:
+    """Ten classes of 1,000 images, one after the other: of 1,000 drawn, each class has 100 +- 5 binomial errors."""
+    counts = torch.bincount(part("toy", "test", 10_000, 1000) // 1000, minlength=10)
+    assert ((counts - 100).abs() < 5 * math.sqrt(1000 * 0.1 * 0.9)).all()

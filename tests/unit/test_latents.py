@@ -6,6 +6,7 @@ from scipy import stats
 
 from biva.models.generative import Step
 from biva.models.latents import DiagonalGaussian, GaussianHead, repeat
+from tests.models import double_noise
 
 
 def gaussian(*shape: int, seed: int = 0) -> DiagonalGaussian:
@@ -27,7 +28,7 @@ def test_kl_terms_average_to_the_closed_form() -> None:
     exact = (torch.log(t / s) + (s**2 + (q.mean - p.mean) ** 2) / (2 * t**2) - 0.5).sum().item()
     torch.manual_seed(0)
     many_q, many_p = q.repeat(200_000), p.repeat(200_000)
-    z = many_q.sample(lambda shape: torch.randn(shape, dtype=torch.float64))
+    z = many_q.sample(double_noise, "q(z1)")
     terms = Step(z, many_p, many_q).kl()
     assert abs(terms.mean().item() - exact) < 5 * terms.std().item() / np.sqrt(len(terms))
 
@@ -35,7 +36,7 @@ def test_kl_terms_average_to_the_closed_form() -> None:
 def test_samples_have_the_mean_and_variance() -> None:
     torch.manual_seed(0)
     q = gaussian(1, 3)
-    z = q.repeat(100_000).sample(lambda shape: torch.randn(shape, dtype=torch.float64))
+    z = q.repeat(100_000).sample(double_noise, "q(z1)")
     deviation = torch.exp(q.log_variance[0] / 2)
     assert ((z.mean(0) - q.mean[0]).abs() < 5 * deviation / np.sqrt(len(z))).all()
     assert ((z.std(0) / deviation - 1).abs() < 5 / np.sqrt(2 * len(z))).all()

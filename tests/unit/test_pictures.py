@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from biva.evaluation.noise import named_noise
 from biva.evaluation.pictures import INTERPOLATION_STEPS, PER_TEMPERATURE, interpolations, layers, slerp, temperatures
 from biva.models.architectures import ModelName
 from biva.models.generative import from_prior
 from biva.models.hierarchical_vae import HierarchicalVAE
-from biva.models.latents import Noise
 from tests.models import MODELS, tiny_model
 
 CPU = torch.device("cpu")
@@ -18,20 +18,14 @@ SEED = 7
 IMAGES = torch.randint(0, 2, (6, 1, 4, 4), generator=torch.Generator().manual_seed(0)).double()
 
 
-def noise(seed: int = SEED) -> Noise:
-    """What every kind of picture draws its latents from."""
-    generator = torch.Generator().manual_seed(seed)
-    return lambda shape: torch.randn(shape, generator=generator)
-
-
 @torch.no_grad()
 def reconstruction(model: HierarchicalVAE, x: Tensor) -> Tensor:
-    return torch.sigmoid(model(x, noise()).walk.output)
+    return torch.sigmoid(model(x, named_noise(SEED, CPU)).walk.output)
 
 
 @torch.no_grad()
 def decoded_prior_means(model: HierarchicalVAE, rows: int) -> Tensor:
-    return torch.sigmoid(model.generative.walk(from_prior(noise(99), temperature=0), rows).output)
+    return torch.sigmoid(model.generative.walk(from_prior(named_noise(99, CPU), temperature=0), rows).output)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -72,7 +66,7 @@ def test_temperatures_share_their_noise() -> None:
     model = tiny_model("biva", latent=2)
     warm, cold, warm_again = temperatures(model, (1.0, 0.0, 1.0), SEED, CPU)
     assert torch.equal(warm, warm_again)
-    torch.testing.assert_close(warm, torch.sigmoid(model.sample(PER_TEMPERATURE, noise())))
+    torch.testing.assert_close(warm, torch.sigmoid(model.sample(PER_TEMPERATURE, named_noise(SEED, CPU))))
     torch.testing.assert_close(cold, decoded_prior_means(model, PER_TEMPERATURE))
 
 

@@ -31,7 +31,13 @@ from biva.records import RunFolder
 from biva.training.loop import train
 from biva.training.objectives import objective_of
 from biva.training.state import initial_state
-from tests.models import assert_gradient_by_finite_differences, double_noise, tiny_architecture, with_large_weights
+from tests.models import (
+    assert_gradient_by_finite_differences,
+    double_noise,
+    no_noise,
+    tiny_architecture,
+    with_large_weights,
+)
 from tests.unit.test_training import CPU, assert_same_result, killed_after, numbers, toy_dataset, toy_run
 
 CLASSES = 3
@@ -71,19 +77,18 @@ def test_the_unlabelled_bound_is_the_largest_where_q_is_the_posterior() -> None:
 def test_classes_together_equal_one_labelled_pass_each(latents: str) -> None:
     """The unlabelled bound against a pass per class with the same noise, combined in numpy."""
     model, x, images = tiny_semi_supervised(latents=latents, latent=2), binary_images(2), 2
-    drawn: list[Tensor] = []
+    drawn: dict[str, Tensor] = {}
 
-    def remember(shape: torch.Size) -> Tensor:
-        drawn.append(double_noise(shape))
-        return drawn[-1]
+    def remember(name: str, shape: torch.Size) -> Tensor:
+        return drawn.setdefault(name, double_noise(name, shape))
 
     with torch.no_grad():
         log_q, together = model(x, torch.empty(0, dtype=torch.int64), remember)
         expected = np.zeros(images)
         for y in range(CLASSES):
             rows = slice(images * y, images * (y + 1))
-            noise = iter([block if len(block) == images else block[rows] for block in drawn])
-            same_log_q, alone = model(x, torch.full((images,), y), lambda _shape, noise=noise: next(noise))
+            noise = {name: numbers if len(numbers) == images else numbers[rows] for name, numbers in drawn.items()}
+            same_log_q, alone = model(x, torch.full((images,), y), lambda name, _shape, noise=noise: noise[name])
             torch.testing.assert_close(same_log_q, log_q)
             torch.testing.assert_close(alone.kl, together.kl[rows])
             log_joint = alone.log_likelihood.numpy() - alone.kl.numpy().sum(1) - np.log(CLASSES)
@@ -97,9 +102,9 @@ def test_labelled_and_unlabelled_images_share_a_pass_and_do_not_mix() -> None:
     """A batch of both gives what the labelled and the unlabelled images give alone, without noise."""
     model, x, y = tiny_semi_supervised(), binary_images(5), torch.tensor([2, 0])
     with torch.no_grad():
-        log_q, terms = model(x, y, x.new_zeros)
-        first, labelled = model(x[:2], y, x.new_zeros)
-        second, unlabelled = model(x[2:], y[:0], x.new_zeros)
+        log_q, terms = model(x, y, no_noise)
+        first, labelled = model(x[:2], y, no_noise)
+        second, unlabelled = model(x[2:], y[:0], no_noise)
     torch.testing.assert_close(log_q, torch.cat([first, second]))
     torch.testing.assert_close(terms.kl, torch.cat([labelled.kl, unlabelled.kl]))
     torch.testing.assert_close(terms.log_likelihood, torch.cat([labelled.log_likelihood, unlabelled.log_likelihood]))
@@ -195,7 +200,7 @@ def test_the_loss_is_the_sum_of_its_three_terms() -> None:
     """With free bits 0: alpha * cross-entropy - log p(x, y) bound - log p(x) bound, from passes of their own."""
     model, x, y = tiny_semi_supervised(10), binary_images(5), torch.tensor([3, 9])
 
-    def zeros(shape: torch.Size) -> Tensor:
+    def zeros(_name: str, shape: torch.Size) -> Tensor:
         return torch.zeros(shape, dtype=torch.float64)
 
     objective = objective_of(labelled_run(weight=7.0, free_bits=0))
@@ -218,7 +223,7 @@ def test_the_class_enters_where_the_paper_says() -> None:
     """q(z_L | x, y, z^BU) and what follows depends on y; q(z^BU | x) and q(y | x, z^BU) do not know it."""
     model, x = tiny_semi_supervised(), binary_images(1)
     with torch.no_grad():
-        passes = [model(x, torch.tensor([y]), x.new_zeros) for y in (0, 1)]
+        passes = [model(x, torch.tensor([y]), no_noise) for y in (0, 1)]
     (first_q, first), (second_q, second) = passes
     assert torch.equal(first_q, second_q)
     moved = {

@@ -17,6 +17,7 @@ from biva.tracking import _metrics_of
 from biva.training import checkpoint
 from biva.training.objectives import MaximumLikelihood
 from biva.training.state import State, initial_state, step
+from tests.models import no_noise
 from tests.unit.test_training import CPU, assert_same_result, killed_after, numbers, run_to_end, toy_dataset, toy_run
 
 Breaks = Callable[[Tensor, Any], Tensor]
@@ -50,7 +51,7 @@ def broken_where(patch: pytest.MonkeyPatch, is_broken: Callable[[Tensor], bool],
 def without_randomness(pieces: int) -> State:
     """A state of which an update depends on weights and batch alone."""
     state = initial_state(toy_run(accumulate=pieces), toy_dataset(), CPU)
-    state.noise = torch.zeros
+    state.noise = no_noise
     for module in state.model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0

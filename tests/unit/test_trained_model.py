@@ -50,7 +50,7 @@ def test_the_bound_is_that_of_one_posterior_sample(trained: TrainedModel, x: tor
 
 def _replayed(seed: int):  # type: ignore[no-untyped-def]
     generator = torch.Generator().manual_seed(seed)
-    return lambda shape: torch.randn(shape, generator=generator)
+    return lambda _name, shape: torch.randn(shape, generator=generator)
 
 
 def test_pickled_it_names_one_class_and_computes_the_same(trained: TrainedModel, x: torch.Tensor) -> None:

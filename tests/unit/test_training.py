@@ -19,8 +19,9 @@ from safetensors.torch import load_file
 from biva import records
 from biva.config import RunConfig, Training
 from biva.data.datasets import Dataset
+from biva.data.inputs import fixed_input
 from biva.errors import UserError
-from biva.evaluation.likelihood import fixed_input
+from biva.evaluation.noise import named_noise
 from biva.models.architectures import ModelName
 from biva.models.build import build_model
 from biva.records import RunFolder
@@ -29,7 +30,7 @@ from biva.training import checkpoint, loop
 from biva.training.batches import Batches
 from biva.training.loop import train
 from biva.training.state import State, initial_state, step
-from tests.models import MODELS, tiny_architecture
+from tests.models import MODELS, no_noise, tiny_architecture
 
 CPU = torch.device("cpu")
 
@@ -113,7 +114,7 @@ def test_a_batch_in_pieces_is_the_same_update() -> None:
     for pieces in (1, 3):
         run = toy_run(accumulate=pieces)
         state = initial_state(run, toy_dataset(), CPU)
-        state.noise = torch.zeros
+        state.noise = no_noise
         for module in state.model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0
@@ -264,9 +265,9 @@ def test_samples_are_of_the_averaged_weights_and_change_no_result(
 
 def images_of_prior(model: Any) -> torch.Tensor:
     """16 pixel means as bytes, drawn with the noise that a run of seed 1 keeps for it."""
-    generator = torch.Generator().manual_seed(derive_seed(1, "samples during training"))
+    noise = named_noise(derive_seed(1, "samples during training"), CPU)
     with torch.no_grad():
-        logits = model.eval().sample(16, lambda shape: torch.randn(shape, generator=generator))
+        logits = model.eval().sample(16, noise)
     return (255 * torch.sigmoid(logits)).round().to(torch.uint8)
 
 
