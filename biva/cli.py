@@ -518,8 +518,8 @@ def anomalies(experiments: Experiments, pair: PairName, results: SetFolder = Non
     Example:
       biva anomalies fashion_anomaly_small mnist
     """
-    from biva.reporting.anomalies import draw_anomaly
     from biva.reporting.canvas import save
+    from biva.reporting.figures.anomaly import draw_anomaly
     from biva.reporting.texts import write_anomaly_table
 
     settings, folder = find_anomaly(experiments, pair), results or RESULTS / experiments
