@@ -154,7 +154,8 @@ def test_a_hostile_value_in_any_place_is_read_or_refused(config: Path, name: str
         said(config, name, "\n".join(map(",".join, cells)).encode())
         return
     content = copy.deepcopy(plain(name))
-    *parents, last = ("", *data.draw(st.sampled_from(sorted(places(content), key=str))))
+    drawn: tuple[Any, ...] = data.draw(st.sampled_from(sorted(places(content), key=str)))
+    *parents, last = ("", *drawn)
     whole = inner = {"": content}
     for key in parents:
         inner = inner[key]
