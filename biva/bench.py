@@ -194,7 +194,8 @@ class Bench:
 
     def limit(self, rows: int, precision: Precision, *, backward: bool) -> float:
         """FLOP/s of the largest convolution by itself over `rows` images, in the faster of torch's memory formats."""
-        rates, dtype = [], torch.bfloat16 if precision == "bf16" else torch.float32
+        rates: list[float] = []
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         for memory_format in (torch.contiguous_format, torch.channels_last):
             x, weight = (
                 torch.randn(shape, dtype=dtype, device=self.device, requires_grad=backward).to(
@@ -223,7 +224,8 @@ class Bench:
         with profile() as profiler:
             step(state)
         order = "self_cuda_time_total" if self.device.type == "cuda" else "self_cpu_time_total"
-        return profiler.key_averages().table(sort_by=order, row_limit=rows, max_name_column_width=40)
+        table: str = profiler.key_averages().table(sort_by=order, row_limit=rows, max_name_column_width=40)
+        return table
 
     def _seconds(self, call: Callable[[], object]) -> float:
         """Median seconds of a call, after two in which memory is allocated, kernels are chosen and code is compiled."""
@@ -232,7 +234,7 @@ class Bench:
         call()
         call()
         timer = Timer("call()", globals={"call": call}, num_threads=self.run.threads)
-        return timer.blocked_autorange(min_run_time=self.at_least).median
+        return float(timer.blocked_autorange(min_run_time=self.at_least).median)
 
     def _peak_gb(self) -> float:
         """GB: on a GPU what torch had allocated during the last calls, else of this process at its largest so far."""
@@ -260,10 +262,10 @@ def bench(
     Raises:
         UserError: the device is not there, or does not know a precision.
     """
-    measure = Bench(run, seconds)
     for precision in precisions:
-        with computing_in(precision, measure.device):  # refused now, not after minutes
+        with computing_in(precision, choose_device(run.device)):  # refused now, not after minutes
             pass
+    measure = Bench(run, seconds)
     ways = (False, True) if compiled else (False,)
     return {
         "architecture": run.architecture_name,

@@ -27,7 +27,7 @@ def catalogue(configs: Mapping[str, DatasetConfig], resources: Path) -> str:
         resources: folder with a folder per dataset, in which files are only looked for, not verified.
     """
     lines = [_line(name, config, resources / name) for name, config in configs.items()]
-    table = pd.DataFrame(lines, columns=[*_HEADINGS]).set_index("dataset").rename_axis(None, columns="dataset")
+    table = pd.DataFrame(lines, columns=[*_HEADINGS]).set_index("dataset").rename_axis(index=None, columns="dataset")
     notes = [_note(name, config) for name, config in configs.items()]
     return "\n".join([table.to_string(), "", *notes])
 

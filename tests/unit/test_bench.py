@@ -73,7 +73,7 @@ def test_only_what_needs_a_sample_is_counted_per_sample() -> None:
 def flops_of_a_step(state: State) -> int:
     with FlopCounterMode(display=False) as counter:
         step(state)
-    return counter.get_total_flops()
+    return int(counter.get_total_flops())
 
 
 @pytest.mark.parametrize("model", MODELS)
