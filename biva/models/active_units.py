@@ -1,4 +1,4 @@
-"""Active units of a latent group: those whose posterior mean varies over the data (Burda et al.; paper.md section 5)."""
+"""Units of a latent group whose posterior mean varies over the data (Burda et al.; paper.md section 5)."""
 
 from __future__ import annotations
 
