@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-from biva.evaluation.likelihood import ImageNoise
 from biva.models.architectures import Architecture, Dropout, ModelName, Stage
 from biva.models.hierarchical_vae import HierarchicalVAE
 
@@ -76,10 +75,3 @@ def assert_gradient_by_finite_differences(
             for p, v in zip(parameters, directions, strict=True):
                 p.sub_(v, alpha=sign * h)
     assert slope == pytest.approx((values[0] - values[1]) / (2 * h), rel=1e-5, abs=1e-6)
-
-
-class DoubleImageNoise(ImageNoise):
-    """Noise of the evaluation in the tiny models' precision."""
-
-    def __call__(self, name: str, shape: torch.Size) -> torch.Tensor:
-        return super().__call__(name, shape).double()

@@ -92,29 +92,17 @@ class Processes:
         for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(mean.view_as(tensor))
 
-    def largest(self, number: int) -> int:
-        """The largest number that a process has; waits for all of them, but not for their GPUs."""
+    def largest(self, *numbers: float) -> list[float]:
+        """The largest that any process has of each number; waits for all of them, but not for their GPUs."""
         if self.count == 1:
-            return number
-        result = torch.tensor(number)
+            return [*numbers]
+        result = torch.tensor(numbers, dtype=torch.float64)
         self._together(partial(dist.all_reduce, result, dist.ReduceOp.MAX))
-        return int(result)
+        return result.tolist()
 
-    def gathered(self, words: Sequence[str]) -> list[str]:
-        """The words of all processes, each once."""
-        if self.count == 1:
-            return [*words]
-        every: list[Any] = [None] * self.count
-        self._together(partial(dist.all_gather_object, every, [*words]))
-        return [*dict.fromkeys(word for own in every for word in own)]
-
-    def as_the_first(self, value: Any) -> Any:
-        """What the first process has here."""
-        if self.count == 1:
-            return value
-        told = [value]
-        self._together(partial(dist.broadcast_object_list, told, 0, device=torch.device("cpu")))
-        return told[0]
+    def of_the_first(self, number: int) -> int:
+        """What the first process has of a number that is not negative."""
+        return int(self.largest(number if self.first else 0)[0])
 
     def _together(self, exchange: Callable[[], object]) -> None:
         try:
