@@ -285,7 +285,8 @@ class BidirectionalInference(InferencePath):
     def ascend(self, features: BidirectionalFeatures, k: int, noise: Noise) -> Ascent:
         """Goes up with k samples of the bottom-up latents per image."""
         bu, td, known = repeat(features.bu, k), repeat(features.td, k), features.bu_posterior
-        latents, tds = list[Latent](), [td]
+        latents: list[Latent] = []
+        tds = [td]
         for head, projection, path in zip(self.bu_heads, self.projections, self.paths[1:], strict=True):
             q = head(bu) if latents or known is None else known.repeat(k)
             latents.append(drawn(q, noise, len(latents), "bu"))
