@@ -307,16 +307,8 @@ def test_dynamic_mnist_is_the_published_one(real_data: Path, tmp_path: Path) -> 
 
 
 def test_fashion_mnist_is_the_published_one(real_data: Path, tmp_path: Path) -> None:
-    """Digests of the decompressed files as projects that checked the publisher's own gzip files give them."""
+    """Class counts, mean and standard deviation as its publishers and users give them."""
     dataset = prepared("fashion_mnist", tmp_path, real_data)
-    published = {
-        "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
-        "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
-        "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
-        "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
-    }
-    for name, sha256 in published.items():
-        assert hashlib.sha256((tmp_path / "raw" / name).read_bytes()).hexdigest() == sha256
     assert {split: len(images) for split, images in dataset.images.items()} == {
         "train": 50_000,
         "valid": 10_000,
@@ -372,13 +364,6 @@ def test_lake_s_split_is_that_of_all_results(lake: tuple[Dataset, Path]) -> None
     assert hashlib.sha256(content).hexdigest() == "fe51011747129cdc861eab961cfdb9707cd213ad5604bd830449f083f3952f92"
     again = prepared("omniglot_lake", folder, None)
     assert again.fingerprint == dataset.fingerprint
-
-
-def test_the_first_of_lake_s_drawings_are_as_mixed_as_all(lake: tuple[Dataset, Path]) -> None:
-    """`max_images` takes the first ones; neighbours in the archives are one character and would not stand for all."""
-    for images in lake[0].images.values():
-        ink = images.double().mean(dim=(1, 2, 3)) / 255
-        assert abs(ink[:500].mean() - ink.mean()).item() < 5 * ink.std().item() / 500**0.5
 
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))

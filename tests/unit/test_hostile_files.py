@@ -125,16 +125,6 @@ def test_a_file_that_unpacks_to_too_much_is_refused_before_it_is_unpacked(
     expect_at_most(path, 200_000_000)
 
 
-def test_what_is_measured_is_what_is_there(tmp_path: Path) -> None:
-    for number, content in enumerate((OMNIGLOT["chardata.mat"], *LAKE.values(), gzip.compress(b"x" * 999), b"plain")):
-        path = tmp_path / str(number)
-        path.write_bytes(content)
-        expect_at_most(path, 100_000)
-        if content != b"plain":
-            with pytest.raises(UserError, match="more than the expected 9 bytes"):
-                expect_at_most(path, 9)
-
-
 def test_only_files_of_first_use_are_measured(folder: Path) -> None:
     files = {"train.zip": zip_of({"a": ZEROS}), "val.zip": NPZ["val.zip"]}
     assert "train/images are 0" in str(result(folder, NPZ_CONFIG, files))

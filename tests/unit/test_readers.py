@@ -161,11 +161,8 @@ def test_digits_by_hand(read: Read) -> None:
         (AMAT_CONFIG, {"train.amat": b"0 0 0 1\n1 0 2 0\n1 1 1 1\n"}, "train/images have values from 0 to 2; "),
         (AMAT_CONFIG, {"train.amat": b"0 0 0 1\n1 0 1 0\n1 1 1\n"}, "cannot be read by reader amat"),
         (AMAT_CONFIG, {"train.amat": b"0 0 0 1\n1 0 1 0\n"}, "train/images are 2; config/datasets.yaml says 3"),
-        (AMAT_CONFIG, {"train.amat": b"0 0 0 1\n" * 4}, "train/images are 4; config/datasets.yaml says 3"),
-        (IDX_CONFIG, {"train-images": b""}, "cannot be read by reader idx"),
         (IDX_CONFIG, {"train-images": IDX["train-images"][:-1]}, "cannot be read by reader idx"),
         (IDX_CONFIG, {"train-images": IDX["train-labels"]}, "cannot be read by reader idx: ValueError"),
-        (IDX_CONFIG, {"test-images": IDX["train-images"]}, "test/images are 4; config/datasets.yaml says 2"),
         (IDX_CONFIG, {"test-labels": IDX["train-labels"]}, "test/labels are 4; config/datasets.yaml says 2"),
         (IDX_CONFIG, {"train-labels": IDX["train-labels"][:-1] + b"\x0a"}, "valid/labels have values from 10 to 10; "),
         (DIGITS_CONFIG, {"digits.csv": DIGITS["digits.csv"][:-1] + b",0\n"}, "cannot be read by reader digits"),
@@ -174,7 +171,6 @@ def test_digits_by_hand(read: Read) -> None:
             {"digits.csv": DIGITS["digits.csv"].replace(b"14", b"17")},
             "to 17; config/datasets.yaml says 0",
         ),
-        (DIGITS_CONFIG, {"digits.csv": DIGITS["digits.csv"].replace(b"14", b"-4")}, "cannot be read by reader digits"),
         (DIGITS_CONFIG, {"digits.csv": DIGITS["digits.csv"][7:]}, "reader digits"),
     ],
 )
@@ -240,7 +236,6 @@ def test_cifar_from_a_mirror_to_the_loaded_dataset(tmp_path: Path) -> None:
         (b"", "reader cifar: ReadError"),
         (tar_of({name: content for name, content in CIFAR_MEMBERS.items() if "3" not in name}, "w:gz"), "KeyError"),
         (tar_of(CIFAR_MEMBERS | {"test_batch.bin": b""}, "w:gz"), "test/labels are 0; config/datasets.yaml says 2"),
-        (tar_of(CIFAR_MEMBERS | {"test_batch.bin": b"x"}, "w:gz"), "reader cifar: ValueError"),
     ],
 )
 def test_cifar_that_is_not_as_declared(read: Read, change: bytes, message: str) -> None:
@@ -287,12 +282,9 @@ def test_svhn_by_hand(read: Read) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "reader omniglot_mat"),
         (b"MATLAB 7.3 MAT-file" + bytes(500), "reader omniglot_mat"),
-        (OMNIGLOT["chardata.mat"][:150], "reader omniglot_mat"),
         (mat(data=columns(OMNIGLOT_TRAIN)), "variable testdata: expected numbers of shape (6, 1), got None"),
         (mat(data=columns(OMNIGLOT_TRAIN[1:]), testdata=columns(OMNIGLOT_TEST)), "of shape (6, 6), got (6, 5)"),
-        (mat(data=columns(OMNIGLOT_TRAIN) * 1.01, testdata=columns(OMNIGLOT_TEST)), "real numbers from 0 to 1"),
         (mat(data=columns(OMNIGLOT_TRAIN) * np.nan, testdata=columns(OMNIGLOT_TEST)), "real numbers from 0 to 1"),
         (mat(data=columns(OMNIGLOT_TRAIN) * 1j, testdata=columns(OMNIGLOT_TEST)), "real numbers from 0 to 1"),
         (mat(data=np.full((6, 6), "a", dtype=object), testdata=columns(OMNIGLOT_TEST)), "real numbers from 0 to 1"),
@@ -484,7 +476,6 @@ def test_a_chunk_of_a_tar_is_all_that_is_held(tmp_path: Path, monkeypatch: pytes
         ({"train_32x32.tar": b"no archive" * 100}, "reader imagenet_png: ReadError"),
         ({"train.zip": zip_of({"train_data_batch_1.npz": batch(0, 6)})}, "train/images are 6"),
         ({"train.zip": zip_of({"train_data_batch_1.npz": npz(labels=np.zeros(3))})}, "reader imagenet_npz: KeyError"),
-        ({"train.zip": zip_of({"train_data_batch_1.npz": npz(data=np.zeros((7, 11)))})}, "reader imagenet_npz"),
         ({"train.zip": zip_of({"train_data_batch_1.npz": npz(data=np.zeros((7, 12)))})}, "train/images are float64"),
     ],
 )
@@ -539,7 +530,6 @@ def test_celeba_by_hand(read: Read) -> None:
     [
         ({"list_eval_partition.txt": b""}, "train/images are 0; config/datasets.yaml says 2"),
         ({"list_eval_partition.txt": PARTITION.replace(b" 2", b"")}, "reader celeba: ValueError"),
-        ({"list_eval_partition.txt": PARTITION.replace(b" 2", b" 1")}, "valid/images are 2"),
         ({"list_eval_partition.txt": PARTITION.replace(b"000003", b"000009")}, "reader celeba: KeyError"),
         ({"img_align_celeba.zip": b"no archive"}, "reader celeba: BadZipFile"),
     ],
