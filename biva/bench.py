@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from biva.bounds import elbo
 from biva.config import Device, Precision, RunConfig, Training
 from biva.data.datasets import Dataset
-from biva.devices import choose_device, device_name
+from biva.devices import choose_device, computing_in, device_name
 from biva.errors import UserError
 from biva.evaluation.likelihood import IMAGES_PER_BATCH, importance_sample
 from biva.evaluation.memory import rows_for
@@ -35,7 +35,6 @@ from biva.models.architectures import Architecture, ModelName
 from biva.models.hierarchical_vae import HierarchicalVAE, count_parameters
 from biva.models.layers import fold_weight_norm
 from biva.plan import conditions, count, no_noise
-from biva.precision import computing_in
 from biva.seeds import derive_seed
 from biva.training.state import State, initial_state, step
 
@@ -144,7 +143,7 @@ class Bench:
         _log.info("training, %s, batch %d%s", precision, batch_size, ", compiled" if compiled else "")
         run = with_training(self.run, precision=precision, batch_size=batch_size, compiled=compiled)
         state = initialised(run, self.device)
-        rate = batch_size / self._seconds(lambda: step(state, run.training))
+        rate = batch_size / self._seconds(lambda: step(state))
         peak = self._peak_gb()
         limit = self.limit(batch_size, precision, backward=True)
         return {
@@ -165,7 +164,7 @@ class Bench:
         state = initialised(with_training(self.run, batch_size=max(images, IMAGES_PER_BATCH)), self.device)
         model, x = cast(HierarchicalVAE, fold_weight_norm(state.model.eval())), state.batches.next()
         del state  # the optimiser and the moving average take memory
-        rows = rows_for(model, x, None, self.device)
+        rows = rows_for(self.run.architecture, None, self.device)
 
         def importance() -> None:
             with computing_in(precision, self.device):
@@ -220,10 +219,10 @@ class Bench:
         """The profiler's table of the operations that take most of an update's time, each without what it calls."""
         run = with_training(self.run, precision=precision, batch_size=batch_size)
         state = initialised(run, self.device)
-        step(state, run.training)
+        step(state)
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler prints what it does
         with profile() as profiler:
-            step(state, run.training)
+            step(state)
         order = "self_device_time_total" if self.device.type == "cuda" else "self_cpu_time_total"
         table: str = profiler.key_averages().table(sort_by=order, row_limit=rows, max_name_column_width=40)
         return table
