@@ -223,7 +223,7 @@ class Bench:
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler prints what it does
         with profile() as profiler:
             step(state)
-        order = "self_cuda_time_total" if self.device.type == "cuda" else "self_cpu_time_total"
+        order = "self_device_time_total" if self.device.type == "cuda" else "self_cpu_time_total"
         table: str = profiler.key_averages().table(sort_by=order, row_limit=rows, max_name_column_width=40)
         return table
 

@@ -328,7 +328,7 @@ def test_static_mnist_has_the_paper_training_settings() -> None:
 def test_the_schemas_in_the_repository_are_those_of_the_models(name: str) -> None:
     path = SCHEMAS / name
     there = path.read_text().splitlines() if path.is_file() else []
-    drift = list(difflib.unified_diff(there, schemas()[name].splitlines(), str(path), "biva/config.py", lineterm=""))
+    drift = list(difflib.unified_diff(there, schemas()[name].splitlines(), str(path), "biva/config", lineterm=""))
     assert not drift, "run `biva schema`; the models and the schema differ:\n" + "\n".join(drift)
 
 
