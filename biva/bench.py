@@ -165,7 +165,7 @@ class Bench:
         state = initialised(with_training(self.run, batch_size=max(images, IMAGES_PER_BATCH)), self.device)
         model, x = cast(HierarchicalVAE, fold_weight_norm(state.model.eval())), state.batches.next()
         del state  # the optimiser and the moving average take memory
-        rows = rows_for(model, x, None, self.device)
+        rows = rows_for(self.run.architecture, None, self.device)
 
         def importance() -> None:
             with computing_in(precision, self.device):

@@ -423,8 +423,7 @@ def track(
     Example:
       biva track results/quick/runs/digits/digits_8x8/biva/seed*
     """
-    from biva.tracked_models import mirror_model
-    from biva.tracking import mirror, mirror_reports
+    from biva.tracking import mirror, mirror_model, mirror_reports
 
     for path in sorted(folders, key=lambda path: bool(read_json(RunFolder(path).identity).get("parent"))):
         mirror(RunFolder(path))  # the runs that others fine-tune come first, so that those find them
@@ -596,7 +595,7 @@ def verify(
       biva verify quick
       biva verify results/quick
     """
-    from biva.verification.verify import verify
+    from biva.verification import verify
 
     folder = Path(experiments) if "/" in experiments else RESULTS / experiments
     done = verify(folder.name, folder, RESOURCES)

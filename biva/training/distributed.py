@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from biva.config import RunConfig
 from biva.errors import UserError
 from biva.models.latents import Noise
-from biva.models.layers import EluDropout
 from biva.training.signals import Interrupted
 
 PATIENCE = timedelta(days=7)
@@ -80,7 +79,7 @@ class Processes:
             self._together(partial(dist.broadcast, tensor, 0))
         for module in [*model.modules()]:
             for name, child in module.named_children():
-                if isinstance(child, EluDropout):
+                if isinstance(child, nn.Dropout):
                     setattr(module, name, _SharedDropout(child.p, self))
 
     def average(self, tensors: Sequence[Tensor]) -> None:
@@ -127,16 +126,18 @@ class Processes:
             ) from error
 
 
-class _SharedDropout(EluDropout):
+class _SharedDropout(nn.Dropout):
     """The rows of one process of the dropout that the whole batch would have in one."""
 
     def __init__(self, rate: float, processes: Processes) -> None:
         super().__init__(rate)
         self.processes = processes
 
-    def keep(self, h: Tensor) -> Tensor:
-        shape, strides = (self.processes.count * len(h), *h.shape[1:]), (h[0].numel(), *h.stride()[1:])
-        return self.processes.rows(super().keep(torch.empty_strided(shape, strides, dtype=h.dtype, device=h.device)))
+    def forward(self, h: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return h
+        whole = torch.cat([torch.ones_like(h)] * self.processes.count)
+        return h * self.processes.rows(super().forward(whole))
 
 
 @contextmanager

@@ -23,7 +23,8 @@ from biva.data.raw import CLASSES
 from biva.errors import UserError
 from biva.evaluation import pictures
 from biva.evaluation.classification import unlabelled_terms
-from biva.evaluation.likelihood import count_active, importance_sample, rows_within
+from biva.evaluation.likelihood import count_active, importance_sample
+from biva.evaluation.memory import rows_within
 from biva.models.hierarchical_vae import Terms
 from biva.models.latents import Noise
 from biva.seeds import derive_seed

@@ -1,31 +1,28 @@
-"""Anomaly detection: the definition of L^{>k}, and separation numbers counted by hand."""
+"""Anomaly detection: the definition of L^{>k}."""
 
 import itertools
 import math
 from collections.abc import Mapping
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from biva.bounds import elbo
-from biva.evaluation.anomaly import bootstrap, bounds_above, scores, separation
+from biva.errors import UserError
+from biva.evaluation import anomaly
+from biva.evaluation.anomaly import bounds_above
 from biva.evaluation.likelihood import importance_sample
+from biva.evaluation.noise import sample_noise
 from biva.models.architectures import ModelName
 from biva.models.generative import Latent, LatentSource, Priors, from_prior, posterior_above
-from biva.models.latents import DiagonalGaussian
-from tests.models import MODELS, DoubleImageNoise, double_noise, tiny_model
+from biva.models.latents import DiagonalGaussian, Noise
+from tests.models import MODELS, double_noise, tiny_model
 from tests.unit.test_models import log_joint
 
 CPU = torch.device("cpu")
 IMAGES = torch.randint(0, 2, (5, 1, 4, 4), generator=torch.Generator().manual_seed(0)).double()
-
-
-@pytest.fixture(autouse=True)
-def _double_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("biva.evaluation.anomaly.ImageNoise", DoubleImageNoise)
-    monkeypatch.setattr("biva.evaluation.likelihood.ImageNoise", DoubleImageNoise)
 
 
 @pytest.mark.parametrize("model_name", MODELS)
@@ -126,37 +123,37 @@ def test_bounds_of_all_k_in_one_pass(model_name: ModelName) -> None:
     assert ((many - l_k).abs() < 5 * math.sqrt(2 / 2000) * weights.std(0)).all()
 
 
-def test_scores_by_hand() -> None:
-    result = scores(np.array([[-80.0, -90.0], [-85.0, -120.0], [-100.0, -95.0]]))
-    assert {name: values.tolist() for name, values in result.items()} == {
-        "L>0": [80, 90],
-        "L>1": [85, 120],
-        "L>2": [100, 95],
-        "LLR>1": [5, 30],
-        "LLR>2": [20, 5],
+def test_every_k_has_the_noise_of_every_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All draws of one name get the same numbers, though BIVA's stages are drawn from q for some k and p for others."""
+    drawn: dict[str, list[Tensor]] = {}
+
+    def remembering(*arguments: Any) -> Noise:
+        noise = sample_noise(*arguments)
+
+        def remember(name: str, shape: torch.Size) -> Tensor:
+            drawn.setdefault(name, []).append(noise(name, shape))
+            return drawn[name][-1]
+
+        return remember
+
+    monkeypatch.setattr(anomaly, "sample_noise", remembering)
+    bounds_above(tiny_model("biva"), IMAGES, 3, seed=1, rows=100, device=CPU)
+    # z1_bu is drawn on the way up for k < 2 and k = 2 alike, and z1_bu and z1_td on the way down for k = 1, 2
+    assert {name: len(numbers) for name, numbers in drawn.items()} == {
+        "q(z1_bu)": 3,
+        "q(z2)": 2,
+        "q(z1_td)": 1,
+        "p(z2)": 1,
+        "p(z1_td)": 2,
+        "p(z1_bu)": 2,
     }
+    for numbers in drawn.values():
+        assert all(torch.equal(numbers[0], other) for other in numbers)
 
 
-def test_separation_counted_by_hand() -> None:
-    """Normal 1, 2, 3, 4, 6; anomalous 3.5, 5, 7, 8, 9.
-
-    Of 25 pairs 22 have the anomaly higher. To find four of five anomalies the threshold is 5: of the normal images only
-    6 is above it, one in five. Precision as each anomaly is found, from the top: 1/1, 2/2, 3/3, 4/5, 5/7 (its mean).
-    """
-    result = separation(np.array([1.0, 2, 3, 4, 6]), np.array([3.5, 5, 7, 8, 9]))
-    assert result.auroc == pytest.approx(22 / 25)
-    assert result.fpr80 == pytest.approx(1 / 5)
-    assert result.auprc == pytest.approx((1 + 1 + 1 + 4 / 5 + 5 / 7) / 5)
-
-
-def test_bootstrap_interval_has_the_width_of_the_known_error() -> None:
-    """Two normal distributions one deviation apart: AUROC = Phi(1 / sqrt 2) = 0.760; Hanley and McNeil's error."""
-    rng = np.random.default_rng(0)
-    n = 400
-    normal, anomalous = rng.normal(size=n), rng.normal(1, 1, size=n)
-    low, high = bootstrap(normal, anomalous, repeats=300, seed=0)["auroc"]
-    area = separation(normal, anomalous).auroc
-    q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
-    error = math.sqrt((area * (1 - area) + (n - 1) * (q1 - area**2 + q2 - area**2)) / n**2)
-    assert (high - low) / (2 * 1.96) == pytest.approx(error, rel=0.2)
-    assert low < 0.760 < high
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_bound_that_is_no_number_is_an_error(monkeypatch: pytest.MonkeyPatch, value: float) -> None:
+    """Minus infinity too: its difference to another one would be no score."""
+    monkeypatch.setattr(anomaly, "importance_weighted_bound", lambda weights, _k: torch.full((len(weights[0]),), value))
+    with pytest.raises(UserError, match=r"NaN or infinite at images 0, 1, 2, 3, 4 \(counted"):
+        bounds_above(tiny_model("vae"), IMAGES, 1, seed=1, rows=100, device=CPU)

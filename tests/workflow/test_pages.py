@@ -110,7 +110,7 @@ def test_the_report_shows_tables_figures_captions_statistics_and_configuration(
     browser.wait_for(f"return {IMAGES}.length")
     keep_picture(browser, "report_figure")
     browser.run("document.querySelector('a[iconname=information-circle]').click()")
-    browser.wait_for_text("The evidence lower bound during training", "seeds 1, 2")
+    browser.wait_for_text("The evidence lower bound (ELBO) during training", "seeds 1, 2")
     browser.open((project.path / "results/report.html").as_uri() + "?statistics")
     browser.click("Statistics")
     browser.wait_for("return document.querySelectorAll('canvas, svg.marks').length")
