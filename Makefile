@@ -45,7 +45,7 @@ fuzz: $(READY) ## Give readers and configuration new damaged and hostile files, 
 scale: $(READY) ## Run `quick` through SLURM and with PostgreSQL, an hour; needs both (docs/cluster.md)
 	$(BIN)/pytest -m scale
 
-format: $(READY) ## Format the code and mend what ruff can mend
+format: $(READY) ## Format the code and fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt workflow
