@@ -38,7 +38,7 @@ from biva.evaluation.likelihood import (
     zero_weights,
 )
 from biva.evaluation.memory import LARGEST_BUDGET_MB, rows_for
-from biva.evaluation.pictures import pictures
+from biva.evaluation.pictures import SHOWN, pictures
 from biva.models.build import build_model
 from biva.models.layers import fold_weight_norm
 from biva.precision import computing_in
@@ -201,7 +201,7 @@ def _likelihood(sampling: Sampling, settings: Evaluation) -> tuple[Arrays, Recor
             file=sys.stderr,
         )
     bounds = {k: importance_weighted_bound(samples.log_weights, k) for k in sorted(set(settings.importance_samples))}
-    shown = pictures(model, sampling.x, settings, sampling.seed, device)
+    shown = pictures(model, sampling.x[:SHOWN], settings, sampling.seed, device)
     arrays = {f"bound/{k}": bound for k, bound in bounds.items()} | shown
     return arrays, {
         "metrics": metrics(samples, bounds, run) + differences,

@@ -16,7 +16,7 @@ import pandas as pd
 
 from biva.config import Experiments, RunConfig
 from biva.records import RunFolder, read_json, write_atomically
-from biva.reporting.figures import explanations
+from biva.reporting.figures import caption
 from biva.reporting.ours import PROTOCOLS, span
 from biva.reporting.style import name_of
 from biva.reporting.table import NOT_RUN, render
@@ -32,7 +32,6 @@ def summary(settings: Experiments, runs: list[RunConfig], folder: Path) -> str:
         runs: all its runs.
         folder: `results/NAME`, with what exists of its runs, tables and figures.
     """
-    about = explanations()
     return render(
         "summary.tex.j2",
         name=folder.name,
@@ -45,8 +44,14 @@ def summary(settings: Experiments, runs: list[RunConfig], folder: Path) -> str:
         origin=_origin(runs, folder),
         tables=[(stem, (folder / f"{stem}.tex").is_file()) for stem in settings.table_stems],
         figures=[
-            (stem, (folder / f"{stem}.pdf").is_file(), about.get(stem.removeprefix("figures/"), ""))
-            for stem in settings.figure_stems
+            *(
+                (f"figures/{name}", (folder / f"figures/{name}.pdf").is_file(), caption(name))
+                for name in settings.figures
+            ),
+            *(
+                (f"anomalies/{pair.name}", (folder / f"anomalies/{pair.name}.pdf").is_file(), "")
+                for pair in settings.anomalies
+            ),
         ],
     )
 

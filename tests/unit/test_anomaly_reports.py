@@ -14,8 +14,8 @@ from matplotlib.text import Text
 
 from biva.config import AnomalyPair, RunConfig
 from biva.errors import UserError
-from biva.reporting.anomaly_figure import draw_anomaly
 from biva.reporting.canvas import save
+from biva.reporting.figures.anomaly import draw_anomaly
 from tests.fake_runs import detect, fake_config, fake_run
 
 PAIR = AnomalyPair(name="mnist", normal="digits", anomalous="mnist_dynamic", importance_samples=20)

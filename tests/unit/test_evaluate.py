@@ -213,7 +213,7 @@ def test_bf16_is_allowed_where_it_changes_little_and_says_how_much(
         assert row["value"] == pytest.approx(np.mean(values), abs=1e-12)
         assert row["value"] != 0
         assert row["standard_error"] == pytest.approx(np.std(values, ddof=1) / 2)
-    for name in ("samples", "reconstructions"):  # pictures stay in fp32
+    for name in ("sheet/samples", "sheet/reconstructions"):  # pictures stay in fp32
         np.testing.assert_array_equal(rounded[name], exact[name])
 
 
@@ -247,20 +247,23 @@ def test_colour_images_are_judged_in_bits_per_dimension(monkeypatch: pytest.Monk
                 run.rounding(sampling, settings)
 
 
-def test_pictures_are_images(trained: RunFolder) -> None:
+def test_pictures_are_sheets_of_images(trained: RunFolder) -> None:
     evaluate(trained, SETTINGS, toy_dataset())
     arrays = load_file(trained.arrays)
-    shapes = {name: values.shape for name, values in arrays.items() if not name.startswith("bound/")}
-    assert shapes == {
-        "samples": (5, 1, 4, 4),
-        "originals": (7, 1, 4, 4),
-        "reconstructions": (7, 1, 4, 4),
-        "temperatures": (5, PER_TEMPERATURE, 1, 4, 4),
-        "layers": (LAYER_IMAGES, 4, 1, 4, 4),
-        "interpolations": (3, INTERPOLATION_STEPS + 2, 1, 4, 4),
+    sheets = {name: values for name, values in arrays.items() if not name.startswith("bound/")}
+    rows_and_columns = {
+        "samples": (2, 3),
+        "reconstructions": (2, 7),
+        "temperatures": (5, PER_TEMPERATURE),
+        "layers": (LAYER_IMAGES, 4),
+        "interpolations": (3, INTERPOLATION_STEPS + 2),
     }
-    assert all(arrays[name].min() >= 0 and arrays[name].max() <= 1 for name in shapes)
-    assert set(np.unique(arrays["originals"])) == {0.0, 1.0}
+    assert {name: values.shape for name, values in sheets.items()} == {
+        f"sheet/{name}": (3, 5 * rows + 1, 5 * columns + 1) for name, (rows, columns) in rows_and_columns.items()
+    }
+    assert {values.dtype for values in sheets.values()} == {np.dtype("uint8")}
+    originals = sheets["sheet/reconstructions"][:, :5]
+    assert set(np.unique(originals)) == {0, 255}
 
 
 def test_other_temperatures_change_no_other_number(trained: RunFolder) -> None:
@@ -268,7 +271,7 @@ def test_other_temperatures_change_no_other_number(trained: RunFolder) -> None:
     before = load_file(trained.arrays)
     evaluate(trained, SETTINGS.model_copy(update={"temperatures": (0.5,)}), toy_dataset())
     after = load_file(trained.arrays)
-    assert after.pop("temperatures").shape == (1, PER_TEMPERATURE, 1, 4, 4)
+    assert after.pop("sheet/temperatures").shape == (3, 6, 5 * PER_TEMPERATURE + 1)
     for name, values in after.items():
         np.testing.assert_array_equal(values, before[name])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,9 @@ from biva.config import AnomalyPair
 from biva.errors import UserError
 from biva.records import RunFolder, read_json
 from biva.reporting.anomalies import score_names, symbol
-from biva.reporting.canvas import name_missing, pairs_of_axes, parts
+from biva.reporting.canvas import Part, panels, stack
 from biva.reporting.runs import Run, first_seeds, in_order
-from biva.reporting.style import COLUMN_WIDTH, LABELS, LOOK, MUTED
+from biva.reporting.style import LABELS, MUTED
 
 Arrays = dict[str, NDArray[np.float64]]
 
@@ -48,41 +49,32 @@ def draw_anomaly(folders: Iterable[RunFolder], pair: AnomalyPair) -> Figure:
     shown = first_seeds(ready)
     if len(shown) > 2:
         shown = [run for run in shown if run.model == "biva"] or shown
-    with matplotlib.rc_context(LOOK):
-        canvas = Figure(layout="constrained")
-        drawn = [(run, load_file(_arrays(run, pair))) for run in shown]
-        heights = [_TITLE_HEIGHT + _histograms_height(arrays) + _ROC_HEIGHT for _, arrays in drawn]
-        canvas.set_size_inches(COLUMN_WIDTH, sum(heights))
-        for part, (run, arrays) in zip(parts(canvas, heights), drawn, strict=True):
-            aurocs = {
-                score: numbers["auroc"]["value"]
-                for score, numbers in read_json(run.folder.anomaly(pair.name))["scores"].items()
-            }
-            part.suptitle(f"{LABELS[run.model]}, seed {run.seed}, {run.architecture}", fontsize=8)
-            upper, lower = parts(part, [_histograms_height(arrays), _ROC_HEIGHT])
-            _draw_histograms(upper, arrays, aurocs, pair)
-            _draw_roc(lower, arrays, aurocs)
-        name_missing(canvas, [run for run in runs if run not in ready])
-    return canvas
+    parts = [_part(run, pair, load_file(_arrays(run, pair))) for run in shown]
+    return stack(parts, missing=[run.name for run in runs if run not in ready])
+
+
+def _part(run: Run, pair: AnomalyPair, arrays: Arrays) -> Part:
+    """The histograms of a run above its ROC curves."""
+    scores = read_json(run.folder.anomaly(pair.name))["scores"]
+    aurocs = {score: numbers["auroc"]["value"] for score, numbers in scores.items()}
+    heights = [0.4 + 0.95 * math.ceil(len(arrays["normal"]) / 2), 2.0]  # panels two by two, and a legend; the curves
+
+    def draw(part: Any) -> None:
+        upper, lower = part.subfigures(2, 1, height_ratios=heights)
+        _draw_histograms(upper, arrays, aurocs, pair)
+        _draw_roc(lower, arrays, aurocs)
+
+    return Part(f"{LABELS[run.model]}, seed {run.seed}, {run.architecture}", 0.2 + sum(heights), draw)
 
 
 def _arrays(run: Run, pair: AnomalyPair) -> Path:
     return run.folder.anomaly(pair.name).with_suffix(".safetensors")
 
 
-_TITLE_HEIGHT = 0.2
-_ROC_HEIGHT = 2.0
-
-
-def _histograms_height(arrays: Arrays) -> float:
-    """Height in inches: panels two by two, and a legend."""
-    return 0.4 + 0.95 * ((len(arrays["normal"]) + 1) // 2)
-
-
 def _draw_histograms(part: Any, arrays: Arrays, aurocs: dict[str, float], pair: AnomalyPair) -> None:
     """Test images over L^{>k}, a panel per k, normal ones and anomalies in the same bins."""
-    panels = pairs_of_axes(part, len(arrays["normal"]))
-    for k, axes in enumerate(panels):
+    axes_of_k = panels(part, len(arrays["normal"]))
+    for k, axes in enumerate(axes_of_k):
         normal, anomalous = arrays["normal"][k], arrays["anomalous"][k]
         bins = np.histogram_bin_edges(np.concatenate([normal, anomalous]), BINS).tolist()
         axes.hist(normal, bins, color=NORMAL, label=f"{pair.normal} (normal)")
@@ -92,7 +84,7 @@ def _draw_histograms(part: Any, arrays: Arrays, aurocs: dict[str, float], pair: 
         axes.grid(axis="x", visible=False)
     part.supxlabel("nats", fontsize=7)
     part.supylabel("test images", fontsize=7)
-    part.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    part.legend(*axes_of_k[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
 
 
 def _draw_roc(part: Any, arrays: Arrays, aurocs: dict[str, float]) -> None:
