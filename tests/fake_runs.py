@@ -83,6 +83,7 @@ def record_line(config: RunConfig, update: int) -> dict[str, Any]:
         "epoch": update / 100,
         "seconds": update * 0.5,
         "images_per_second": 8.0,
+        "skipped_updates": 0,
         "learning_rate": 2e-3 * 0.999999**update,
         "train": {"elbo": elbo - 1, "log_likelihood": elbo + 4, "kl": 5.0, "loss": 1 - elbo},
         "selection": {"elbo": elbo, "log_likelihood": elbo + 5, "kl": 5.0},

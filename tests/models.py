@@ -7,15 +7,16 @@ import pytest
 import torch
 from torch import nn
 
-from biva.evaluation.likelihood import ImageNoise
 from biva.models.architectures import Architecture, Dropout, ModelName, Stage
 from biva.models.hierarchical_vae import HierarchicalVAE
 
 MODELS: tuple[ModelName, ...] = ("vae", "lvae", "lvae_plus", "biva")
 
 
-def tiny_architecture(*, latents: str = "dense", likelihood: str = "bernoulli", latent: int = 1) -> Architecture:
-    """Two stages over 4x4 images, 4 -> 2 -> 2, or over 4x4 colour images for the mixture of logistics."""
+def tiny_architecture(
+    *, latents: str = "dense", likelihood: str = "bernoulli", latent: int = 1, stages: int = 2
+) -> Architecture:
+    """Stages over 4x4 images, 4 -> 2 -> 2, or over 4x4 colour images for the mixture of logistics."""
     return Architecture(
         description="tiny",
         input_shape=(3 if likelihood == "mixture_of_logistics" else 1, 4, 4),
@@ -23,7 +24,7 @@ def tiny_architecture(*, latents: str = "dense", likelihood: str = "bernoulli", 
         latents=latents,
         filters=4,
         dropout=Dropout(inference=0.0, generative=0.0),
-        stages=(Stage(blocks=2, kernel=3, stride=2, latent=latent), Stage(blocks=2, kernel=3, stride=1, latent=latent)),
+        stages=tuple(Stage(blocks=2, kernel=3, stride=stride, latent=latent) for stride in (2, 1)[:stages]),
     )
 
 
@@ -74,10 +75,3 @@ def assert_gradient_by_finite_differences(
             for p, v in zip(parameters, directions, strict=True):
                 p.sub_(v, alpha=sign * h)
     assert slope == pytest.approx((values[0] - values[1]) / (2 * h), rel=1e-5, abs=1e-6)
-
-
-class DoubleImageNoise(ImageNoise):
-    """Noise of the evaluation in the tiny models' precision."""
-
-    def __call__(self, name: str, shape: torch.Size) -> torch.Tensor:
-        return super().__call__(name, shape).double()

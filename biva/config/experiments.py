@@ -85,7 +85,11 @@ class Evaluation(Strict):
     importance_samples: Annotated[tuple[int, ...], Field(min_length=1)] = Field(
         description="Every K to report; all come from the samples of the largest."
     )
-    max_images: int | None = Field(default=None, ge=1, description="First images of the test split only; null: all.")
+    max_images: int | None = Field(
+        default=None,
+        ge=1,
+        description="A random draw of so many images of the test split, the same for all runs; null: all.",
+    )
     precision: Precision = Field(
         default="fp32",
         description="Of convolutions and matrix products behind the bounds. Other than fp32: refused where it changes "
@@ -94,8 +98,8 @@ class Evaluation(Strict):
     memory_budget_mb: int | None = Field(
         default=None,
         ge=16,
-        description="MiB for one chunk of importance samples; null: up to 256 on a CPU and 8192 on a GPU, if they are "
-        "free.",
+        description="MiB for one chunk of importance samples, estimated from the architecture; null: 256 on a CPU, "
+        "8192 on a GPU. On a GPU whose memory is full, half as many samples are tried, and again.",
     )
     prior_samples: int = Field(default=64, ge=1, description="Images drawn from the prior.")
     temperatures: Annotated[tuple[Annotated[float, Field(ge=0, le=2)], ...], Field(min_length=1)] = Field(
@@ -120,7 +124,11 @@ class AnomalyPair(Strict):
         default=None, exclude=True, description="The runs of these models score; null: all. Changes no score."
     )
     importance_samples: int = Field(ge=1, description="K of L^{>k}, for every k.")
-    max_images: int | None = Field(default=None, ge=1, description="First images of either test split only; null: all.")
+    max_images: int | None = Field(
+        default=None,
+        ge=1,
+        description="A random draw of so many images of either test split, the same for all runs; null: all.",
+    )
 
     def includes(self, run: RunConfig) -> bool:
         """Whether this run scores the pair."""

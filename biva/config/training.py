@@ -26,7 +26,9 @@ class Training(Strict):
     )
     evaluate_every: int = Field(ge=1, description="Updates between two evaluations on the selection split.")
     selection_images: int | None = Field(
-        default=None, ge=1, description="First images of the selection split only; null: all."
+        default=None,
+        ge=1,
+        description="A random draw of so many images of the selection split, the same for all runs; null: all.",
     )
     patience: int | None = Field(
         default=None, ge=1, description="Evaluations without a new best after which training stops; null: never."

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from biva.bounds import class_kl, labelled_bound, over_classes, unlabelled_bound
-from biva.evaluation.likelihood import IMAGES_PER_BATCH, ImageNoise, checked, latent_width
+from biva.evaluation.likelihood import IMAGES_PER_BATCH, batches, checked
+from biva.evaluation.memory import halving_rows
+from biva.evaluation.noise import sample_noise
 from biva.models.semi_supervised import Classifier, SemiSupervisedVAE, every_class
 
 
@@ -24,7 +27,6 @@ class UnlabelledTerms:
     """Latent group, and y -> (N,) float64, nats."""
 
 
-@torch.inference_mode()
 def unlabelled_terms(
     model: SemiSupervisedVAE, x: Tensor, *, seed: int, rows: int, device: torch.device
 ) -> UnlabelledTerms:
@@ -34,30 +36,39 @@ def unlabelled_terms(
         model: in evaluation mode, on `device`.
         x: model input (N, C, H, W).
         seed: of the noise.
-        rows: image and class pairs walked at once, at least; changes nothing but memory and time.
+        rows: image and class pairs at once, at least all classes of an image; changes nothing but memory and time.
         device: where to compute.
 
     Raises:
         UserError: a bound is NaN or +infinite.
     """
-    bounds, likelihoods, kls = [], [], []
-    for start in range(0, len(x), size := max(1, min(IMAGES_PER_BATCH, rows // model.classes))):
-        batch = x[start : start + size].to(device)
-        noise = ImageNoise(seed, range(start, start + len(batch)), latent_width(model.generative), device)
-        noise.draw(1)
+    columns = torch.cat(
+        [
+            halving_rows(partial(_unlabelled_terms, model, x, images, seed, device), rows)
+            for images in batches(range(len(x)), IMAGES_PER_BATCH)
+        ]
+    )
+    bound, log_likelihood, *kl = columns.unbind(1)
+    checked(bound[None])
+    return UnlabelledTerms(bound, log_likelihood, dict(zip([*model.group_names, "y"], kl, strict=True)))
+
+
+@torch.inference_mode()
+def _unlabelled_terms(
+    model: SemiSupervisedVAE, x: Tensor, images: range, seed: int, device: torch.device, rows: int
+) -> Tensor:
+    """Bound, log-likelihood, the KL of every group and that of y, of one batch of images: (B, G + 3)."""
+    found = []
+    for few in batches(images, max(1, rows // model.classes)):
+        batch, noise = x[few.start : few.stop].to(device), sample_noise(seed, few, 0, device)
         ascent = model.ascend(batch, noise)
-        noise.draw(model.classes)
-        images, y = every_class(len(batch), model.classes, device)
-        terms = model.terms(batch[images], ascent.rows(images), y, noise)
-        log_q = model.log_q(ascent).double()
-        likelihood, kl = terms.log_likelihood.double(), terms.kl.double()
-        by_class = labelled_bound(likelihood, kl, model.classes).view(model.classes, -1)
-        bounds.append(unlabelled_bound(by_class, log_q).cpu())
-        likelihoods.append(over_classes(likelihood.view(model.classes, -1), log_q).cpu())
-        groups = [over_classes(group.view(model.classes, -1), log_q) for group in kl.unbind(1)]
-        kls.append(torch.stack([*groups, class_kl(log_q)], dim=1).cpu())
-    by_group = dict(zip([*model.group_names, "y"], torch.cat(kls).unbind(1), strict=True))
-    return UnlabelledTerms(checked(torch.cat(bounds)[None])[0], torch.cat(likelihoods), by_group)
+        index, y = every_class(len(batch), model.classes, device)
+        terms = model.terms(batch[index], ascent.rows(index), y, noise)
+        log_q, likelihood, kl = model.log_q(ascent).double(), terms.log_likelihood.double(), terms.kl.double()
+        bound = unlabelled_bound(labelled_bound(likelihood, kl, model.classes).view(model.classes, -1), log_q)
+        means = [over_classes(values.view(model.classes, -1), log_q) for values in (likelihood, *kl.unbind(1))]
+        found.append(torch.stack([bound, *means, class_kl(log_q)], dim=1).cpu())
+    return torch.cat(found)
 
 
 @torch.inference_mode()
@@ -67,7 +78,11 @@ def classify(model: Classifier, x: Tensor, *, rows: int, device: torch.device) -
     Args:
         model: in evaluation mode, on `device`.
         x: model input (N, C, H, W).
-        rows: images at once.
+        rows: images at once; changes nothing but memory and time.
         device: where to compute.
     """
-    return torch.cat([model.classify(batch.to(device)).double().cpu() for batch in x.split(rows)])
+
+    def log_q(rows: int) -> Tensor:
+        return torch.cat([model.classify(batch.to(device)).double().cpu() for batch in x.split(rows)])
+
+    return halving_rows(log_q, rows)

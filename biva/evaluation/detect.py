@@ -13,14 +13,13 @@ from safetensors.torch import save as serialise
 from biva import records
 from biva.config import AnomalyPair, Evaluation
 from biva.data.datasets import Dataset
-from biva.data.inputs import fixed_input
-from biva.devices import device_name
+from biva.data.inputs import fixed_input, part
+from biva.devices import computing_in, device_name
 from biva.errors import UserError
 from biva.evaluation.anomaly import bounds_above
 from biva.evaluation.memory import rows_for
 from biva.evaluation.run import load_trained
 from biva.evaluation.separation import Scores, bootstrap, scores, separation
-from biva.precision import computing_in
 from biva.records import RunFolder
 from biva.seeds import derive_seed
 
@@ -45,18 +44,20 @@ def detect(folder: RunFolder, pair: AnomalyPair, settings: Evaluation, normal: D
             "A model can only score images of the kind it was trained on."
         )
     seed = derive_seed(run.seed, "anomaly", pair.name)
-    rows = rows_for(model, fixed_input(normal, "test"), settings.memory_budget_mb, device)
-    with computing_in("fp32", device):
-        bounds = {
-            kind: bounds_above(
-                model,
-                fixed_input(dataset, "test")[: pair.max_images],
-                pair.importance_samples,
-                seed=derive_seed(seed, kind),
-                rows=rows,
-                device=device,
+    rows = rows_for(run.architecture, settings.memory_budget_mb, device)
+    bounds, images = {}, {}
+    for kind, dataset in (("normal", normal), ("anomalous", anomalous)):
+        total = len(dataset.split("test"))
+        x = fixed_input(dataset, "test")[part(dataset.name, "test", total, pair.max_images)]
+        with computing_in("fp32", device):
+            bounds[kind] = bounds_above(
+                model, x, pair.importance_samples, seed=derive_seed(seed, kind), rows=rows, device=device
             )
-            for kind, dataset in (("normal", normal), ("anomalous", anomalous))
+        images[kind] = {
+            "dataset": dataset.name,
+            "fingerprint": dataset.fingerprint,
+            "images": len(x),
+            "images_in_split": total,
         }
     values = {kind: scores(bound.numpy()) for kind, bound in bounds.items()}
     arrays = bounds | {
@@ -69,12 +70,7 @@ def detect(folder: RunFolder, pair: AnomalyPair, settings: Evaluation, normal: D
     records.write_atomically(array_path, serialise({k: v.contiguous() for k, v in arrays.items()}))
     result = {
         "settings": pair.model_dump(mode="json"),
-        "normal": {"dataset": normal.name, "fingerprint": normal.fingerprint, "images": bounds["normal"].shape[1]},
-        "anomalous": {
-            "dataset": anomalous.name,
-            "fingerprint": anomalous.fingerprint,
-            "images": bounds["anomalous"].shape[1],
-        },
+        **images,
         "samples": pair.importance_samples,
         "seed": seed,
         "device": device_name(device),

@@ -1,4 +1,4 @@
-"""Parts of an evaluation on disk: a killed one goes on where it was, and several jobs can share one."""
+"""Batches of an evaluation on disk: a killed one goes on where it was, and several jobs can share one."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from safetensors.torch import load as deserialise
 from safetensors.torch import save as serialise
 
 from biva.errors import UserError
-from biva.evaluation.likelihood import Keeper, Part
+from biva.evaluation.likelihood import Batch, Keeper
 from biva.records import write_atomically
 
 
 def keeper_in(folder: Path) -> Keeper:
-    """Keeps every part as a file in `folder`, whose name must tell all that the parts depend on but their images.
+    """Keeps every batch as a file in `folder`, whose name must differ for all that the numbers depend on.
 
-    The file's name has the SHA-256 of its content, so a damaged part is computed again and never used.
+    The file's name has the SHA-256 of its content, so a damaged batch is computed again and never used.
     """
 
-    def keeper(images: range, compute: Callable[[], Part]) -> Part:
+    def keeper(images: range, compute: Callable[[], Batch]) -> Batch:
         name = f"{images.start:08d}-{images.stop:08d}"
         for path in folder.glob(f"{name}.*.safetensors"):
             content = path.read_bytes()
@@ -30,10 +30,10 @@ def keeper_in(folder: Path) -> Keeper:
                 return deserialise(content)
             print(f"warning: {path} is damaged; it is computed again", file=sys.stderr)
             path.unlink(missing_ok=True)
-        part = compute()
-        content = serialise(part)
+        batch = compute()
+        content = serialise(batch)
         write_atomically(folder / _named(name, content), content)
-        return part
+        return batch
 
     return keeper
 
@@ -43,7 +43,7 @@ def _named(name: str, content: bytes) -> str:
 
 
 def parse_share(text: str) -> slice:
-    """`2/8`, the second of eight shares, as every eighth part from the second on.
+    """`2/8`, the second of eight shares, as every eighth batch from the second on.
 
     Raises:
         UserError: it is not a number, a slash, and a number that is no smaller.

@@ -1,8 +1,7 @@
 """Importance sampling: the log-weights of K posterior samples of every image, and what is read off them.
 
 What depends on x alone is computed once per image; the samples fill the batch dimension in chunks that fit a memory
-budget (`biva.evaluation.memory`). The noise of an image is a stream of its own, so neither the chunk size, nor the
-other images, nor the device changes which samples an image gets.
+budget (`biva.evaluation.memory`). Which samples an image gets depends on neither (`biva.evaluation.noise`).
 """
 
 from __future__ import annotations
@@ -12,20 +11,25 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from biva.errors import UserError, some_of
 from biva.evaluation.memory import halving_rows
+from biva.evaluation.noise import IMAGES_PER_SEED, sample_noise
 from biva.models.active_units import active_units, posterior_moments
-from biva.models.architectures import Architecture
-from biva.models.generative import GenerativeLadder
 from biva.models.hierarchical_vae import HierarchicalVAE, Terms
 
-IMAGES_PER_BATCH = 64
+IMAGES_PER_BATCH = IMAGES_PER_SEED
 SHOWN = 10
 """Images that a message names."""
+
+Batch = dict[str, Tensor]
+"""What the samples of B images give, float64 on the CPU: `log_weights` (k, B), `log_likelihood` (B,), `kl` (B, G), and
+per latent group, if k > 1, `moments/GROUP` (3, units)."""
+
+Keeper = Callable[[range, Callable[[], Batch]], Batch]
+"""Gives the batch of these images, by calling the function unless it has kept the batch from an earlier attempt."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,29 @@ class ImportanceSamples:
     """Latent group -> log q - log p, mean over the samples, (N,) float64, nats."""
     active: dict[str, Tensor]
     """Latent group -> whether each of its units is active, flat, bool; empty when K < 2."""
+
+    @classmethod
+    def of(cls, batches: list[Batch], group_names: list[str]) -> ImportanceSamples:
+        """All batches together, in the order of their images."""
+        whole = _together(batches)
+        return cls(
+            log_weights=whole["log_weights"],
+            log_likelihood=whole["log_likelihood"],
+            kl=dict(zip(group_names, whole["kl"].unbind(1), strict=True)),
+            active={
+                name: active_units(whole[f"moments/{name}"], len(whole["kl"]))
+                for name in group_names
+                if f"moments/{name}" in whole
+            },
+        )
+
+
+def _together(batches: list[Batch]) -> Batch:
+    """One batch of the images of all these."""
+    whole: Batch = {"log_weights": torch.cat([batch["log_weights"] for batch in batches], dim=1)}
+    whole |= {name: torch.cat([batch[name] for batch in batches]) for name in ("log_likelihood", "kl")}
+    sums = [name for name in batches[0] if name not in whole]
+    return whole | {name: torch.stack([batch[name] for batch in batches]).cumsum(0)[-1] for name in sums}
 
 
 def checked(log_weights: Tensor, first: int = 0) -> Tensor:
@@ -70,65 +97,18 @@ def count_active(samples: ImportanceSamples) -> dict[str, dict[str, int]]:
     return {name: {"active": int(units.sum()), "total": units.numel()} for name, units in samples.active.items()}
 
 
-def rows_within(budget_mb: int, architecture: Architecture) -> int:
-    """How many rows may be walked at once, estimated from the architecture alone: where there is one sample per image.
-
-    Counts what is alive at the widest moment of a walk: four maps per stage (both inference paths, the skips) and
-    eight at full resolution (the gated block next to the data), in float32.
-    """
-    stages = sum(4 * math.prod(shape) for shape in architecture.stage_shapes)
-    full = 8 * architecture.filters * math.prod(architecture.input_shape[1:])
-    return max(1, budget_mb * 2**20 // (4 * (stages + full)))
+def chunks(k: int, size: int) -> Iterator[tuple[int, int]]:
+    """The first sample and the number of samples of every piece into which k samples are cut, none above `size`."""
+    for first in range(0, k, size):
+        yield first, min(size, k - first)
 
 
-class ImageNoise:
-    """Standard normal numbers for the samples of a batch of images, one independent Philox stream per image."""
-
-    def __init__(self, seed: int, images: range, width: int, device: torch.device) -> None:
-        """`width`: numbers that one sample of one image takes, over all its latents."""
-        self.streams = [np.random.Generator(np.random.Philox(key=[seed, image])) for image in images]
-        self.width, self.device = width, device
-        self.block, self.used = torch.empty(0), 0
-
-    def draw(self, k: int) -> None:
-        """Fetch the numbers of the next k samples of every image."""
-        numbers = [stream.standard_normal((k, self.width), dtype=np.float32) for stream in self.streams]
-        self.block = torch.from_numpy(np.stack(numbers, axis=1)).flatten(0, 1).to(self.device)
-        self.used = 0
-
-    def __call__(self, _name: str, shape: torch.Size) -> Tensor:
-        """The next latent's numbers for the k*B rows, sample-major."""
-        size = math.prod(shape[1:])
-        self.used += size
-        return self.block[:, self.used - size : self.used].reshape(shape)
+def batches(images: range, size: int) -> list[range]:
+    """The images, cut into pieces of at most `size`."""
+    return [images[start : start + size] for start in range(0, len(images), size)]
 
 
-def latent_width(generative: GenerativeLadder) -> int:
-    """Scalars in all latents of one sample."""
-    return sum(math.prod(stage.latent_shape) * len(stage.groups) for stage in generative.stages)  # type: ignore[arg-type, misc]
-
-
-def chunks(k: int, size: int) -> Iterator[int]:
-    """Sizes of the pieces into which k samples are cut, none above `size`."""
-    for start in range(0, k, size):
-        yield min(size, k - start)
-
-
-Part = dict[str, Tensor]
-"""What a batch of B images gives, float64 on the CPU: `log_weights` (k, B), `log_likelihood` (B,), `kl` (B, G), and per
-latent group, if k > 1, `moments/GROUP` (3, units)."""
-
-Keeper = Callable[[range, Callable[[], Part]], Part]
-"""Gives the part of these images, by calling the function unless it has kept the part from an earlier attempt."""
-
-
-def batches(images: int, rows: int) -> list[range]:
-    """The images of every part."""
-    size = min(IMAGES_PER_BATCH, rows)
-    return [range(start, min(start + size, images)) for start in range(0, images, size)]
-
-
-def draw_parts(
+def draw_batches(
     model: HierarchicalVAE,
     x: Tensor,
     k: int,
@@ -138,7 +118,7 @@ def draw_parts(
     device: torch.device,
     keeper: Keeper = lambda _images, compute: compute(),
     share: slice = slice(None),
-) -> list[Part]:
+) -> list[Batch]:
     """Draw k posterior samples of every image, each image exactly once.
 
     Args:
@@ -146,73 +126,47 @@ def draw_parts(
         x: model input (N, C, H, W).
         k: samples per image.
         seed: of the noise.
-        rows: samples walked at once; changes nothing but memory and time.
+        rows: samples at once; changes nothing but memory and time.
         device: where to compute.
-        keeper: of the parts.
-        share: which of all parts to draw.
+        keeper: of the batches.
+        share: which of all batches to draw.
 
     Raises:
         UserError: a weight is NaN or infinite.
     """
-    parts = []
-    for images in batches(len(x), rows)[share]:
-        compute = partial(halving_rows, partial(_part, model, x, images, k, seed, device), rows)
-        parts.append(keeper(images, compute))
-    return parts
+    return [
+        keeper(images, partial(halving_rows, partial(_draw, model, x, images, k, seed, device), rows))
+        for images in batches(range(len(x)), IMAGES_PER_BATCH)[share]
+    ]
 
 
 def importance_sample(
     model: HierarchicalVAE, x: Tensor, k: int, *, seed: int, rows: int, device: torch.device
 ) -> ImportanceSamples:
-    """`draw_parts`, all of them joined."""
-    return joined(draw_parts(model, x, k, seed=seed, rows=rows, device=device), model.group_names)
-
-
-def joined(parts: list[Part], group_names: list[str]) -> ImportanceSamples:
-    """What all parts are together, given in the order of their images."""
-    whole = _together(parts)
-    return ImportanceSamples(
-        log_weights=whole["log_weights"],
-        log_likelihood=whole["log_likelihood"],
-        kl=dict(zip(group_names, whole["kl"].unbind(1), strict=True)),
-        active={
-            name: active_units(whole[f"moments/{name}"], len(whole["kl"]))
-            for name in group_names
-            if f"moments/{name}" in whole
-        },
-    )
-
-
-def _together(parts: list[Part]) -> Part:
-    """One part of the images of all these."""
-    whole: Part = {"log_weights": torch.cat([part["log_weights"] for part in parts], dim=1)}
-    whole |= {name: torch.cat([part[name] for part in parts]) for name in ("log_likelihood", "kl")}
-    sums = [name for name in parts[0] if name not in whole]
-    return whole | {name: torch.stack([part[name] for part in parts]).cumsum(0)[-1] for name in sums}
+    """`draw_batches`, all of them together."""
+    return ImportanceSamples.of(draw_batches(model, x, k, seed=seed, rows=rows, device=device), model.group_names)
 
 
 @torch.inference_mode()
-def _part(model: HierarchicalVAE, x: Tensor, images: range, k: int, seed: int, device: torch.device, rows: int) -> Part:
+def _draw(
+    model: HierarchicalVAE, x: Tensor, images: range, k: int, seed: int, device: torch.device, rows: int
+) -> Batch:
     """The samples of one batch of images, in chunks of at most `rows` rows."""
     if rows < len(images):
-        pieces = [images[start : start + rows] for start in range(0, len(images), rows)]
-        return _together([_part(model, x, piece, k, seed, device, rows) for piece in pieces])
+        return _together([_draw(model, x, few, k, seed, device, rows) for few in batches(images, rows)])
     batch = x[images.start : images.stop].to(device)
-    noise = ImageNoise(seed, images, latent_width(model.generative), device)
     features = model.inference.encode(batch)
-    log_weights, means, done = [], dict[str, Tensor](), 0
+    log_weights, means = [], dict[str, Tensor]()
     log_likelihood, kl = torch.zeros(len(batch), dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
-    for chunk in chunks(k, max(1, rows // len(batch))):
-        noise.draw(chunk)
-        terms = model.terms(batch, features, chunk, noise)
+    for first, chunk in chunks(k, rows // len(batch)):
+        terms = model.terms(batch, features, chunk, sample_noise(seed, images, first, device))
         likelihoods = terms.log_likelihood.double().view(chunk, -1)
         kls = terms.kl.double().view(chunk, len(batch), -1)
         log_weights.append((likelihoods - kls.sum(2)).cpu())
         log_likelihood = log_likelihood + likelihoods.sum(0).cpu() / k
         kl = kl + kls.sum(0).cpu() / k
         if k > 1:
-            _add_posterior_means(means, terms, done, chunk, k)
-        done += chunk
+            _add_posterior_means(means, terms, first, chunk, k)
     moments = {f"moments/{name}": posterior_moments(of_group).cpu() for name, of_group in means.items()}
     weights = checked(torch.cat(log_weights), images.start)  # before it is kept
     return {"log_weights": weights, "log_likelihood": log_likelihood, "kl": kl, **moments}

@@ -8,7 +8,7 @@ import math
 import shutil
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,26 +22,17 @@ from biva import records
 from biva.bounds import bits_per_dim, importance_weighted_bound
 from biva.config import Evaluation, Precision, RunConfig, parse
 from biva.data.datasets import Dataset
-from biva.data.inputs import fixed_input
+from biva.data.inputs import fixed_input, part
 from biva.data.raw import CLASSES
-from biva.devices import choose_device, device_name
+from biva.devices import choose_device, computing_in, device_name
 from biva.errors import UserError
 from biva.evaluation.classification import classify, unlabelled_terms
 from biva.evaluation.kept import keeper_in
-from biva.evaluation.likelihood import (
-    ImportanceSamples,
-    Part,
-    count_active,
-    draw_parts,
-    joined,
-    rows_within,
-    zero_weights,
-)
-from biva.evaluation.memory import LARGEST_BUDGET_MB, rows_for
+from biva.evaluation.likelihood import Batch, ImportanceSamples, count_active, draw_batches, zero_weights
+from biva.evaluation.memory import rows_for
 from biva.evaluation.pictures import SHOWN, pictures
 from biva.models.build import build_model
 from biva.models.layers import fold_weight_norm
-from biva.precision import computing_in
 from biva.records import RunFolder
 from biva.seeds import derive_seed
 
@@ -92,42 +83,38 @@ Arrays = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Sampling:
-    """The importance samples of a run's test images, kept part by part until the evaluation is complete."""
+    """The importance samples of some test images of a run, kept batch by batch until the evaluation is complete."""
 
     trained: Trained
     x: Tensor
+    """Model input, (N, C, H, W)."""
     k: int
-    seed: int
     rows: int
+    """Samples at once."""
     folder: Path
+    """Where batches are kept."""
 
     @classmethod
     def of(cls, trained: Trained, x: Tensor, settings: Evaluation, folder: RunFolder) -> Sampling:
         """As the evaluation's settings ask for."""
-        rows = rows_for(trained.model, x, settings.memory_budget_mb, trained.device)
-        seed = evaluation_seed(trained.run)
-        return cls(trained, x, max(settings.importance_samples), seed, rows, folder.unfinished_evaluation)
+        rows = rows_for(trained.run.architecture, settings.memory_budget_mb, trained.device)
+        return cls(trained, x, max(settings.importance_samples), rows, folder.unfinished_evaluation)
 
-    def parts(self, precision: Precision, share: slice = slice(None)) -> list[Part]:
-        """A share of the parts, drawn in a precision, or read where they have been drawn before."""
-        model, device = self.trained.model, self.trained.device
-        depends_on = [self.trained.weights_sha256, self.seed, self.k, self.rows, device_name(device), records.commit()]
-        key = hashlib.sha256(json.dumps([*depends_on, precision]).encode()).hexdigest()[:16]
+    def draw(self, precision: Precision, share: slice = slice(None)) -> list[Batch]:
+        """A share of the batches, drawn in a precision, or read where they have been drawn before."""
+        model, device, seed = self.trained.model, self.trained.device, evaluation_seed(self.trained.run)
+        images = hashlib.sha256(self.x.numpy().tobytes()).hexdigest()
+        depends_on = [self.trained.weights_sha256, images, seed, self.k, self.rows, precision]
+        depends_on += [device_name(device), records.commit()]
+        keeper = keeper_in(self.folder / hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:16])
         with computing_in(precision, device):
-            return draw_parts(
-                model,
-                self.x,
-                self.k,
-                seed=self.seed,
-                rows=self.rows,
-                device=device,
-                keeper=keeper_in(self.folder / key),
-                share=share,
+            return draw_batches(
+                model, self.x, self.k, seed=seed, rows=self.rows, device=device, keeper=keeper, share=share
             )
 
-    def samples(self, precision: Precision, share: slice = slice(None)) -> ImportanceSamples:
-        """The same, joined."""
-        return joined(self.parts(precision, share), self.trained.model.group_names)
+    def samples(self, precision: Precision) -> ImportanceSamples:
+        """All batches together."""
+        return ImportanceSamples.of(self.draw(precision), self.trained.model.group_names)
 
 
 def evaluation_seed(run: RunConfig) -> int:
@@ -135,8 +122,13 @@ def evaluation_seed(run: RunConfig) -> int:
     return derive_seed(run.seed, "evaluation")
 
 
+def evaluated_images(dataset: Dataset, settings: Evaluation) -> Tensor:
+    """Indices of the test images that are evaluated, (N,)."""
+    return part(dataset.name, "test", len(dataset.split("test")), settings.max_images)
+
+
 def evaluate_share(folder: RunFolder, settings: Evaluation, dataset: Dataset, share: slice) -> None:
-    """Draw the importance samples of a share of the parts, and keep them for `evaluate`.
+    """Draw the importance samples of a share of the batches, and keep them for `evaluate`.
 
     Raises:
         UserError: as `evaluate`; or the run has labels, and its evaluation no parts.
@@ -144,40 +136,41 @@ def evaluate_share(folder: RunFolder, settings: Evaluation, dataset: Dataset, sh
     trained = load_trained(folder, dataset)
     if trained.run.labels is not None:
         raise UserError(f"{trained.run.name} learned from labels; its evaluation is one pass and has no parts.")
+    x = fixed_input(dataset, "test")[evaluated_images(dataset, settings)]
     with computing_in("fp32", trained.device):
-        sampling = Sampling.of(trained, fixed_input(dataset, "test")[: settings.max_images], settings, folder)
+        sampling = Sampling.of(trained, x, settings, folder)
         if not share.start:
             rounding(sampling, settings)
-        sampling.parts(settings.precision, share)
+        sampling.draw(settings.precision, share)
 
 
 def evaluate(folder: RunFolder, settings: Evaluation, dataset: Dataset) -> None:
     """Evaluate the selected weights on the test split: bounds, or the test error of a run with labels.
 
     An evaluation of bounds that is killed goes on where it was, if nothing has changed that could change a number; so
-    does one of which `evaluate_share` has computed some parts.
+    does one of which `evaluate_share` has drawn some batches.
 
     Raises:
         UserError: training is not complete, the data is not what the run was trained on, a weight is not a number, or
             the evaluation's precision changes the bounds too much.
     """
     started = time.monotonic()
-    trained = load_trained(folder, dataset)
-    run = trained.run
-    x = fixed_input(dataset, "test")[: settings.max_images]
+    trained, indices = load_trained(folder, dataset), evaluated_images(dataset, settings)
+    images = fixed_input(dataset, "test")
+    x, shown = images[indices], images[part(dataset.name, "test", len(images), SHOWN)]
     with computing_in("fp32", trained.device):
-        if run.labels is None:
-            arrays, numbers = _likelihood(Sampling.of(trained, x, settings, folder), settings)
+        if trained.run.labels is None:
+            arrays, numbers = _likelihood(Sampling.of(trained, x, settings, folder), settings, shown)
         else:
-            labels = dataset.labels_of("test")[: settings.max_images]
-            arrays, numbers = _classification(trained, x, labels, settings)
+            arrays, numbers = _classification(trained, x, dataset.labels_of("test")[indices], settings)
     records.write_atomically(folder.arrays, serialise(arrays))
     result = {
         "settings": settings.model_dump(mode="json"),
         "split": "test",
         "images": len(x),
+        "images_in_split": len(dataset.split("test")),
         "device": device_name(trained.device),
-        "seed": evaluation_seed(run),
+        "seed": evaluation_seed(trained.run),
         "commit": records.commit(),
         "weights_sha256": trained.weights_sha256,
         **numbers,
@@ -189,8 +182,8 @@ def evaluate(folder: RunFolder, settings: Evaluation, dataset: Dataset) -> None:
     shutil.rmtree(folder.unfinished_evaluation, ignore_errors=True)
 
 
-def _likelihood(sampling: Sampling, settings: Evaluation) -> tuple[Arrays, Record]:
-    """Bounds, KL per latent group, active units, samples and reconstructions."""
+def _likelihood(sampling: Sampling, settings: Evaluation, shown: Tensor) -> tuple[Arrays, Record]:
+    """Bounds, KL per latent group, active units, and pictures of these test images and of samples."""
     run, model, device = sampling.trained.run, sampling.trained.model, sampling.trained.device
     differences = rounding(sampling, settings)
     samples = sampling.samples(settings.precision)
@@ -201,8 +194,8 @@ def _likelihood(sampling: Sampling, settings: Evaluation) -> tuple[Arrays, Recor
             file=sys.stderr,
         )
     bounds = {k: importance_weighted_bound(samples.log_weights, k) for k in sorted(set(settings.importance_samples))}
-    shown = pictures(model, sampling.x[:SHOWN], settings, sampling.seed, device)
-    arrays = {f"bound/{k}": bound for k, bound in bounds.items()} | shown
+    arrays = {f"bound/{k}": bound for k, bound in bounds.items()}
+    arrays |= pictures(model, shown, settings, evaluation_seed(run), device)
     return arrays, {
         "metrics": metrics(samples, bounds, run) + differences,
         "kl_per_group": {name: _mean(value) for name, value in samples.kl.items()},
@@ -212,49 +205,55 @@ def _likelihood(sampling: Sampling, settings: Evaluation) -> tuple[Arrays, Recor
 
 
 LARGEST_DIFFERENCE = {"nats": 0.01, "bits/dim": 0.001}
+IMAGES_COMPARED = 64
 
 
 def rounding(sampling: Sampling, settings: Evaluation) -> list[Record]:
-    """L_K of the first images in the evaluation's precision minus L_K in fp32, from the same noise: a row for every K.
+    """L_K in the evaluation's precision minus L_K in fp32, from the same noise, of some test images: a metric per K.
 
-    In fp32 there is nothing to compare. The first images are those of the first part, at most 64.
+    In fp32 there is nothing to compare. The images are drawn from those that are evaluated.
 
     Raises:
         UserError: a mean difference is not below 0.01 nats, for colour images 0.001 bits/dim.
     """
-    precision, architecture, rows = settings.precision, sampling.trained.run.architecture, []
+    precision, run = settings.precision, sampling.trained.run
     if precision == "fp32":
         return []
-    rounded, exact = (sampling.samples(each, slice(1)).log_weights for each in (precision, "fp32"))
-    for k in sorted(set(settings.importance_samples)):
-        difference, unit = importance_weighted_bound(rounded, k) - importance_weighted_bound(exact, k), "nats"
-        if architecture.likelihood != "bernoulli":
-            difference, unit = bits_per_dim(difference, math.prod(architecture.input_shape)), "bits/dim"
-        row = _row("difference_from_fp32", k, difference, unit)
-        if not abs(row["value"]) < LARGEST_DIFFERENCE[unit]:
-            raise UserError(
-                f"Evaluated in {precision}, L_{k} of {sampling.trained.run.name} differs from fp32 by "
-                f"{row['value']:+.4f} {unit}: mean over the first {len(difference)} test images, same noise, at most "
-                f"{difference.abs().max():.4f}. Results may differ by less than {LARGEST_DIFFERENCE[unit]} {unit}. "
-                "Use evaluation.precision: fp32."
-            )
-        rows.append(row)
-    return rows
+    few = replace(sampling, x=sampling.x[part(run.dataset, "test", len(sampling.x), IMAGES_COMPARED)])
+    rounded, exact = (few.samples(each).log_weights for each in (precision, "fp32"))
+    return [
+        _difference(importance_weighted_bound(rounded, k) - importance_weighted_bound(exact, k), k, precision, run)
+        for k in sorted(set(settings.importance_samples))
+    ]
+
+
+def _difference(nats: Tensor, k: int, precision: Precision, run: RunConfig) -> Record:
+    difference, unit = nats, "nats"
+    if run.architecture.likelihood != "bernoulli":
+        difference, unit = bits_per_dim(nats, math.prod(run.architecture.input_shape)), "bits/dim"
+    metric = _metric("difference_from_fp32", k, difference, unit)
+    if not abs(metric["value"]) < LARGEST_DIFFERENCE[unit]:
+        raise UserError(
+            f"Evaluated in {precision}, L_{k} of {run.name} differs from fp32 by {metric['value']:+.4f} {unit}: mean "
+            f"over {len(nats)} test images, same noise, at most {difference.abs().max():.4f}. Results may differ by "
+            f"less than {LARGEST_DIFFERENCE[unit]} {unit}. Use evaluation.precision: fp32."
+        )
+    return metric
 
 
 def _classification(trained: Trained, x: Tensor, labels: Tensor, settings: Evaluation) -> tuple[Arrays, Record]:
     """Test error in percent, log q(y | x) of every image; of a semi-supervised model also its bound on log p(x)."""
     run, model, device = trained.run, trained.model, trained.device
-    rows = rows_within(settings.memory_budget_mb or LARGEST_BUDGET_MB[device.type], run.architecture)
+    rows = rows_for(run.architecture, settings.memory_budget_mb, device)
     log_q = classify(model, x, rows=rows, device=device)
     arrays, kl = {"log_q": log_q}, {}
-    metrics = [_row("test_error", None, 100 * (log_q.argmax(dim=1) != labels).double(), "percent")]
+    metrics = [_metric("test_error", None, 100 * (log_q.argmax(dim=1) != labels).double(), "percent")]
     if run.model != "classifier":
         terms = unlabelled_terms(model, x, seed=evaluation_seed(run), rows=rows, device=device)
         arrays["bound/1"], kl = terms.bound, terms.kl
-        metrics.append(_row("log_likelihood_bound", 1, terms.bound, "nats"))
-        metrics.append(_row("kl_divergence", 1, torch.stack(list(kl.values())).sum(0), "nats"))
-        metrics.append(_row("log_likelihood", 1, terms.log_likelihood, "nats"))
+        metrics.append(_metric("log_likelihood_bound", 1, terms.bound, "nats"))
+        metrics.append(_metric("kl_divergence", 1, torch.stack(list(kl.values())).sum(0), "nats"))
+        metrics.append(_metric("log_likelihood", 1, terms.log_likelihood, "nats"))
     return arrays, {
         "metrics": metrics,
         "kl_per_group": {name: _mean(value) for name, value in kl.items()},
@@ -262,22 +261,24 @@ def _classification(trained: Trained, x: Tensor, labels: Tensor, settings: Evalu
     }
 
 
-def metrics(samples: ImportanceSamples, bounds: dict[int, Tensor], run: RunConfig) -> list[dict[str, Any]]:
-    """The rows that go into `results.csv`: each metric with its mean, standard error over images, K and unit."""
-    rows = [_row("log_likelihood_bound", k, bound, "nats") for k, bound in bounds.items()]
+def metrics(samples: ImportanceSamples, bounds: dict[int, Tensor], run: RunConfig) -> list[Record]:
+    """What goes into `results.csv`: each metric with its mean, standard error over images, K and unit."""
+    found = [_metric("log_likelihood_bound", k, bound, "nats") for k, bound in bounds.items()]
     if run.architecture.likelihood != "bernoulli":
         dimensions = math.prod(run.architecture.input_shape)
-        rows += [_row("bits_per_dim", k, bits_per_dim(bound, dimensions), "bits/dim") for k, bound in bounds.items()]
-    rows.append(_row("kl_divergence", 1, torch.stack(list(samples.kl.values())).sum(0), "nats"))
-    rows.append(_row("log_likelihood", 1, samples.log_likelihood, "nats"))
+        found += [
+            _metric("bits_per_dim", k, bits_per_dim(bound, dimensions), "bits/dim") for k, bound in bounds.items()
+        ]
+    found.append(_metric("kl_divergence", 1, torch.stack(list(samples.kl.values())).sum(0), "nats"))
+    found.append(_metric("log_likelihood", 1, samples.log_likelihood, "nats"))
     if samples.active:
         active = sum(int(units.sum()) for units in samples.active.values())
-        rows.append({"metric": "active_units", "k": None, "unit": "units", "value": active, "standard_error": None})
-    return rows
+        found.append({"metric": "active_units", "k": None, "unit": "units", "value": active, "standard_error": None})
+    return found
 
 
-def _row(metric: str, k: int | None, values: Tensor, unit: str) -> Record:
-    return {"metric": metric, "k": k, "unit": unit, **_mean(values)}
+def _metric(name: str, k: int | None, values: Tensor, unit: str) -> Record:
+    return {"metric": name, "k": k, "unit": unit, **_mean(values)}
 
 
 def _mean(values: Tensor) -> dict[str, float | None]:

@@ -43,17 +43,14 @@ def summary(settings: Experiments, runs: list[RunConfig], folder: Path) -> str:
         runs=_runs(runs, folder),
         origin=_origin(runs, folder),
         tables=[(stem, (folder / f"{stem}.tex").is_file()) for stem in settings.table_stems],
-        figures=[
-            *(
-                (f"figures/{name}", (folder / f"figures/{name}.pdf").is_file(), caption(name))
-                for name in settings.figures
-            ),
-            *(
-                (f"anomalies/{pair.name}", (folder / f"anomalies/{pair.name}.pdf").is_file(), "")
-                for pair in settings.anomalies
-            ),
-        ],
+        figures=[(stem, (folder / f"{stem}.pdf").is_file(), _about(stem)) for stem in settings.figure_stems],
     )
+
+
+def _about(stem: str) -> str:
+    """The caption of a figure; that of an anomaly pair has none, since its table stands beside it."""
+    kind, _, name = stem.partition("/")
+    return caption(name) if kind == "figures" else ""
 
 
 def _runs(runs: list[RunConfig], folder: Path) -> list[dict[str, str]]:

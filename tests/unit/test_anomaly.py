@@ -3,28 +3,26 @@
 import itertools
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from biva.bounds import elbo
+from biva.errors import UserError
+from biva.evaluation import anomaly
 from biva.evaluation.anomaly import bounds_above
 from biva.evaluation.likelihood import importance_sample
+from biva.evaluation.noise import sample_noise
 from biva.models.architectures import ModelName
 from biva.models.generative import Latent, LatentSource, Priors, from_prior, posterior_above
-from biva.models.latents import DiagonalGaussian
-from tests.models import MODELS, DoubleImageNoise, double_noise, tiny_model
+from biva.models.latents import DiagonalGaussian, Noise
+from tests.models import MODELS, double_noise, tiny_model
 from tests.unit.test_models import log_joint
 
 CPU = torch.device("cpu")
 IMAGES = torch.randint(0, 2, (5, 1, 4, 4), generator=torch.Generator().manual_seed(0)).double()
-
-
-@pytest.fixture(autouse=True)
-def _double_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("biva.evaluation.anomaly.ImageNoise", DoubleImageNoise)
-    monkeypatch.setattr("biva.evaluation.likelihood.ImageNoise", DoubleImageNoise)
 
 
 @pytest.mark.parametrize("model_name", MODELS)
@@ -123,3 +121,39 @@ def test_bounds_of_all_k_in_one_pass(model_name: ModelName) -> None:
     l_k = torch.logsumexp(reference.log_weights, 0) - math.log(2000)
     weights = (reference.log_weights - l_k).exp()
     assert ((many - l_k).abs() < 5 * math.sqrt(2 / 2000) * weights.std(0)).all()
+
+
+def test_every_k_has_the_noise_of_every_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All draws of one name get the same numbers, though BIVA's stages are drawn from q for some k and p for others."""
+    drawn: dict[str, list[Tensor]] = {}
+
+    def remembering(*arguments: Any) -> Noise:
+        noise = sample_noise(*arguments)
+
+        def remember(name: str, shape: torch.Size) -> Tensor:
+            drawn.setdefault(name, []).append(noise(name, shape))
+            return drawn[name][-1]
+
+        return remember
+
+    monkeypatch.setattr(anomaly, "sample_noise", remembering)
+    bounds_above(tiny_model("biva"), IMAGES, 3, seed=1, rows=100, device=CPU)
+    # z1_bu is drawn on the way up for k < 2 and k = 2 alike, and z1_bu and z1_td on the way down for k = 1, 2
+    assert {name: len(numbers) for name, numbers in drawn.items()} == {
+        "q(z1_bu)": 3,
+        "q(z2)": 2,
+        "q(z1_td)": 1,
+        "p(z2)": 1,
+        "p(z1_td)": 2,
+        "p(z1_bu)": 2,
+    }
+    for numbers in drawn.values():
+        assert all(torch.equal(numbers[0], other) for other in numbers)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_bound_that_is_no_number_is_an_error(monkeypatch: pytest.MonkeyPatch, value: float) -> None:
+    """Minus infinity too: its difference to another one would be no score."""
+    monkeypatch.setattr(anomaly, "importance_weighted_bound", lambda weights, _k: torch.full((len(weights[0]),), value))
+    with pytest.raises(UserError, match=r"NaN or infinite at images 0, 1, 2, 3, 4 \(counted"):
+        bounds_above(tiny_model("vae"), IMAGES, 1, seed=1, rows=100, device=CPU)

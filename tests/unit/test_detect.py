@@ -70,7 +70,8 @@ def test_arrays_hold_every_image_and_score(trained: RunFolder, tmp_path: Path) -
     run(trained, other(dark().images["test"][:20]), PAIR.model_copy(update={"max_images": 25}))
     record = records.read_json(trained.anomaly("pair"))
     arrays = load_file(trained.anomaly("pair").with_suffix(".safetensors"))
-    assert (record["normal"]["images"], record["anomalous"]["images"]) == (25, 20)
+    counts = {kind: (record[kind]["images"], record[kind]["images_in_split"]) for kind in ("normal", "anomalous")}
+    assert counts == {"normal": (25, 60), "anomalous": (20, 20)}
     assert arrays["normal"].shape == (3, 25)
     assert arrays["anomalous"].shape == (3, 20)
     np.testing.assert_array_equal(arrays["score/LLR>2/normal"], arrays["normal"][0] - arrays["normal"][2])

@@ -16,14 +16,15 @@ from safetensors.numpy import load_file
 
 from biva import records
 from biva.config import Evaluation
+from biva.data.inputs import fixed_input, part
 from biva.errors import UserError
 from biva.evaluation import likelihood, run
 from biva.evaluation.kept import parse_share
 from biva.evaluation.pictures import INTERPOLATION_STEPS, LAYER_IMAGES, PER_TEMPERATURE
 from biva.evaluation.run import evaluate, evaluate_share
 from biva.models.hierarchical_vae import HierarchicalVAE
-from biva.records import RunFolder
-from biva.tracking import _evaluation_finals
+from biva.records import RunFolder, is_current
+from biva.tracking import _evaluation_metrics
 from biva.training.loop import train
 from tests.hostile import last_bit_flipped
 from tests.models import tiny_architecture
@@ -39,16 +40,18 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return folder
 
 
-def parts_drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The first image of every part that is drawn from now on."""
+def batches_drawn(monkeypatch: pytest.MonkeyPatch, *, killed_at: int | None = None) -> list[int]:
+    """The first image of every batch that is drawn from now on, until the batch from which on the process is killed."""
     drawn: list[int] = []
-    part = likelihood._part
+    draw = likelihood._draw
 
     def counted(model: Any, x: Any, images: range, *arguments: Any) -> Any:
+        if images.start == killed_at:
+            raise KeyboardInterrupt
         drawn.append(images.start)
-        return part(model, x, images, *arguments)
+        return draw(model, x, images, *arguments)
 
-    monkeypatch.setattr(likelihood, "_part", counted)
+    monkeypatch.setattr(likelihood, "_draw", counted)
     return drawn
 
 
@@ -106,8 +109,7 @@ def test_a_weight_of_zero_counts_in_every_mean_and_is_told(
     assert rows["log_likelihood_bound", 1]["value"] == -math.inf
     assert rows["log_likelihood_bound", 1]["standard_error"] is None
     assert rows["log_likelihood_bound", 40]["value"] == pytest.approx(np.mean(after["bound/40"]))
-    finals, _, _ = _evaluation_finals(record, 12)
-    assert finals["test/zero_weights"] == 1
+    assert _evaluation_metrics(record)["test/zero_weights"] == 1
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -136,23 +138,13 @@ def test_a_killed_evaluation_goes_on_where_it_was(
     evaluate(trained, SETTINGS, toy_dataset())
     whole = load_file(trained.arrays)
     assert not trained.unfinished_evaluation.exists()
-    sampled: list[int] = []
-    noise = likelihood.ImageNoise
-
-    class Noise(noise):  # type: ignore[misc, valid-type]
-        def __init__(self, seed: int, images: range, *arguments: Any) -> None:
-            if len(sampled) == 2:
-                raise KeyboardInterrupt
-            sampled.append(images.start)
-            super().__init__(seed, images, *arguments)
-
-    monkeypatch.setattr(likelihood, "ImageNoise", Noise)
-    with pytest.raises(KeyboardInterrupt):
-        evaluate(trained, SETTINGS, toy_dataset())
+    with monkeypatch.context() as patch:
+        sampled = batches_drawn(patch, killed_at=4)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(trained, SETTINGS, toy_dataset())
     first, _ = sorted(trained.unfinished_evaluation.rglob("*.safetensors"))
     first.write_bytes(damage(first.read_bytes()))
-    monkeypatch.setattr(likelihood, "ImageNoise", noise)
-    again = parts_drawn(monkeypatch)
+    again = batches_drawn(monkeypatch)
     evaluate(trained, SETTINGS, toy_dataset())
     assert (sampled, again) == ([0, 2], [0, 4, 6])
     assert "is damaged; it is computed again" in capsys.readouterr().err
@@ -168,7 +160,7 @@ def test_shares_make_the_whole_to_the_byte(trained: RunFolder, monkeypatch: pyte
     whole, metrics = trained.arrays.read_bytes(), records.read_json(trained.evaluation)["metrics"]
     for number in range(shares, 1, -1):
         evaluate_share(trained, SETTINGS, toy_dataset(), parse_share(f"{number}/{shares}"))
-    drawn = parts_drawn(monkeypatch)
+    drawn = batches_drawn(monkeypatch)
     evaluate(trained, SETTINGS, toy_dataset())
     assert drawn == [0, 2, 4, 6][::shares]
     assert trained.arrays.read_bytes() == whole
@@ -180,6 +172,25 @@ def test_shares_make_the_whole_to_the_byte(trained: RunFolder, monkeypatch: pyte
 def test_what_is_no_share_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="is no share of an evaluation"):
         parse_share(text)
+
+
+def test_the_images_are_the_drawn_ones_and_the_record_says_of_how_many(trained: RunFolder) -> None:
+    evaluate(trained, SETTINGS, toy_dataset())
+    drawn = part("toy", "test", len(toy_dataset().images["test"]), 7)
+    expected = fixed_input(toy_dataset(), "test")[drawn]
+    np.testing.assert_array_equal(load_file(trained.arrays)["originals"], expected)
+    record = records.read_json(trained.evaluation)
+    assert (record["images"], record["images_in_split"]) == (7, len(toy_dataset().images["test"]))
+
+
+def test_an_evaluation_is_current_until_run_or_settings_change(trained: RunFolder, tmp_path: Path) -> None:
+    evaluate(trained, SETTINGS, toy_dataset())
+    digest, settings = toy_run().digest, SETTINGS.model_dump(mode="json")
+    assert is_current(trained, digest, settings)
+    assert is_current(trained, digest, settings | {"memory_budget_mb": 32})
+    assert not is_current(trained, digest, settings | {"max_images": 8})
+    assert not is_current(trained, "0" * 16, settings)
+    assert not is_current(RunFolder(tmp_path), digest, settings)
 
 
 def test_a_run_with_labels_has_no_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,8 +207,7 @@ BF16 = SETTINGS.model_copy(update={"precision": "bf16"})
 def test_bf16_is_allowed_where_it_changes_little_and_says_how_much(
     trained: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The stored difference is that of the two evaluations' own bounds, over the images of the first part."""
-    monkeypatch.setattr(likelihood, "IMAGES_PER_BATCH", 4)
+    """The stored difference is that of the two evaluations' own bounds; seven images are few enough to compare all."""
     evaluate(trained, SETTINGS, toy_dataset())
     exact = load_file(trained.arrays)
     assert "difference_from_fp32" not in {row["metric"] for row in records.read_json(trained.evaluation)["metrics"]}
@@ -208,11 +218,11 @@ def test_bf16_is_allowed_where_it_changes_little_and_says_how_much(
     differences = {row["k"]: row for row in metrics if row["metric"] == "difference_from_fp32"}
     assert set(differences) == {1, 10, 40}
     for k, row in differences.items():
-        values = (rounded[f"bound/{k}"] - exact[f"bound/{k}"])[:4]
+        values = rounded[f"bound/{k}"] - exact[f"bound/{k}"]
         assert row["unit"] == "nats"
         assert row["value"] == pytest.approx(np.mean(values), abs=1e-12)
         assert row["value"] != 0
-        assert row["standard_error"] == pytest.approx(np.std(values, ddof=1) / 2)
+        assert row["standard_error"] == pytest.approx(np.std(values, ddof=1) / math.sqrt(7))
     for name in ("sheet/samples", "sheet/reconstructions"):  # pictures stay in fp32
         np.testing.assert_array_equal(rounded[name], exact[name])
 
@@ -233,18 +243,15 @@ def test_a_precision_that_changes_a_bound_is_refused_and_leaves_no_result(
 def test_colour_images_are_judged_in_bits_per_dimension(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bounds of 3x4x4 images that differ by a known number of nats."""
     dimensions, limit = 48, 0.001 * math.log(2) * 48
-    sampling = Mock()
-    sampling.trained.run.architecture = tiny_architecture(likelihood="mixture_of_logistics")
-    settings = Evaluation(importance_samples=(1,), precision="bf16")
+    colour = Mock(architecture=tiny_architecture(likelihood="mixture_of_logistics"))
     for nats, allowed in ((0.99 * limit, True), (-0.99 * limit, True), (1.01 * limit, False), (math.nan, False)):
-        weights = {"fp32": torch.zeros(1, 5), "bf16": torch.full((1, 5), nats)}
-        sampling.samples = lambda precision, _share, weights=weights: Mock(log_weights=weights[precision].double())
+        differences = torch.full((5,), nats, dtype=torch.float64)
         if allowed:
-            (row,) = run.rounding(sampling, settings)
-            assert (row["unit"], row["value"]) == ("bits/dim", pytest.approx(-nats / dimensions / math.log(2)))
+            metric = run._difference(differences, 1, "bf16", colour)
+            assert (metric["unit"], metric["value"]) == ("bits/dim", pytest.approx(-nats / dimensions / math.log(2)))
         else:
             with pytest.raises(UserError, match="bits/dim"):
-                run.rounding(sampling, settings)
+                run._difference(differences, 1, "bf16", colour)
 
 
 def test_pictures_are_sheets_of_images(trained: RunFolder) -> None:

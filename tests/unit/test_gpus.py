@@ -11,13 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from biva.devices import _one_gpu, choose_device
-from biva.gpus import claim
+from biva.devices import _one_gpu, choose_device, claim
 
 CLAIMANT = """
 import os, sys
 from pathlib import Path
-from biva.gpus import claim
+from biva.devices import claim
 kept = claim(["0", "1", "GPU-a1"], Path(sys.argv[1]))
 print(os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
 sys.stdin.read()

@@ -2,7 +2,6 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -11,22 +10,16 @@ from biva.bounds import elbo
 from biva.data.datasets import Dataset
 from biva.data.inputs import fixed_input, part
 from biva.evaluation.likelihood import (
-    ImageNoise,
     ImportanceSamples,
     importance_sample,
-    rows_within,
 )
+from biva.evaluation.noise import sample_noise
 from biva.models.architectures import ModelName
 from biva.models.hierarchical_vae import HierarchicalVAE
-from tests.models import MODELS, DoubleImageNoise, tiny_architecture, tiny_model
+from tests.models import MODELS, tiny_model
 
 CPU = torch.device("cpu")
 IMAGES = torch.randint(0, 2, (5, 1, 4, 4), generator=torch.Generator().manual_seed(0)).double()
-
-
-@pytest.fixture(autouse=True)
-def _double_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("biva.evaluation.likelihood.ImageNoise", DoubleImageNoise)
 
 
 def sample(
@@ -71,38 +64,21 @@ def test_every_image_counts_exactly_once_with_samples_of_its_own() -> None:
 
 
 def test_log_weights_are_those_of_the_model_and_their_parts_add_up() -> None:
-    """One image with the stream's own numbers fed to a plain forward pass per sample."""
+    """The numbers of every sample, asked for by name, fed to a plain forward pass."""
     model = tiny_model("biva", latent=2)
-    result = sample(model, IMAGES[:1], k=4)
-    stream = np.random.Generator(np.random.Philox(key=[3, 0]))
+    result = sample(model, k=4)
     for k in range(4):
-        numbers = iter(torch.from_numpy(stream.standard_normal(6, dtype=np.float32)).double().split(2))
         with torch.no_grad():
-            terms = model(IMAGES[:1], lambda _name, shape, numbers=numbers: next(numbers).view(shape))
-        torch.testing.assert_close(elbo(terms.log_likelihood, terms.kl)[0], result.log_weights[k, 0])
+            terms = model(IMAGES, sample_noise(3, range(5), k, CPU))
+        torch.testing.assert_close(elbo(terms.log_likelihood, terms.kl), result.log_weights[k])
     kl = torch.stack(list(result.kl.values())).sum(0)
     torch.testing.assert_close(result.log_likelihood - kl, result.log_weights.mean(0))
-
-
-def test_noise_of_an_image_is_an_independent_standard_normal_stream() -> None:
-    noise = ImageNoise(seed=1, images=range(2), width=50_000, device=CPU)
-    noise.draw(1)
-    block = noise("q(z1)", torch.Size([2, 50_000]))
-    assert (block.mean(1).abs() < 5 / math.sqrt(50_000)).all()
-    assert ((block.std(1) - 1).abs() < 5 / math.sqrt(100_000)).all()
-    assert abs((block[0] * block[1]).mean().item()) < 5 / math.sqrt(50_000)
 
 
 def test_active_units_are_shown_only_where_two_samples_allow_an_estimate() -> None:
     model = tiny_model("vae", latent=3)
     assert sample(model, k=1).active == {}
     assert {name: units.shape for name, units in sample(model, k=2).active.items()} == {"z1": (3,), "z2": (3,)}
-
-
-def test_rows_within_a_budget_by_hand() -> None:
-    """Tiny: two stages of 4x2x2 maps, 4 each, and eight 4x4x4 maps: 4 * 2 * 16 + 8 * 64 floats a row."""
-    assert rows_within(1, tiny_architecture()) == 2**20 // (4 * (128 + 512))
-    assert rows_within(2, tiny_architecture()) == 2 * 2**20 // (4 * (128 + 512))
 
 
 def dataset(binarisation: str) -> Dataset:

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from biva.config import Precision
+from biva.devices import computing_in, find_precision
 from biva.errors import UserError
 from biva.models.architectures import ModelName
 from biva.models.hierarchical_vae import Terms
-from biva.precision import computing_in, find_precision
 from tests.models import MODELS, tiny_model
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
