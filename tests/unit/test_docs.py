@@ -44,7 +44,8 @@ def test_files_and_verbs_in_the_text_exist(page: Path) -> None:
 
     for code in re.findall(r"`([^`\n]+)`", prose(page)):
         if re.fullmatch(r"(\.\./)?(biva|config|docs|tests|workflow)/[a-z0-9_./-]*", code):
-            assert (ROOT / code).exists() or (page.parent / code).exists(), code
+            made = f"file={code}" in {block.info for block in blocks(page)}
+            assert made or (ROOT / code).exists() or (page.parent / code).exists(), code
         if match := re.match(r"biva ([a-z]+)\b", code):
             verbs = {command.name or command.callback.__name__ for command in app.registered_commands}
             assert match[1] in verbs | {"data"}, code
