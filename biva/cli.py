@@ -1,7 +1,8 @@
 """The command `biva`: one verb per step of the workflow. It parses, calls and prints; the work is done elsewhere.
 
-Every verb is run from the project's root: `config/`, `resources/` and `results/` are folders there. What takes long
-to import is imported by the verb that needs it, so that `biva --help` answers at once.
+The configuration is the folder `config/`, or the one that BIVA_CONFIG names. Everything else is the folder of a dataset, of
+a run or of a set's results, which options name; by default they lie where the workflow has them below the project's
+root. What takes long to import is imported by the verb that needs it, so that `biva --help` answers at once.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -19,7 +19,6 @@ import typer
 from biva.config import (
     Device,
     FigureName,
-    RunConfig,
     find_anomaly,
     find_dataset,
     find_run,
@@ -53,10 +52,21 @@ app.add_typer(data, name="data")
 Experiments = Annotated[str, typer.Argument(help="Experiment set: a file in config/experiments/, without .yaml.")]
 DatasetName = Annotated[str, typer.Argument(help="Dataset: an entry of config/datasets.yaml.")]
 RunName = Annotated[str, typer.Argument(help="Run of the set: DATASET/ARCHITECTURE/MODEL/seedN.")]
+PairName = Annotated[str, typer.Argument(help="`name` of one of the set's anomaly pairs.")]
+DataFolder = Annotated[
+    Path | None,
+    typer.Option("--data", help="Folder of the run's dataset, prepared.", show_default="resources/DATASET"),
+]
+TrainedRun = Annotated[
+    Path | None, typer.Option("--run", help="Folder of the trained run.", show_default="results/SET/runs/RUN")
+]
+SetFolder = Annotated[
+    Path | None, typer.Option("--results", help="Folder of the set's results.", show_default="results/SET")
+]
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is told in its own words, without a traceback, with status 1."""
+    """Run the command line; a user's mistake is reported in its own words, without a traceback, with status 1."""
     try:
         app()
     except UserError as error:
@@ -68,7 +78,8 @@ def main() -> None:
 def biva() -> None:
     """BIVA, reproduced: data, training, evaluation, tables and figures, one verb per step.
 
-    `snakemake --cores all` runs all of them in order; each can be run by hand from the project's root.
+    `snakemake --cores all` runs all of them in order; each can be run by hand from the project's root. The environment
+    variable BIVA_CONFIG names another folder than config/.
     """
     logging.basicConfig(format="%(message)s")
     logging.getLogger("biva").setLevel(logging.INFO)
@@ -105,13 +116,9 @@ def check(
     Example:
       biva check biva_28x28
     """
-    import torch
+    from biva.bench import benchmarked, check
 
-    from biva.bench.agreement import agreement
-    from biva.bench.work import Subject
-
-    subject = Subject(architecture, load_architecture(architecture), model, device, torch.get_num_threads(), False)
-    print(agreement(subject))
+    print(check(benchmarked(architecture, load_architecture(architecture), model, device)))
 
 
 @app.command()
@@ -128,47 +135,40 @@ def bench(
     precision: Annotated[
         list[str] | None, typer.Option(help="fp32, tf32 or bf16; may be repeated.", show_default="fp32 and bf16")
     ] = None,
-    compiled: Annotated[bool, typer.Option("--compile", help="Compile the model with torch.compile.")] = False,
+    compiled: Annotated[bool, typer.Option("--compile", help="Measure training once more, compiled.")] = False,
     device: Annotated[Device, typer.Option(help="auto: a CUDA device where there is one.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="as torch chooses")] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Of every timing; the median counts.")] = 5,
-    to: Annotated[
-        Path | None,
-        typer.Option(dir_okay=False, help="The record.", show_default="results/bench/ARCHITECTURE-MODEL.json"),
-    ] = None,
+    seconds: Annotated[float, typer.Option(min=0, help="Every measurement lasts at least so long.")] = 5,
+    profile: Annotated[bool, typer.Option(help="Print which operations an update spends its time in, too.")] = False,
 ) -> None:
-    """Measure a model's speed and memory beside the machine's limits.
+    """Measure a model's speed and memory beside the machine's limit.
 
-    Training and evaluation are the real ones, on random images. docs/performance.md explains the columns.
+    Training and evaluation are the real ones, on random images. docs/performance.md explains the columns. `biva plan`
+    reads the numbers from results/bench/ARCHITECTURE-MODEL.json.
 
     \b
     Examples:
       biva bench digits_8x8 --batch-size 32 --batch-size 64
       biva bench biva_28x28 --precision fp32 --device cpu --threads 2
     """
-    import torch
-
-    from biva.bench.report import report
-    from biva.bench.run import bench
-    from biva.bench.work import Subject
+    from biva.bench import Bench, bench, benchmarked, report
     from biva.precision import find_precision
-    from biva.tracking import mirror_bench_or_warn
 
-    threads = threads or torch.get_num_threads()
-    subject = Subject(architecture, load_architecture(architecture), model, device, threads, compiled)
+    run = benchmarked(architecture, load_architecture(architecture), model, device, threads)
+    precisions, sizes = [find_precision(name) for name in precision or ("fp32", "bf16")], batch_size or [48]
     record = bench(
-        subject,
-        precisions=[find_precision(name) for name in precision or ("fp32", "bf16")],
-        batch_sizes=batch_size or (48,),
-        importance_samples=importance_samples or (100,),
+        run,
+        precisions=precisions,
+        batch_sizes=sizes,
+        importance_samples=importance_samples or [100],
         images=images,
-        repeats=repeats,
+        seconds=seconds,
+        compiled=compiled,
     )
     print(report(record))
-    path = to or RESULTS / "bench" / f"{architecture}-{model}.json"
-    write_json(path, record)
-    mirror_bench_or_warn(path)
-    print(path)
+    if profile:
+        print(Bench(run, seconds).largest_costs(precisions[0], sizes[0]))
+    write_json(RESULTS / "bench" / f"{architecture}-{model}.json", record)
 
 
 @app.command()
@@ -190,7 +190,7 @@ def plan(
       biva plan quick
       biva plan paper --device cuda --flops-rate 2e13
     """
-    from biva.plan.report import plan
+    from biva.plan import plan
 
     sets = {name: load_experiments(name) for name in load_sets(experiments)}
     if device is not None:
@@ -286,10 +286,16 @@ def fetch(
 
 
 @app.command()
-def prepare(dataset: DatasetName) -> None:
-    """Turn raw files into one array file and its fingerprint.
-
-    Reads resources/DATASET/raw/; writes resources/DATASET/data.safetensors and data.json.
+def prepare(
+    dataset: DatasetName,
+    raw: Annotated[
+        Path | None, typer.Option("--from", help="Folder of the raw files.", show_default="resources/DATASET/raw")
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option(help="Folder for the array file.", show_default="resources/DATASET")
+    ] = None,
+) -> None:
+    """Turn raw files into one array file, data.safetensors, and its fingerprint, data.json.
 
     \b
     Example:
@@ -298,14 +304,22 @@ def prepare(dataset: DatasetName) -> None:
     from biva.data.datasets import prepare
 
     folder = RESOURCES / dataset
-    prepare(dataset, find_dataset(dataset), folder / "raw", folder)
+    prepare(dataset, find_dataset(dataset), raw or folder / "raw", to or folder)
 
 
 @app.command()
-def train(experiments: Experiments, run: RunName) -> None:
+def train(
+    experiments: Experiments,
+    run: RunName,
+    data: DataFolder = None,
+    to: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="results/SET/runs/RUN")] = None,
+    parent: Annotated[
+        Path | None, typer.Option(help="Folder of the run to fine-tune.", show_default="results/SET/runs/PARENT")
+    ] = None,
+) -> None:
     """Train one run, from its last checkpoint if it has one.
 
-    A fine-tuned run (MODEL_finetuned) starts from the selected weights of the run that it fine-tunes.
+    A fine-tuned run (MODEL_finetuned) starts from the selected weights of the run that it fine-tunes, its parent.
 
     \b
     Examples:
@@ -318,13 +332,12 @@ def train(experiments: Experiments, run: RunName) -> None:
     from biva.training.signals import Interrupted
 
     config = find_run(experiments, run)
-    folder, parent = _run_folder(config), None
-    if config.parent_name:
-        parent = _run_folder(find_run(experiments, config.parent_name))
-    dataset = load(RESOURCES / config.dataset)
+    folder = _run_folder(experiments, run, to)
+    parent_folder = _run_folder(experiments, config.parent_name, parent) if config.parent_name else None
+    dataset = load(data or RESOURCES / config.dataset)
     try:
         with mirroring(folder) as mirror:
-            train(config, dataset, folder, on_evaluation=mirror, parent_folder=parent)
+            train(config, dataset, folder, on_evaluation=mirror, parent_folder=parent_folder)
     except Interrupted as interruption:
         print(interruption, file=sys.stderr)
         raise typer.Exit(interruption.exit_status) from None
@@ -334,6 +347,8 @@ def train(experiments: Experiments, run: RunName) -> None:
 def evaluate(
     experiments: Experiments,
     run: RunName,
+    data: DataFolder = None,
+    folder: TrainedRun = None,
     part: Annotated[str | None, typer.Option(help="N/M: only draw the N-th of M shares of the samples.")] = None,
 ) -> None:
     """Evaluate a trained run on the test split.
@@ -353,20 +368,25 @@ def evaluate(
     from biva.tracking import mirror_or_warn
 
     config, settings = find_run(experiments, run), load_experiments(experiments).evaluation
-    folder, share = _run_folder(config), parse_share(part) if part else None
-    dataset = load(RESOURCES / config.dataset)
+    trained, share = _run_folder(experiments, run, folder), parse_share(part) if part else None
+    dataset = load(data or RESOURCES / config.dataset)
     if share:
-        evaluate_share(folder, settings, dataset, share)
+        evaluate_share(trained, settings, dataset, share)
     else:
-        evaluate(folder, settings, dataset)
-        mirror_or_warn(folder)
+        evaluate(trained, settings, dataset)
+        mirror_or_warn(trained)
 
 
 @app.command()
 def detect(
     experiments: Experiments,
     run: RunName,
-    pair: Annotated[str, typer.Argument(help="`name` of one of the set's anomaly pairs.")],
+    pair: PairName,
+    data: DataFolder = None,
+    anomalous: Annotated[
+        Path | None, typer.Option(help="Folder of the other dataset.", show_default="resources/DATASET")
+    ] = None,
+    folder: TrainedRun = None,
 ) -> None:
     """Tell another dataset's test images from those of the run's own.
 
@@ -380,44 +400,18 @@ def detect(
     from biva.evaluation.detect import detect
     from biva.tracking import mirror_or_warn
 
-    config, settings = find_run(experiments, run), find_anomaly(experiments, pair)
-    folder = _run_folder(config)
-    normal, anomalous = (load(RESOURCES / name) for name in (settings.normal, settings.anomalous))
-    detect(folder, settings, load_experiments(experiments).evaluation, normal, anomalous)
-    mirror_or_warn(folder)
-
-
-@app.command()
-def run(
-    experiments: Annotated[str, typer.Argument(help="Experiment set or collection: a file in config/experiments/.")],
-    minutes: Annotated[float, typer.Option(min=1, help="This call ends before they are over.")],
-    to: Annotated[Path, typer.Option(file_okay=False, help="Folder for what is carried home.")],
-    part_mb: Annotated[float, typer.Option(min=0.1, help="MiB of a file there, at most.")] = 15,
-    limit_mb: Annotated[float, typer.Option(min=0.1, help="MiB of all files there, at most.")] = 60,
-) -> None:
-    """Train and evaluate a set on a machine with neither Snakemake nor MLflow, in a limited time.
-
-    Checks and measures the model, then trains and evaluates every run, in the order of the set; at the end publishes
-    what is evaluated, and packs records, tables, figures, bounds of every image, pictures and weights (bfloat16). The
-    same command goes on where the time was up. On another machine, `cat results.tar.* | tar x` unpacks.
-
-    \b
-    Example:
-      biva run half_hour --minutes 9 --to carried
-    """
-    from biva.running import RESERVE_SECONDS, pack
-    from biva.running import run as run_sets
-
-    until, sets = time.monotonic() + 60 * minutes - RESERVE_SECONDS, load_sets(experiments)
-    problems = run_sets(sets, RESULTS, RESOURCES, until)
-    print(*pack(sets, RESULTS, to, part_mb, limit_mb), sep="\n")
-    if problems:
-        raise UserError("\n".join(problems))
+    find_run(experiments, run)  # refuses a name that the set does not have
+    settings, evaluation = find_anomaly(experiments, pair), load_experiments(experiments).evaluation
+    trained = _run_folder(experiments, run, folder)
+    normal = load(data or RESOURCES / settings.normal)
+    detect(trained, settings, evaluation, normal, load(anomalous or RESOURCES / settings.anomalous))
+    mirror_or_warn(trained)
 
 
 @app.command()
 def track(
     folders: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="Folders of runs.")],
+    results: SetFolder = None,
 ) -> None:
     """Complete the MLflow copy of runs.
 
@@ -437,19 +431,20 @@ def track(
         mirror_model(RunFolder(path))
         print(path)
     for experiments in sorted({read_json(RunFolder(path).identity)["experiments"] for path in folders}):
-        mirror_reports(experiments, RESULTS / experiments)
+        mirror_reports(experiments, results or RESULTS / experiments)
 
 
 @app.command()
 def collect(
     experiments: Experiments,
+    results: SetFolder = None,
     from_mlflow: Annotated[
         bool, typer.Option("--from-mlflow", help="Rebuild results.csv and the tables from MLflow alone.")
     ] = False,
 ) -> None:
     """Collect a set's records into one results.csv.
 
-    Writes results/EXPERIMENTS/results.csv; runs that are not evaluated yet are left out.
+    Reads runs/ in the folder of the results, and writes results.csv; runs that are not evaluated yet are left out.
 
     \b
     Examples:
@@ -458,7 +453,7 @@ def collect(
     """
     from biva.reporting.texts import write_csv, write_texts
 
-    runs, folder = resolve_runs(experiments, load_experiments(experiments)), RESULTS / experiments
+    runs, folder = resolve_runs(experiments, load_experiments(experiments)), results or RESULTS / experiments
     if from_mlflow:
         from biva.tracking import records_from_mlflow
 
@@ -470,10 +465,14 @@ def collect(
 
 
 @app.command()
-def table(experiments: Experiments, name: Annotated[str, typer.Argument(help="`name` of a table of the set.")]) -> None:
+def table(
+    experiments: Experiments,
+    name: Annotated[str, typer.Argument(help="`name` of a table of the set.")],
+    results: SetFolder = None,
+) -> None:
     """Write a table of a set's results: likelihood bounds, or test errors of semi-supervised runs.
 
-    Reads results/EXPERIMENTS/results.csv; writes results/EXPERIMENTS/tables/NAME.tex and .html.
+    Reads results.csv in the folder of the results; writes tables/NAME.tex and .html.
 
     \b
     Examples:
@@ -484,14 +483,18 @@ def table(experiments: Experiments, name: Annotated[str, typer.Argument(help="`n
 
     table = find_table(experiments, name)
     runs = resolve_runs(experiments, load_experiments(experiments))
-    print(*write_table(table, runs, RESULTS / experiments), sep="\n")
+    print(*write_table(table, runs, results or RESULTS / experiments), sep="\n")
 
 
 @app.command()
-def figure(experiments: Experiments, name: Annotated[FigureName, typer.Argument(help="What to draw.")]) -> None:
+def figure(
+    experiments: Experiments,
+    name: Annotated[FigureName, typer.Argument(help="What to draw.")],
+    results: SetFolder = None,
+) -> None:
     """Draw a figure of a set's runs, but for those that learn from labels.
 
-    Writes results/EXPERIMENTS/figures/NAME.pdf and NAME.png.
+    Reads runs/ in the folder of the results; writes figures/NAME.pdf and NAME.png.
 
     \b
     Example:
@@ -500,39 +503,38 @@ def figure(experiments: Experiments, name: Annotated[FigureName, typer.Argument(
     from biva.reporting.canvas import save
     from biva.reporting.figures import draw, folders_to_draw
 
-    folder = RESULTS / experiments
+    folder = results or RESULTS / experiments
     print(*save(draw(name, folders_to_draw(experiments, folder)), folder / "figures" / name), sep="\n")
 
 
 @app.command()
-def anomalies(
-    experiments: Experiments, pair: Annotated[str, typer.Argument(help="`name` of one of the set's anomaly pairs.")]
-) -> None:
+def anomalies(experiments: Experiments, pair: PairName, results: SetFolder = None) -> None:
     """Write the table and the figure of an anomaly pair.
 
-    Writes results/EXPERIMENTS/anomalies/PAIR.tex, .html, .pdf and .png; where nothing has run, the table alone.
+    Reads runs/ in the folder of the results; writes anomalies/PAIR.tex, .html, .pdf and .png. Where nothing has run, it
+    writes the table alone.
 
     \b
     Example:
       biva anomalies fashion_anomaly_small mnist
     """
-    from biva.reporting.anomalies import draw_anomaly
     from biva.reporting.canvas import save
+    from biva.reporting.figures.anomaly import draw_anomaly
     from biva.reporting.texts import write_anomaly_table
 
-    settings, folder = find_anomaly(experiments, pair), RESULTS / experiments
+    settings, folder = find_anomaly(experiments, pair), results or RESULTS / experiments
     runs = resolve_runs(experiments, load_experiments(experiments))
     print(*write_anomaly_table(settings, runs, folder / "runs", folder), sep="\n")
-    scoring = (_run_folder(run) for run in runs if settings.includes(run))
+    scoring = (RunFolder(folder / "runs" / run.name) for run in runs if settings.includes(run))
     print(*save(draw_anomaly(scoring, settings), folder / "anomalies" / pair), sep="\n")
 
 
 @app.command()
-def summary(experiments: Experiments) -> None:
+def summary(experiments: Experiments, results: SetFolder = None) -> None:
     """Put a set's tables and figures on one page.
 
-    Writes results/EXPERIMENTS/summary.tex and, where pdflatex is installed, summary.pdf. What does not exist yet is
-    printed as not run.
+    Writes summary.tex into the folder of the results and, where pdflatex is installed, summary.pdf. What does not exist
+    yet is printed as not run.
 
     \b
     Example:
@@ -541,7 +543,7 @@ def summary(experiments: Experiments) -> None:
     from biva.reporting.summary import compile_pdf, summary
 
     settings = load_experiments(experiments)
-    document = RESULTS / experiments / "summary.tex"
+    document = (results or RESULTS / experiments) / "summary.tex"
     write_atomically(document, summary(settings, resolve_runs(experiments, settings), document.parent).encode())
     print(document)
     if problem := compile_pdf(document):
@@ -658,5 +660,5 @@ def schema() -> None:
         print(path)
 
 
-def _run_folder(run: RunConfig) -> RunFolder:
-    return RunFolder(RESULTS / run.experiments / "runs" / run.name)
+def _run_folder(experiments: str, run: str, named: Path | None) -> RunFolder:
+    return RunFolder(named or RESULTS / experiments / "runs" / run)

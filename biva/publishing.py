@@ -6,6 +6,7 @@ records of every run, `results.csv`, `tables/`, `anomalies/` with the tables of 
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from biva.config import load_experiments, resolve_runs
 from biva.errors import UserError
 from biva.records import PUBLISHED, RunFolder
 from biva.reporting.canvas import save
-from biva.reporting.figures import draw, folders_to_draw, is_of_records
+from biva.reporting.figures import draw, folders_to_draw, reads_arrays
 from biva.reporting.texts import write_texts
 from biva.verification.verify import verify
 
@@ -64,7 +65,7 @@ def rebuild(experiments: str, folder: Path) -> list[Path]:
     files = write_texts(experiments, folder / "runs", folder)
     folders = folders_to_draw(experiments, folder)
     if any(run.evaluation.is_file() for run in folders):
-        for name in filter(is_of_records, load_experiments(experiments).figures):
+        for name in itertools.filterfalse(reads_arrays, load_experiments(experiments).figures):
             files += save(draw(name, folders), folder / "figures" / name)
     return files
 

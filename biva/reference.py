@@ -1,16 +1,17 @@
-"""The configuration reference `docs/configuration.md`, generated from the JSON schemas of the configuration files."""
+"""The reference `docs/configuration.md`, generated from the schemas of the configuration and figures' captions."""
 
 from __future__ import annotations
 
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from biva.config import Collection, Datasets, Experiments, MainConfig
+from biva.config import Collection, Datasets, Experiments, FigureName, MainConfig
 from biva.models.architectures import Architecture
+from biva.reporting.figures import caption
 
 PAGE = Path("docs/configuration.md")
 
@@ -40,7 +41,13 @@ Every key of every configuration file. `biva schema` writes this page from the c
 
 def reference() -> str:
     """The whole page."""
-    return "\n".join([_HEAD, *(_chapter(file, model) for file, model in _FILES.items())])
+    return "\n".join([_HEAD, *(_chapter(file, model) for file, model in _FILES.items()), _figures()])
+
+
+def _figures() -> str:
+    """What every figure shows, as its caption says."""
+    rows = [f"| `{name}` | {_cell(caption(name))} |" for name in get_args(FigureName)]
+    return "\n".join(["## Figures", "", "| figure | what it shows |", "|---|---|", *rows, ""])
 
 
 def _chapter(file: str, model: type[BaseModel]) -> str:

@@ -42,9 +42,6 @@ STORE = Path("results/mlflow")
 SUMMARY_NAME = "tables and figures"
 """Second half of the name of an experiment set's summary run."""
 
-BENCH = "bench"
-"""MLflow experiment of the benchmarks."""
-
 MANIFEST = "biva.manifest"
 """Tag with the SHA-256 of a trained run's `manifest.json`; empty for runs made before there was one."""
 
@@ -232,31 +229,6 @@ def table_json(tex: Path) -> bytes:
 
     text: str = frame(tex.read_text()).to_json(orient="split", index=False)
     return text.encode()
-
-
-def mirror_bench_or_warn(path: Path) -> None:
-    """Log a benchmark's record as one more run of the MLflow experiment `bench`; a failure is one warning."""
-    record = read_json(path)
-    about = ("architecture", "model", "parameters", "compiled", "machine", "versions")
-    try:
-        with usable_store():
-            client, experiment = open_experiment(BENCH)
-            name = f"{record['architecture']} / {record['model']} / {record['machine']['device']}"
-            run_id = client.create_run(experiment, run_name=name, tags={"commit": record["commit"]}).info.run_id
-            for key, value in flatten({key: record[key] for key in about}).items():
-                client.log_param(run_id, key, value)
-            for entry in record["training"]:
-                variant = f"{entry['precision']}/batch_{entry['batch_size']}"
-                client.log_metric(run_id, f"training/{variant}/images_per_second", entry["images_per_second"])
-                client.log_metric(run_id, f"training/{variant}/share_of_limit", entry["share_of_limit"])
-            for entry in record["evaluation"]:
-                variant = f"{entry['precision']}/k_{entry['importance_samples']}"
-                for metric in ("image_samples_per_second", "ratio_to_sequential", "share_of_limit"):
-                    client.log_metric(run_id, f"evaluation/{variant}/{metric}", entry[metric])
-            client.log_artifact(run_id, str(path))
-            client.set_terminated(run_id)
-    except TrackingError as error:
-        _log.warning("%s The record is in %s.", error, path)
 
 
 def records_from_mlflow(experiments: str, into: Path) -> list[RunFolder]:

@@ -53,7 +53,7 @@ def assert_names_exist(arguments: Sequence[str]) -> None:
             load_experiments(experiments, CONFIG)
         case ["verify", experiments]:
             load_experiments(Path(experiments).name, CONFIG)
-        case [("plan" | "run"), experiments, *_]:
+        case ["plan", experiments, *_]:
             assert load_sets(experiments, CONFIG)
         case ["table", experiments, table]:
             find_table(experiments, table, CONFIG)

@@ -164,7 +164,7 @@ def finish_training(folder: RunFolder, config: RunConfig, updates: int) -> None:
 
 
 def evaluate(folder: RunFolder, config: RunConfig, bounds: dict[int, tuple[float, float]]) -> None:
-    """Write `evaluation.json` and `evaluation.safetensors`; images are a ramp, so that each pixel is known."""
+    """Write `evaluation.json` and `evaluation.safetensors`; sheets are of `ramp`, so that each pixel is known."""
     groups = group_names(config)
     metrics: list[dict[str, Any]] = [
         {"metric": "log_likelihood_bound", "k": k, "value": value, "standard_error": error, "unit": "nats"}
@@ -193,12 +193,11 @@ def evaluate(folder: RunFolder, config: RunConfig, bounds: dict[int, tuple[float
     save_file(
         {
             **{f"bound/{k}": torch.full((IMAGES,), value, dtype=torch.float64) for k, (value, _) in bounds.items()},
-            "samples": ramp(9),
-            "originals": ramp(4).flip(0),
-            "reconstructions": ramp(4),
-            "temperatures": ramp(6).unflatten(0, (2, 3)),
-            "layers": ramp(12).unflatten(0, (3, 4)),
-            "interpolations": ramp(10).unflatten(0, (2, 5)),
+            "sheet/samples": sheet(ramp(9), 3),
+            "sheet/reconstructions": sheet(torch.cat([ramp(4).flip(0), ramp(4)]), 4),
+            "sheet/temperatures": sheet(ramp(6), 3),
+            "sheet/layers": sheet(ramp(12), 4),
+            "sheet/interpolations": sheet(ramp(10), 5),
         },
         folder.arrays,
     )
@@ -277,6 +276,16 @@ def ramp(count: int) -> torch.Tensor:
     """(count, 1, 8, 8) images; image n has the grey value n / count in the left half and 1 - n / count in the right."""
     grey = (torch.arange(count) / count).view(-1, 1, 1, 1)
     return torch.cat([grey.expand(-1, 1, 8, 4), 1 - grey.expand(-1, 1, 8, 4)], dim=3).contiguous()
+
+
+def sheet(images: torch.Tensor, columns: int) -> torch.Tensor:
+    """(3, height, width) uint8: images (N, 1, H, W) in [0, 1] in rows, with a white pixel between and around them."""
+    count, _, height, width = images.shape
+    picture = torch.full((3, count // columns * (height + 1) + 1, columns * (width + 1) + 1), 255, dtype=torch.uint8)
+    for place, image in enumerate(images):
+        row, column = 1 + place // columns * (height + 1), 1 + place % columns * (width + 1)
+        picture[:, row : row + height, column : column + width] = (255 * image).round().byte()
+    return picture
 
 
 def cut_record(folder: RunFolder, lines: int) -> None:

@@ -168,7 +168,7 @@ class Experiments(Strict):
     evaluation: Evaluation = Field(description="Of all runs.")
     anomalies: tuple[AnomalyPair, ...] = Field(default=(), description="Test images of other datasets to score.")
     tables: tuple[LikelihoodTable, ...] = Field(default=(), description="Tables of bounds.")
-    figures: tuple[FigureName, ...] = Field(default=(), description="See config/README.md, which shows what is what.")
+    figures: tuple[FigureName, ...] = Field(default=(), description="docs/configuration.md ends with what they show.")
 
     @property
     def table_stems(self) -> list[str]:

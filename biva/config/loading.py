@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,7 +16,7 @@ from biva.config.yaml_files import file_of, load, parse, read
 from biva.errors import UserError
 from biva.models.architectures import Architecture
 
-CONFIG_FOLDER = Path("config")
+CONFIG_FOLDER = Path(os.environ.get("BIVA_CONFIG", "config"))
 
 
 def load_main(folder: Path = CONFIG_FOLDER) -> MainConfig:

@@ -7,8 +7,10 @@ import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 
+import pandas as pd
+from tqdm import tqdm
+
 from biva.config import DatasetConfig
-from biva.text import aligned, size
 
 _HEADINGS = ("dataset", "shape", "train / valid / test", "raw", "prepared", "present", "from")
 _SPLITS = ("train", "valid", "test")
@@ -24,9 +26,10 @@ def catalogue(configs: Mapping[str, DatasetConfig], resources: Path) -> str:
         configs: dataset name -> entry of `config/datasets.yaml`.
         resources: folder with a folder per dataset, in which files are only looked for, not verified.
     """
-    lines = aligned(_HEADINGS, [_row(name, config, resources / name) for name, config in configs.items()])
+    rows = [_row(name, config, resources / name) for name, config in configs.items()]
+    table = pd.DataFrame(rows, columns=[*_HEADINGS]).set_index("dataset").rename_axis(None, columns="dataset")
     notes = [_note(name, config) for name, config in configs.items()]
-    return "\n".join([*lines, "", *notes])
+    return "\n".join([table.to_string(), "", *notes])
 
 
 def _row(name: str, config: DatasetConfig, folder: Path) -> tuple[str, ...]:
@@ -38,8 +41,8 @@ def _row(name: str, config: DatasetConfig, folder: Path) -> tuple[str, ...]:
         name,
         "x".join(map(str, config.shape)),
         splits,
-        bound + size(raw),
-        size(pixels),
+        bound + tqdm.format_sizeof(raw, "B"),
+        tqdm.format_sizeof(pixels, "B"),
         _present(config, folder),
         _origin(config),
     )

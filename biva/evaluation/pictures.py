@@ -5,6 +5,8 @@ Each kind of picture has noise of its own, so that one more kind changes no othe
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -14,10 +16,10 @@ from biva.models.generative import given, posterior_above, prior_mean
 from biva.models.hierarchical_vae import HierarchicalVAE
 from biva.seeds import derive_seed
 
-RECONSTRUCTIONS = 16
+SHOWN = 10
+"""Test images that are reconstructed; the first of them are decoded layer by layer, and all interpolated in pairs."""
 PER_TEMPERATURE = 10
 LAYER_IMAGES = 6
-PAIRS = 5
 INTERPOLATION_STEPS = 8
 
 
@@ -25,31 +27,48 @@ INTERPOLATION_STEPS = 8
 def pictures(
     model: HierarchicalVAE, x: Tensor, settings: Evaluation, seed: int, device: torch.device
 ) -> dict[str, Tensor]:
-    """What the figures show of a model.
+    """The sheets of images that figures show of a model.
 
     Args:
         model: in evaluation mode, on `device`.
-        x: model input of test images, (N, C, H, W); the first are shown.
+        x: model input of the test images that are shown, (`SHOWN`, C, H, W) or fewer.
         settings: how many prior samples, at which temperatures.
         seed: of the evaluation.
         device: where to compute.
 
     Returns:
-        Images as float32 in [0, 1]: `samples`, `originals` and `reconstructions`, (N, C, H, W); `temperatures`,
-        `layers` and `interpolations`, (rows, columns, C, H, W).
+        `sheet/NAME` for every figure of images, as `sheet` makes them.
     """
-    first = x[:RECONSTRUCTIONS].to(device)
+    x = x.to(device)
     generator = torch.Generator(device).manual_seed(derive_seed(seed, "pictures"))
     noise = named_noise(derive_seed(seed, "pictures"), device)
-    shown = {
-        "samples": model.likelihood.picture(model.sample(settings.prior_samples, noise), generator),
-        "originals": model.likelihood.unscale(first),
-        "reconstructions": model.likelihood.picture(model(first, noise).walk.output, generator),
+    samples = model.likelihood.picture(model.sample(settings.prior_samples, noise), generator)
+    reconstructions = model.likelihood.picture(model(x, noise).walk.output, generator)
+    rows = {
+        "reconstructions": torch.stack([model.likelihood.unscale(x), reconstructions]),
         "temperatures": temperatures(model, settings.temperatures, derive_seed(seed, "temperatures"), device),
-        "layers": layers(model, first[:LAYER_IMAGES], derive_seed(seed, "layers")),
-        "interpolations": interpolations(model, first[: 2 * PAIRS], derive_seed(seed, "interpolations")),
+        "layers": layers(model, x[:LAYER_IMAGES], derive_seed(seed, "layers")),
+        "interpolations": interpolations(model, x, derive_seed(seed, "interpolations")),
     }
-    return {name: image.float().contiguous().cpu() for name, image in shown.items()}
+    sheets = {"samples": sheet(samples, columns=math.ceil(math.sqrt(len(samples))))}
+    sheets |= {name: sheet(images.flatten(0, 1), columns=images.shape[1]) for name, images in rows.items()}
+    return {f"sheet/{name}": images for name, images in sheets.items()}
+
+
+def sheet(images: Tensor, columns: int) -> Tensor:
+    """Images in rows, with a white pixel between and around them.
+
+    Args:
+        images: (N, C, H, W) in [0, 1], C = 1 or 3.
+        columns: images per row.
+
+    Returns:
+        (3, rows (H + 1) + 1, columns (W + 1) + 1), uint8, on the CPU; a single image has no frame.
+    """
+    from biva.vision import torchvision
+
+    grid = torchvision.utils.make_grid(images.float(), nrow=columns, padding=1, pad_value=1.0)
+    return (255 * grid).round().byte().contiguous().cpu()
 
 
 def _picture(model: HierarchicalVAE, output: Tensor, seed: int) -> Tensor:

@@ -1,29 +1,18 @@
-"""Table and figure of an anomaly pair: how well L^{>k} and LLR^{>k} tell one dataset's test images from another's.
+"""Table of an anomaly pair: how well L^{>k} and LLR^{>k} tell one dataset's test images from another's.
 
-Both are made of the records `anomaly/NAME.json` and their arrays alone. The table needs the package booktabs only.
+It is made of the records `anomaly/NAME.json` alone. The table needs the package booktabs only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from numpy.typing import NDArray
-from safetensors.numpy import load_file
 
 from biva.config import AnomalyPair, RunConfig
 from biva.errors import UserError
-from biva.records import RunFolder, read_json
-from biva.reporting.canvas import name_missing, pairs_of_axes, parts
 from biva.reporting.provenance import Difference, differences, origin, short_name
-from biva.reporting.runs import Run, first_seeds, in_order
-from biva.reporting.style import COLUMN_WIDTH, LABELS, LOOK, MUTED
 from biva.reporting.tables import (
     MARKS,
     NOT_REPORTED,
@@ -40,7 +29,6 @@ from biva.reporting.tables import (
 )
 
 Record = dict[str, Any]
-Arrays = dict[str, NDArray[np.float64]]
 
 METRICS: dict[str, str] = {"auroc": r"AUROC $\uparrow$", "auprc": r"AUPRC $\uparrow$", "fpr80": r"FPR80 $\downarrow$"}
 """Metric -> head of its column; the arrow points to what is better."""
@@ -48,10 +36,6 @@ METRICS: dict[str, str] = {"auroc": r"AUROC $\uparrow$", "auprc": r"AUPRC $\upar
 CONFIRMATION = {"yes": "", "no": " (unconfirmed)", "value only": " (the value is confirmed, its setting is not)"}
 
 LINES_AT_FULL_SIZE = 35
-
-BINS = 40
-NORMAL, ANOMALOUS = "#BBBBBB", "#D55E00"
-"""A filled light grey and a dark orange line, which differ in lightness too."""
 
 
 def anomaly_table(
@@ -133,7 +117,7 @@ def _block(name: str, group: list[tuple[RunConfig, Record | None]]) -> list[str]
     scores = [record["scores"] for _, record in group if record is not None]
     if not scores:
         return [_line(name, "all", *[NOT_RUN] * len(METRICS))]
-    names = _score_names(len(group[0][0].architecture.stages))
+    names = score_names(len(group[0][0].architecture.stages))
     aurocs = {score: np.mean([seed[score]["auroc"]["value"] for seed in scores]) for score in names}
     best = max(aurocs.values())
     lines = []
@@ -146,7 +130,8 @@ def _block(name: str, group: list[tuple[RunConfig, Record | None]]) -> list[str]
     return lines
 
 
-def _score_names(stages: int) -> list[str]:
+def score_names(stages: int) -> list[str]:
+    """The scores of a model with this number of stages, in the order of the records: `L>0` ..., then `LLR>1` ..."""
     return [f"L>{k}" for k in range(stages + 1)] + [f"LLR>{k}" for k in range(1, stages + 1)]
 
 
@@ -269,102 +254,3 @@ def _tabular(blocks: list[list[str]]) -> str:
     return "\n".join(
         [size, r"\begin{tabular}{@{}llrrr@{}}", r"\toprule", head, *ruled, r"\bottomrule", r"\end{tabular}"],
     )
-
-
-# ---------------------------------------------------------------------------------------------------------- figure
-
-
-def draw_anomaly(folders: Iterable[RunFolder], pair: AnomalyPair) -> Figure:
-    """Histograms of L^{>k} per k and ROC curves, of the first seed of every model; of more than two, BIVA's alone.
-
-    Args:
-        folders: the runs; those on the pair's normal dataset are drawn.
-        pair: the anomaly pair.
-
-    Raises:
-        UserError: no run has a record of the pair.
-    """
-    runs = [run for run in in_order(folders) if run.dataset == pair.normal]
-    ready = [run for run in runs if run.folder.anomaly(pair.name).is_file() and _arrays(run, pair).is_file()]
-    if not ready:
-        raise UserError(
-            f"Nothing to draw for anomaly pair {pair.name!r}: none of the {len(runs)} runs on {pair.normal!r} has a "
-            "record of it. Run `biva detect EXPERIMENTS RUN` first."
-        )
-    shown = first_seeds(ready)
-    if len(shown) > 2:
-        shown = [run for run in shown if run.model == "biva"] or shown
-    with matplotlib.rc_context(LOOK):
-        canvas = Figure(layout="constrained")
-        drawn = [(run, load_file(_arrays(run, pair))) for run in shown]
-        heights = [_TITLE_HEIGHT + _histograms_height(arrays) + _ROC_HEIGHT for _, arrays in drawn]
-        canvas.set_size_inches(COLUMN_WIDTH, sum(heights))
-        for part, (run, arrays) in zip(parts(canvas, heights), drawn, strict=True):
-            aurocs = {
-                score: numbers["auroc"]["value"]
-                for score, numbers in read_json(run.folder.anomaly(pair.name))["scores"].items()
-            }
-            part.suptitle(f"{LABELS[run.model]}, seed {run.seed}, {run.architecture}", fontsize=8)
-            upper, lower = parts(part, [_histograms_height(arrays), _ROC_HEIGHT])
-            _draw_histograms(upper, arrays, aurocs, pair)
-            _draw_roc(lower, arrays, aurocs)
-        name_missing(canvas, [run for run in runs if run not in ready])
-    return canvas
-
-
-def _arrays(run: Run, pair: AnomalyPair) -> Path:
-    return run.folder.anomaly(pair.name).with_suffix(".safetensors")
-
-
-_TITLE_HEIGHT = 0.2
-_ROC_HEIGHT = 2.0
-
-
-def _histograms_height(arrays: Arrays) -> float:
-    """Height in inches: panels two by two, and a legend."""
-    return 0.4 + 0.95 * ((len(arrays["normal"]) + 1) // 2)
-
-
-def _draw_histograms(part: Any, arrays: Arrays, aurocs: dict[str, float], pair: AnomalyPair) -> None:
-    """Test images over L^{>k}, a panel per k, normal ones and anomalies in the same bins."""
-    panels = pairs_of_axes(part, len(arrays["normal"]))
-    for k, axes in enumerate(panels):
-        normal, anomalous = arrays["normal"][k], arrays["anomalous"][k]
-        bins = np.histogram_bin_edges(np.concatenate([normal, anomalous]), BINS).tolist()
-        axes.hist(normal, bins, color=NORMAL, label=f"{pair.normal} (normal)")
-        label = f"{pair.anomalous} (anomalous)"
-        axes.hist(anomalous, bins, histtype="step", color=ANOMALOUS, linewidth=0.8, label=label)
-        axes.set_title(f"{symbol(f'L>{k}')}, AUROC {aurocs[f'L>{k}']:.3f}")
-        axes.grid(axis="x", visible=False)
-    part.supxlabel("nats", fontsize=7)
-    part.supylabel("test images", fontsize=7)
-    part.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
-
-
-def _draw_roc(part: Any, arrays: Arrays, aurocs: dict[str, float]) -> None:
-    """ROC of the plain bound, dashed, and of LLR^{>k}, darker for lower k."""
-    axes: Axes = part.subplots()
-    axes.axline((0, 0), slope=1, color=MUTED, linewidth=0.4)
-    ratios = [score for score in _score_names(len(arrays["normal"]) - 1) if score.startswith("LLR")]
-    colours = matplotlib.colormaps["cividis"](np.linspace(0, 0.85, len(ratios)))
-    for score, colour, style in zip(["L>0", *ratios], ["black", *colours], ["--", *["-"] * len(ratios)], strict=True):
-        false_positives, true_positives = _roc(arrays, score)
-        label = f"{symbol(score)}  {aurocs[score]:.3f}"
-        axes.plot(false_positives, true_positives, style, color=colour, label=label)
-    axes.set_aspect("equal")
-    for limits, ticks in ((axes.set_xlim, axes.set_xticks), (axes.set_ylim, axes.set_yticks)):
-        limits(-0.01, 1.01)
-        ticks([0, 0.2, 0.4, 0.6, 0.8, 1])
-    axes.set_xlabel("normal images taken for anomalies")
-    axes.set_ylabel("anomalies found")
-    axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), title="score, AUROC", title_fontsize=6)
-
-
-def _roc(arrays: Arrays, score: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """False and true positive rates of a score, anomalies being the positives."""
-    from sklearn.metrics import roc_curve  # takes a second, and most of what imports this module draws no curve
-
-    normal, anomalous = arrays[f"score/{score}/normal"], arrays[f"score/{score}/anomalous"]
-    labels = np.concatenate([np.zeros(len(normal)), np.ones(len(anomalous))])
-    false_positives, true_positives, _ = roc_curve(labels, np.concatenate([normal, anomalous]))
-    return false_positives, true_positives

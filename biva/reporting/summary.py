@@ -15,7 +15,7 @@ import pandas as pd
 
 from biva.config import Experiments, RunConfig
 from biva.records import RunFolder, read_json, write_atomically
-from biva.reporting.figures import explanations
+from biva.reporting.figures import caption
 from biva.reporting.style import name_of
 from biva.reporting.tables import NOT_RUN, PROTOCOLS, code, escape, span
 
@@ -184,11 +184,10 @@ def _table(folder: Path, stem: str) -> str:
 def _figure(folder: Path, stem: str) -> str:
     """A figure at the width of a column, and what to know to read it."""
     kind, _, name = stem.partition("/")
-    told = explanations().get(name, "") if kind == "figures" else ""
     if not (folder / f"{stem}.pdf").is_file():
         return rf"\footnotesize Figure {code(stem)}: {NOT_RUN}."
     image = rf"\includegraphics[width=\linewidth]{{{stem}.pdf}}"
-    return rf"{image}\par\scriptsize\raggedright {escape(told)}" if told else image
+    return rf"{image}\par\scriptsize\raggedright {escape(caption(name))}" if kind == "figures" else image
 
 
 # ------------------------------------------------------------------------------------------------------------- PDF

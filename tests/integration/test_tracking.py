@@ -36,7 +36,6 @@ from biva.tracking import (
     TrackingError,
     comparison_page,
     mirror,
-    mirror_bench_or_warn,
     mirror_or_warn,
     mirror_reports,
     mirroring,
@@ -507,64 +506,6 @@ def test_an_unknown_experiment_set_is_refused_and_no_store_is_made(
     with pytest.raises(TrackingError, match="has no experiment 'never_run'"):
         records_from_mlflow("never_run", tmp_path / "rebuilt")
     assert list(tmp_path.iterdir()) == []
-
-
-BENCHMARK = {
-    "architecture": "digits_8x8",
-    "model": "biva",
-    "parameters": 148898,
-    "compiled": False,
-    "machine": {"device": "cpu", "processor": "made up", "cores": 2, "threads": 1},
-    "versions": {"torch": "2.13.0"},
-    "commit": "0123abc",
-    "training": [{"precision": "fp32", "batch_size": 48, "images_per_second": 100.0, "share_of_limit": 0.5}],
-    "evaluation": [
-        {
-            "precision": "bf16",
-            "importance_samples": 10,
-            "image_samples_per_second": 200.0,
-            "ratio_to_sequential": 1.5,
-            "share_of_limit": 0.25,
-        }
-    ],
-}
-
-
-def test_every_benchmark_is_a_run_of_its_own(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlflow import MlflowClient
-
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
-    path = tmp_path / "digits_8x8-biva.json"
-    write_json(path, BENCHMARK)
-    for _ in range(2):
-        mirror_bench_or_warn(path)
-    client = MlflowClient(store)
-    runs = client.search_runs([client.get_experiment_by_name("bench").experiment_id])
-    assert [run.info.status for run in runs] == ["FINISHED"] * 2
-    assert runs[0].info.run_name == "digits_8x8 / biva / cpu"
-    assert runs[0].data.params["machine.processor"] == "made up"
-    assert runs[0].data.metrics == {
-        "training/fp32/batch_48/images_per_second": 100.0,
-        "training/fp32/batch_48/share_of_limit": 0.5,
-        "evaluation/bf16/k_10/image_samples_per_second": 200.0,
-        "evaluation/bf16/k_10/ratio_to_sequential": 1.5,
-        "evaluation/bf16/k_10/share_of_limit": 0.25,
-    }
-    assert [file.path for file in client.list_artifacts(runs[0].info.run_id)] == [path.name]
-
-
-def test_a_benchmark_without_mlflow_is_one_warning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
-    monkeypatch.setitem(sys.modules, "mlflow", None)
-    path = tmp_path / "one.json"
-    write_json(path, BENCHMARK)
-    with caplog.at_level(logging.WARNING, logger="biva"):
-        mirror_bench_or_warn(path)
-    assert len(caplog.records) == 1
-    assert "MLflow cannot be imported" in caplog.text
-    assert f"The record is in {path}" in caplog.text
 
 
 def test_a_run_that_has_no_bound_is_mirrored_once_with_what_it_has(

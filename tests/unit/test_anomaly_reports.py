@@ -17,8 +17,9 @@ from matplotlib.text import Text
 
 from biva.config import AnomalyPair, RunConfig
 from biva.errors import UserError
-from biva.reporting.anomalies import anomaly_table, draw_anomaly
+from biva.reporting.anomalies import anomaly_table
 from biva.reporting.canvas import save
+from biva.reporting.figures.anomaly import draw_anomaly
 from biva.reporting.results import load_paper_results
 from tests.fake_runs import anomaly_record, detect, fake_config, fake_run, identity
 from tests.latex import compiled_on_one_page

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import subprocess
@@ -17,7 +16,7 @@ from tests.commands import assert_names_exist, assert_parsed
 
 ROOT = Path(__file__).parents[2]
 VERBS = (
-    *("describe", "check", "bench", "plan", "run", "data", "fetch", "prepare", "train", "evaluate", "detect", "track"),
+    *("describe", "check", "bench", "plan", "data", "fetch", "prepare", "train", "evaluate", "detect", "track"),
     *("collect", "table", "figure", "anomalies", "summary", "schema"),
     *("compare", "verify", "publish", "rebuild"),
 )
@@ -124,19 +123,14 @@ def test_summary_of_a_set_that_has_not_run_says_so(tmp_path: Path) -> None:
     assert "not run" in (tmp_path / "results/quick/summary.tex").read_text()
 
 
-def test_bench_measures_writes_and_prints_and_plan_believes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bench_measures_and_plan_reads_its_record(tmp_path: Path) -> None:
     (tmp_path / "config").symlink_to(ROOT / "config")
-    (tmp_path / "no_folder").touch()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/no_folder/mlflow.db")
-    few = ["--batch-size", "4", "--importance-samples", "2", "--images", "1", "--repeats", "1"]
-    small = ["--precision", "fp32", "--device", "cpu", "--threads", "1", *few]
-    done = biva("bench", "digits_8x8", *small, folder=tmp_path)
+    few = ["--batch-size", "4", "--importance-samples", "2", "--images", "1", "--seconds", "0"]
+    done = biva(
+        "bench", "digits_8x8", "--precision", "fp32", "--device", "cpu", "--threads", "1", *few, folder=tmp_path
+    )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "results/bench/digits_8x8-biva.json"
-    assert "The record is in results/bench/digits_8x8-biva.json" in done.stderr
-    record = json.loads((tmp_path / "results/bench/digits_8x8-biva.json").read_text())
-    assert record["parameters"] == 148898
-    assert record["training"][0]["peak_memory_bytes"] > 1e8
+    assert "share  peak GB" in done.stdout
     planned = biva("plan", "quick", folder=tmp_path)
     assert planned.returncode == 0, planned.stderr
     speeds = [line.split("cpu", 1)[1].split()[0] for line in planned.stdout.splitlines() if line.startswith("quick ")]

@@ -7,7 +7,15 @@ import torch
 from torch import Tensor
 
 from biva.evaluation.noise import named_noise
-from biva.evaluation.pictures import INTERPOLATION_STEPS, PER_TEMPERATURE, interpolations, layers, slerp, temperatures
+from biva.evaluation.pictures import (
+    INTERPOLATION_STEPS,
+    PER_TEMPERATURE,
+    interpolations,
+    layers,
+    sheet,
+    slerp,
+    temperatures,
+)
 from biva.models.architectures import ModelName
 from biva.models.generative import from_prior
 from biva.models.hierarchical_vae import HierarchicalVAE
@@ -78,6 +86,18 @@ def test_pictures_of_colour_images() -> None:
         assert images.shape[2:] == (3, 4, 4)
         assert images.min() >= 0
         assert images.max() <= 1
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_sheet_has_white_lines_between_images_in_rows_and_a_white_end(channels: int) -> None:
+    images = torch.rand(5, channels, 3, 2, generator=torch.Generator().manual_seed(0))
+    picture = sheet(images, columns=2)
+    assert (picture.shape, picture.dtype) == ((3, 3 * 4 + 1, 2 * 3 + 1), torch.uint8)
+    expected = torch.full((3, 13, 7), 255.0)
+    for place, image in enumerate(images):
+        row, column = 1 + 4 * (place // 2), 1 + 3 * (place % 2)
+        expected[:, row : row + 3, column : column + 2] = 255 * image
+    assert (picture - expected).abs().max() <= 0.5 + 1e-4
 
 
 def test_slerp_turns_at_a_constant_rate_on_the_circle() -> None:

@@ -8,8 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-from biva.bench.flops import Convolution, Costs
-from biva.bench.machine import machine
 from biva.config import (
     AnomalyPair,
     DatasetConfig,
@@ -20,17 +18,25 @@ from biva.config import (
     RunGroup,
     load_datasets,
     load_experiments,
-    resolve_runs,
 )
-from biva.plan.rates import ASSUMED_CPU, ASSUMED_GPU, assumed, planned_device, rates_of
-from biva.plan.report import plan
-from biva.plan.work import Rates, Work, evaluation_hours, memory, training_hours, work_of
+from biva.plan import (
+    ASSUMED_CPU,
+    ASSUMED_GPU,
+    Costs,
+    Rates,
+    Work,
+    assumed,
+    conditions,
+    plan,
+    planned_device,
+    rates_of,
+    work_of,
+)
 from biva.records import write_json
 from tests.fake_runs import fake_config
 
 CONFIG = Path(__file__).parents[2] / "config"
-LAYER = Convolution((1, 1, 1), (1, 1, 1, 1), (1, 1), (0, 0), 2)
-COSTS = Costs(parameters=1000, training=600, encoding=100, sampling=90, largest=LAYER, kept=30, kept_once=40)
+COSTS = Costs(training=600, encoding=100, sampling=90)
 
 
 def dataset(**splits: int) -> DatasetConfig:
@@ -84,16 +90,8 @@ def test_hours_by_hand() -> None:
     work = Work(training=7200, selection=36, samples=10, evaluation=900, detection=100)
     rates = Rates(training=1200.0, evaluation=2.0, source="made up")
     # 7200 images * 600 FLOPs at 1200 a second: an hour; 36 * (100 + 90) at 2 a second: 0.95 hours
-    assert training_hours(work, COSTS, rates) == pytest.approx(1 + 0.95)
     # 1000 samples * (100 / 10 + 90) at 2 a second
-    assert evaluation_hours(work, COSTS, rates) == pytest.approx(50_000 / 3600)
-
-
-@pytest.mark.parametrize(("protocol", "images"), [("clean", 100), ("paper", 120)])
-def test_memory_by_hand(protocol: Protocol, images: int) -> None:
-    """Six float32 copies of 1000 parameters, 40 bytes once, 30 per image of a batch of 4, 64 per training image."""
-    run = fake_config(protocol=protocol)
-    assert memory(run, DATASETS["digits"], COSTS) == 24_000 + 40 + 4 * 30 + 64 * images
+    assert work.hours(COSTS, rates) == pytest.approx((1 + 0.95, 50_000 / 3600))
 
 
 # ------------------------------------------------------------------------------------------------------------ rates
@@ -101,90 +99,84 @@ def test_memory_by_hand(protocol: Protocol, images: int) -> None:
 
 def benchmark(folder: Path, name: str, run: RunConfig, finished: str, **changes: Any) -> None:
     record = {
-        "architecture_settings": run.architecture.model_dump(mode="json", exclude={"description"}),
-        "model": run.model,
-        "compiled": False,
-        "machine": machine(torch.device("cpu")) | {"threads": run.threads},
+        "conditions": conditions(run, torch.device("cpu")),
         "training": [
-            {"precision": "bf16", "batch_size": 4, "flops_per_second": 99.0},
-            {"precision": "fp32", "batch_size": 4, "flops_per_second": 1.0},
-            {"precision": "fp32", "batch_size": 64, "flops_per_second": 2.0},
+            {"precision": "bf16", "compiled": False, "batch": 4, "GFLOP/s": 99.0},
+            {"precision": "fp32", "compiled": True, "batch": 4, "GFLOP/s": 98.0},
+            {"precision": "fp32", "compiled": False, "batch": 4, "GFLOP/s": 1.0},
+            {"precision": "fp32", "compiled": False, "batch": 64, "GFLOP/s": 2.0},
         ],
         "evaluation": [
-            {"precision": "fp32", "importance_samples": 1, "flops_per_second": 3.0},
-            {"precision": "fp32", "importance_samples": 100, "flops_per_second": 4.0},
+            {"precision": "bf16", "K": 1, "GFLOP/s": 97.0},
+            {"precision": "fp32", "K": 1, "GFLOP/s": 3.0},
+            {"precision": "fp32", "K": 100, "GFLOP/s": 4.0},
         ],
-        "finished": finished,
+        "finished": f"{finished}T00:00:00+00:00",
     }
     write_json(folder / f"{name}.json", record | changes)
 
 
+def rates(run: RunConfig, folder: Path, samples: int = 1) -> Rates:
+    return rates_of(run, experiments(run), samples, folder)
+
+
 @pytest.mark.parametrize(
-    ("batch", "samples", "expected"), [(4, 1, (1.0, 3.0)), (6, 9, (1.0, 3.0)), (60, 2000, (2.0, 4.0))]
+    ("batch", "samples", "expected"), [(4, 1, (1e9, 3e9)), (6, 9, (1e9, 3e9)), (60, 2000, (2e9, 4e9))]
 )
 def test_the_nearest_measurement_is_taken(
     tmp_path: Path, batch: int, samples: int, expected: tuple[float, float]
 ) -> None:
     run = fake_config(batch_size=batch)
-    benchmark(tmp_path, "one", run, "2026-01-01T00:00:00+00:00")
-    rates = rates_of(run, tmp_path, samples)
-    assert (rates.training, rates.evaluation) == expected
-    assert rates.source.startswith("measured 2026-01-01, batch ")
+    benchmark(tmp_path, "one", run, "2026-01-01")
+    found = rates(run, tmp_path, samples)
+    assert (found.training, found.evaluation) == expected
 
 
 def test_the_newest_measurement_is_taken(tmp_path: Path) -> None:
     run = fake_config()
     for name, finished in (("b", "2026-01-01"), ("a", "2026-03-01"), ("c", "2026-02-01")):
-        benchmark(tmp_path, name, run, f"{finished}T00:00:00+00:00")
-    assert rates_of(run, tmp_path, 1).source.endswith("a.json")
+        benchmark(tmp_path, name, run, finished)
+    assert rates(run, tmp_path).source == "measured 2026-03-01, batch 4, K = 1"
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"model": "vae"},
-        {"compiled": True},
-        {"machine": {"device": "cpu", "processor": "another", "cores": 2, "threads": 1}},
-        {"architecture_settings": {}},
-        {"training": []},
-    ],
-)
-def test_a_measurement_of_something_else_is_not_taken(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_a_measurement_of_something_else_is_not_taken(tmp_path: Path) -> None:
     run = fake_config()
-    benchmark(tmp_path, "one", run, "2026-01-01T00:00:00+00:00", **changes)
-    assert rates_of(run, tmp_path, 1) == assumed(ASSUMED_CPU, "default")
+    for name, other in {
+        "model": {"model": "vae"},
+        "machine": {"processor": "another"},
+        "threads": {"threads": 9},
+    }.items():
+        benchmark(tmp_path, name, run, "2026-01-01", conditions=conditions(run, torch.device("cpu")) | other)
+    benchmark(tmp_path, "work", run, "2026-01-01", training=[])
+    assert rates(run, tmp_path) == assumed(ASSUMED_CPU, "default")
 
 
 def test_threads_that_the_machine_lacks_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 3)
-    run = fake_config().model_copy(update={"threads": 8})
-    assert rates_of(run, tmp_path, 1).training == 3 * ASSUMED_CPU
-    assert rates_of(run.model_copy(update={"threads": 2}), tmp_path, 1).training == 2 * ASSUMED_CPU
+    for threads, counted in ((8, 3), (2, 2)):
+        run = fake_config().model_copy(update={"threads": threads})
+        assert rates(run, tmp_path).training == counted * ASSUMED_CPU
 
 
 def test_a_gpu_can_be_planned_for_without_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     run = fake_config().model_copy(update={"device": "cuda"})
-    assert rates_of(run, tmp_path, 1) == assumed(ASSUMED_GPU, "default")
+    assert rates(run, tmp_path) == assumed(ASSUMED_GPU, "default")
     assert [planned_device(device) for device in ("cpu", "cuda", "auto")] == ["cpu", "cuda", "cpu"]
 
 
 # ----------------------------------------------------------------------------------------------------------- report
 
 
-def test_the_plan_has_a_line_per_model_and_totals_over_all_seeds(tmp_path: Path) -> None:
-    quick = load_experiments("quick", CONFIG)
-    lines = plan({"quick": quick}, load_datasets(CONFIG), tmp_path, 1e9, CONFIG).splitlines()
-    models = ("vae", "lvae", "lvae_plus", "biva", "biva_50_labels", "classifier_50_labels")
-    assert [line.split()[1] for line in lines[2:8]] == [f"digits/digits_8x8/{model}" for model in models]
-    assert all(line.endswith("assumed 1 GFLOP/s (--flops-rate)") for line in lines[2:8])
-    assert f"{6000 * 48:,}" in lines[2]
-    assert lines[9].startswith("In all 18 run(s), ")
-    assert len(resolve_runs("quick", quick, CONFIG)) == 18
-
-
-def test_several_sets_are_one_plan(tmp_path: Path) -> None:
+def test_the_plan_has_a_line_per_model_and_totals_over_all_seeds_of_all_sets(tmp_path: Path) -> None:
     sets = {name: load_experiments(name, CONFIG) for name in ("quick", "fashion_anomaly_small")}
     lines = plan(sets, load_datasets(CONFIG), tmp_path, 1e9, CONFIG).splitlines()
-    assert [line.split()[0] for line in lines[2:9]] == ["quick"] * 6 + ["fashion_anomaly_small"]
-    assert "In all 19 run(s)" in lines[10]
+    models = ("vae", "lvae", "lvae_plus", "biva", "biva_50_labels", "classifier_50_labels")
+    runs = [*(["quick", f"digits/digits_8x8/{model}"] for model in models)]
+    assert [line.split()[:2] for line in lines[1:8]] == [
+        *runs,
+        ["fashion_anomaly_small", "fashion_mnist/small_28x28/biva"],
+    ]
+    assert all(line.endswith("assumed 1 GFLOP/s (--flops-rate)") for line in lines[1:8])
+    assert f"{6000 * 48:,}" in lines[1]
+    assert lines[9].startswith("In all 19 run(s), ")

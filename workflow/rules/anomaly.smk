@@ -3,8 +3,8 @@
 
 rule detect:
     input:
-        data="resources/{dataset}/data.json",
-        arrays=ancient("resources/{dataset}/data.safetensors"),
+        data=f"{DATA}/data.json",
+        arrays=ancient(f"{DATA}/data.safetensors"),
         anomalous=anomalous_data,
         summary=f"{RUN}/train.json",
         weights=f"{RUN}/weights.safetensors",
@@ -12,9 +12,9 @@ rule detect:
         summary=f"{RUN}/anomaly/{{pair}}.json",
         arrays=f"{RUN}/anomaly/{{pair}}.safetensors",
     log:
-        "results/{experiments}/logs/detect/{dataset}/{architecture}/{model}/seed{seed}/{pair}.log",
+        f"{SET}/logs/detect/{NAME}/{{pair}}.log",
     benchmark:
-        "results/{experiments}/benchmarks/detect/{dataset}/{architecture}/{model}/seed{seed}/{pair}.tsv"
+        f"{SET}/benchmarks/detect/{NAME}/{{pair}}.tsv"
     conda:
         "../../environment.yml"
     threads: run_threads
@@ -24,43 +24,45 @@ rule detect:
         runtime=24 * 60,
     params:
         settings=pair_settings,
+        run=NAME,
+        data=subpath(input.data, parent=True),
+        anomalous=subpath(input.anomalous, parent=True),
+        folder=subpath(input.summary, parent=True),
     shell:
-        "python -m biva detect {wildcards.experiments}"
-        " {wildcards.dataset}/{wildcards.architecture}/{wildcards.model}/seed{wildcards.seed} {wildcards.pair}"
-        " > {log} 2>&1"
+        call_biva(
+            "detect {wildcards.experiments} {params.run} {wildcards.pair}"
+            " --data {params.data} --anomalous {params.anomalous} --run {params.folder} > {log} 2>&1"
+        )
 
 
 rule anomalies:
     input:
         records=pair_files,
-        paper="config/paper_results.csv",
+        paper=PAPER,
     output:
-        tex="results/{experiments}/anomalies/{pair}.tex",
+        tex=f"{SET}/anomalies/{{pair}}.tex",
         html=report(
-            "results/{experiments}/anomalies/{pair}.html",
+            f"{SET}/anomalies/{{pair}}.html",
             caption="../report/anomaly.rst",
             category="Tables",
             labels={"table": "{experiments} / {pair}"},
         ),
-        pdf="results/{experiments}/anomalies/{pair}.pdf",
+        pdf=f"{SET}/anomalies/{{pair}}.pdf",
         png=report(
-            "results/{experiments}/anomalies/{pair}.png",
+            f"{SET}/anomalies/{{pair}}.png",
             caption="../report/anomaly.rst",
             category="Figures",
             labels={"figure": "{experiments} / {pair}"},
         ),
     log:
-        "results/{experiments}/logs/anomalies/{pair}.log",
+        f"{SET}/logs/anomalies/{{pair}}.log",
     benchmark:
-        "results/{experiments}/benchmarks/anomalies/{pair}.tsv"
+        f"{SET}/benchmarks/anomalies/{{pair}}.tsv"
     localrule: True
     conda:
         "../../environment.yml"
-    threads: 1
-    resources:
-        mem_mb=2000,
-        runtime=20,
     params:
         settings=pair_report_settings,
+        folder=subpath(output.tex, ancestor=2),
     shell:
-        "python -m biva anomalies {wildcards.experiments} {wildcards.pair} > {log} 2>&1"
+        call_biva("anomalies {wildcards.experiments} {wildcards.pair} --results {params.folder} > {log} 2>&1")

@@ -1,6 +1,7 @@
-# What the rules share: the experiment set as Python objects, target lists, and one narrow function per setting, so that
-# a rule's params hold only what changes its outputs.
+# What the rules share: how they call `biva`, the experiment sets as Python objects, lists of files, and one narrow
+# function per setting, so that a rule's params hold only what changes its outputs.
 import os
+import shlex
 import shutil
 import sys
 from functools import cache
@@ -8,75 +9,79 @@ from pathlib import Path
 
 from snakemake.settings.types import DeploymentMethod
 
-# Jobs run `python -m biva`: by default with the Python that runs Snakemake, and with this checkout's package, installed
-# or not. With `--software-deployment-method conda` the environment's own Python comes first.
-sys.path.insert(0, str(Path(workflow.basedir).parent))
-os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+NAME = "{dataset}/{architecture}/{model}/seed{seed}"
+DATA = "resources/{dataset}"
+SET = "results/{experiments}"
+RUN = f"{SET}/runs/{NAME}"
 
-from snakemake.io import IOFile
+# The package `biva` beside this workflow is used, installed or not, wherever Snakemake runs; the configuration beside
+# it only where the working folder has none.
+ROOT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parents[1]
+sys.path.insert(0, str(ROOT))
+if not Path("config/experiments").is_dir():
+    os.environ.setdefault("BIVA_CONFIG", str(ROOT / "config"))
 
 import biva.config
+from biva.config import CONFIG_FOLDER, load_experiments, load_sets, resolve_runs
 from biva.errors import UserError
-from biva.records import RunFolder, read_json
+from biva.records import settings_digest
 
-RUN = "results/{experiments}/runs/{dataset}/{architecture}/{model}/seed{seed}"
+find_run, find_table, find_pair = map(cache, (biva.config.find_run, biva.config.find_table, biva.config.find_anomaly))
+experiment_set = cache(load_experiments)
+PAPER = str(CONFIG_FOLDER / "paper_results.csv")
 
-
-def told(function):
-    """`function`, with a user's mistake told in its own words and nothing else."""
-
-    def wrapped(*arguments):
-        try:
-            return function(*arguments)
-        except UserError as error:
-            sys.exit(f"error: {error}")
-
-    return wrapped
+USES_CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
+if USES_CONDA:
+    # Where an environment is active already, `conda activate` puts the new one where the old one stands in PATH, which
+    # may be behind another Python. Without this variable it puts the new one first.
+    os.environ.pop("CONDA_SHLVL", None)
 
 
-@told
-def check(settings):
-    """Refuse a wrong configuration before any job starts; hand `data_mirror` to the jobs."""
-    settings = biva.config.parse(biva.config.MainConfig, settings, "config/config.yaml or --config")
-    for name in biva.config.load_sets(settings.experiments):
-        biva.config.load_experiments(name)
+def call_biva(arguments):
+    """The shell command of a rule: outside of conda by the Python that runs Snakemake, with this package `biva`.
+
+    Snakemake takes PYTHONPATH away from jobs in conda environments, so the command itself sets it.
+    """
+    python = "python" if USES_CONDA else quoted(sys.executable)
+    place = "" if Path.cwd() == ROOT else f"PYTHONPATH={quoted(ROOT)} BIVA_CONFIG={quoted(CONFIG_FOLDER)} "
+    return f"{place}{python} -m biva {arguments}"
+
+
+def quoted(path):
+    """A path as a word of a shell command in which Snakemake fills in names in braces."""
+    return shlex.quote(str(path)).replace("{", "{{").replace("}", "}}")
+
+
+def checked(settings):
+    """All settings of config/config.yaml, those given to Snakemake first; refuses a wrong configuration before any job."""
+    try:
+        settings = biva.config.load_main().model_dump() | settings
+        settings = biva.config.parse(biva.config.MainConfig, settings, "config/config.yaml or --config")
+        for name in load_sets(settings.experiments):
+            experiment_set(name)
+        if USES_CONDA and not shutil.which("conda"):
+            raise UserError(
+                "--use-conda needs the command `conda` (24.7.1 or newer), which is not on PATH. Install Miniforge, "
+                "open a new shell and try again; or leave --use-conda out: jobs then use the Python that runs "
+                "Snakemake, such as that of .venv, which `make setup` builds."
+            )
+    except UserError as error:
+        sys.exit(f"error: {error}")
     if settings.data_mirror:
         os.environ.setdefault("BIVA_DATA_MIRROR", settings.data_mirror)
-    if DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method and not shutil.which("conda"):
-        raise UserError(
-            "--use-conda needs the command `conda` (24.7.1 or newer), which is not on PATH. Install Miniforge, open a new "
-            "shell and try again; or leave --use-conda out: jobs then use the Python that runs Snakemake, such as "
-            "that of .venv, which `make setup` builds."
-        )
+    return settings.model_dump()
 
 
-@told
 def shown_settings(name):
     """The configuration as the report shows it: file -> its text."""
-    names = dict.fromkeys([name, *biva.config.load_sets(name)])
-    paths = [biva.config.CONFIG_FOLDER / "experiments" / f"{name}.yaml" for name in names]
-    return {str(path): path.read_text(encoding="utf-8") for path in [biva.config.CONFIG_FOLDER / "config.yaml", *paths]}
+    names = dict.fromkeys([name, *load_sets(name)])
+    paths = [CONFIG_FOLDER / "config.yaml", *(CONFIG_FOLDER / "experiments" / f"{name}.yaml" for name in names)]
+    return {str(path): path.read_text(encoding="utf-8") for path in paths}
 
 
-@cache
-@told
-def experiment_set(name):
-    """`config/experiments/NAME.yaml`, validated."""
-    return biva.config.load_experiments(name)
-
-
-@cache
-@told
-def runs_of_set(name):
-    """All runs of the set, in its file's order."""
-    return biva.config.resolve_runs(name, experiment_set(name))
-
-
-@cache
-@told
-def found(find, experiments, name):
-    """What a function of `biva.config` finds in the set by name; looked up once, since many jobs ask."""
-    return find(experiments, name)
+def more_each_time(amount):
+    """A resource that grows with every attempt of a job."""
+    return lambda wildcards, attempt: attempt * amount
 
 
 # ------------------------------------------------------------------------------------------------------ one run
@@ -84,19 +89,12 @@ def found(find, experiments, name):
 
 def run_of(wildcards):
     """The run that a train or evaluate job's wildcards name."""
-    w = wildcards
-    return found(biva.config.find_run, w.experiments, f"{w.dataset}/{w.architecture}/{w.model}/seed{w.seed}")
+    return find_run(wildcards.experiments, NAME.format(**wildcards))
 
 
 def run_digest(wildcards):
     """Hash of all settings that change the trained weights."""
     return run_of(wildcards).digest
-
-
-def parent_files(wildcards):
-    """What a fine-tuned run starts from."""
-    folder = f"results/{wildcards.experiments}/runs/{run_of(wildcards).parent_name}"
-    return [f"{folder}/train.json", f"{folder}/weights.safetensors"]
 
 
 def run_threads(wildcards):
@@ -107,52 +105,50 @@ def run_gpus(wildcards):
     return 0 if run_of(wildcards).device == "cpu" else 1
 
 
-def more_each_time(amount):
-    """A resource that grows with every attempt of a job."""
-    return lambda wildcards, attempt: attempt * amount
+def parent_files(wildcards):
+    """What a fine-tuned run starts from."""
+    folder = f"{SET}/runs/{run_of(wildcards).parent_name}".format(**wildcards)
+    return [f"{folder}/train.json", f"{folder}/weights.safetensors"]
 
 
-def evaluation_settings(wildcards):
-    """All evaluation settings that change a number; the precision came later, and fp32 is what was before."""
-    return numbers_of(experiment_set(wildcards.experiments).evaluation)
-
-
-def numbers_of(evaluation):
-    unimportant = {"memory_budget_mb"} | ({"precision"} if evaluation.precision == "fp32" else set())
-    return evaluation.model_dump(mode="json", exclude=unimportant)
+def evaluation_digest(wildcards):
+    """Hash of all evaluation settings that change a number."""
+    return settings_digest(experiment_set(wildcards.experiments).evaluation.model_dump(mode="json"))
 
 
 def part_files(wildcards):
     """What tells that the parts of an evaluation are there, if several jobs share it.
 
-    A finished evaluation has the number of parts that it had, so that another number of jobs repeats none.
+    With how many jobs an evaluation began it also ends, so that another `evaluation_jobs` repeats no finished one.
     """
     if run_of(wildcards).labels is not None:
         return []
-    jobs, folder = config["evaluation_jobs"], RunFolder(Path(RUN.format(**wildcards)))
-    if is_evaluated(wildcards, folder):
-        recorded = workflow.persistence.input(IOFile(str(folder.evaluation))) or []
-        return [file for file in recorded if file.startswith(f"{folder.path}/evaluation_parts/")]
-    parts = range(1, jobs + 1) if jobs > 1 else []
-    return [f"{folder.path}/evaluation_parts/{part}of{jobs}" for part in parts]
-
-
-def is_evaluated(wildcards, folder):
-    """Whether the folder holds the evaluation that the configuration asks for."""
-    try:
-        evaluation, identity = read_json(folder.evaluation), read_json(folder.identity)
-        settings = biva.config.parse(biva.config.Evaluation, evaluation.get("settings"), folder.evaluation)
-    except UserError:  # there is none, or none that this version of biva made
-        return False
-    wanted = evaluation_settings(wildcards), run_digest(wildcards)
-    return (numbers_of(settings), identity.get("config_digest")) == wanted
+    folder, parts = Path(RUN.format(**wildcards)), config["evaluation_jobs"]
+    begun = next((folder / "evaluation_parts").glob("*of*"), None)
+    if begun:
+        parts = int(begun.name.partition("of")[2])
+    elif parts == 1 or (folder / "evaluation.json").exists():
+        return []
+    return [f"{folder}/evaluation_parts/{part}of{parts}" for part in range(1, parts + 1)]
 
 
 # ------------------------------------------------------------------------------------------------- an experiment set
 
 
-def run_folders(experiments):
-    return [f"results/{experiments}/runs/{run.name}" for run in runs_of_set(experiments)]
+@cache
+def runs_of_set(name):
+    """All runs of the set, in its file's order."""
+    return resolve_runs(name, experiment_set(name))
+
+
+def drawn_runs(experiments):
+    """The runs that figures show: all but those with labels."""
+    return [run for run in runs_of_set(experiments) if run.labels is None]
+
+
+def scoring_runs(wildcards):
+    """The runs that score an anomaly pair."""
+    return list(filter(find_pair(wildcards.experiments, wildcards.pair).includes, runs_of_set(wildcards.experiments)))
 
 
 def files_of(experiments, runs, *names):
@@ -160,9 +156,8 @@ def files_of(experiments, runs, *names):
     return [f"results/{experiments}/runs/{run.name}/{name}" for run in runs for name in names]
 
 
-def scoring_runs(experiments, pair):
-    """The runs that score an anomaly pair."""
-    return [run for run in runs_of_set(experiments) if pair.includes(run)]
+def run_folders(wildcards):
+    return [f"results/{wildcards.experiments}/runs/{run.name}" for run in runs_of_set(wildcards.experiments)]
 
 
 def collected_files(wildcards):
@@ -170,33 +165,12 @@ def collected_files(wildcards):
     experiments = wildcards.experiments
     records = files_of(experiments, runs_of_set(experiments), "train.json", "evaluation.json")
     for pair in experiment_set(experiments).anomalies:
-        records += files_of(experiments, scoring_runs(experiments, pair), f"anomaly/{pair.name}.json")
+        records += files_of(experiments, filter(pair.includes, runs_of_set(experiments)), f"anomaly/{pair.name}.json")
     return records
-
-
-def table_settings(wildcards):
-    """What the table shows, and name -> config digest of the runs that it shows as numbers or as "not run"."""
-    table = found(biva.config.find_table, wildcards.experiments, wildcards.table)
-    runs = {run.name: run.digest for run in runs_of_set(wildcards.experiments) if table.includes(run)}
-    return (
-        table.model_dump(mode="json")
-        | {"runs": runs}
-        | about(filter(table.includes, runs_of_set(wildcards.experiments)))
-    )
-
-
-@told
-def distances(wildcards):
-    """Our values minus the reported ones. The caption of a table asks for them when the report is made."""
-    from biva.reporting.texts import distances
-
-    table = found(biva.config.find_table, wildcards.experiments, wildcards.table)
-    return distances(table, runs_of_set(wildcards.experiments), Path("results") / wildcards.experiments)
 
 
 def about(runs):
     """What captions say of runs."""
-    runs = list(runs)
     return {
         "seeds": sorted({run.seed for run in runs}),
         "protocols": sorted({run.training.protocol for run in runs}),
@@ -204,9 +178,11 @@ def about(runs):
     }
 
 
-def drawn_runs(experiments):
-    """The runs that figures show: all but those with labels."""
-    return [run for run in runs_of_set(experiments) if run.labels is None]
+def table_settings(wildcards):
+    """What the table shows, and name -> config digest of the runs that it shows as numbers or as "not run"."""
+    table = find_table(wildcards.experiments, wildcards.table)
+    runs = list(filter(table.includes, runs_of_set(wildcards.experiments)))
+    return table.model_dump(mode="json") | {"runs": {run.name: run.digest for run in runs}} | about(runs)
 
 
 def figure_settings(wildcards):
@@ -224,28 +200,24 @@ def figure_files(wildcards):
     return files_of(wildcards.experiments, runs, "evaluation.json", "evaluation.safetensors")
 
 
-def pair_of(wildcards):
-    return found(biva.config.find_anomaly, wildcards.experiments, wildcards.pair)
-
-
 def pair_settings(wildcards):
     """What `detect` depends on, beside the runs."""
-    return pair_of(wildcards).model_dump(mode="json")
+    return find_pair(wildcards.experiments, wildcards.pair).model_dump(mode="json")
 
 
 def pair_report_settings(wildcards):
     """What the captions of a pair's table and figure say."""
-    return pair_settings(wildcards) | about(scoring_runs(wildcards.experiments, pair_of(wildcards)))
+    return pair_settings(wildcards) | about(scoring_runs(wildcards))
 
 
 def anomalous_data(wildcards):
-    return f"resources/{pair_of(wildcards).anomalous}/data.json"
+    return f"resources/{find_pair(wildcards.experiments, wildcards.pair).anomalous}/data.json"
 
 
 def pair_files(wildcards):
     """The pair's records of every run that scores it."""
-    runs, pair = scoring_runs(wildcards.experiments, pair_of(wildcards)), f"anomaly/{wildcards.pair}"
-    return files_of(wildcards.experiments, runs, f"{pair}.json", f"{pair}.safetensors")
+    names = [f"anomaly/{wildcards.pair}.{form}" for form in ("json", "safetensors")]
+    return files_of(wildcards.experiments, scoring_runs(wildcards), *names)
 
 
 def summary_texts(wildcards):
@@ -260,18 +232,3 @@ def report_files(experiments):
     files = [f"{table}.{form}" for table in settings.table_stems for form in ("tex", "html")]
     files += [f"{figure}.{form}" for figure in settings.figure_stems for form in ("pdf", "png")]
     return [f"results/{experiments}/{file}" for file in files]
-
-
-def all_results(name):
-    """Everything that `snakemake` makes for an experiment set, or for every set of a collection."""
-    return [
-        file
-        for experiments in biva.config.load_sets(name)
-        for folder in [f"results/{experiments}"]
-        for file in (
-            f"{folder}/results.csv",
-            *report_files(experiments),
-            f"{folder}/summary.tex",
-            f"{folder}/tracked.txt",
-        )
-    ]

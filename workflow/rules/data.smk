@@ -5,38 +5,38 @@ rule fetch:
     output:
         # The list of the files. They themselves are no outputs: Snakemake deletes those of a failed job, and what has
         # been fetched and verified is kept for the next attempt.
-        "resources/{dataset}/fetched.txt",
+        f"{DATA}/fetched.txt",
     log:
-        "resources/{dataset}/logs/fetch.log",
+        f"{DATA}/logs/fetch.log",
     benchmark:
-        "resources/{dataset}/benchmarks/fetch.tsv"
+        f"{DATA}/benchmarks/fetch.tsv"
     # Where Snakemake runs, not in a cluster's job: compute nodes may have no network.
     localrule: True
     conda:
         "../../environment.yml"
-    threads: 1
-    resources:
-        mem_mb=1000,
-        runtime=120,
+    params:
+        folder=subpath(output[0], parent=True),
     shell:
-        "python -m biva fetch {wildcards.dataset} > {output} 2> {log}"
+        call_biva("fetch {wildcards.dataset} --to {params.folder}/raw > {output} 2> {log}")
 
 
 rule prepare:
     input:
-        "resources/{dataset}/fetched.txt",
+        f"{DATA}/fetched.txt",
     output:
-        arrays="resources/{dataset}/data.safetensors",
-        summary="resources/{dataset}/data.json",
+        arrays=f"{DATA}/data.safetensors",
+        summary=f"{DATA}/data.json",
     log:
-        "resources/{dataset}/logs/prepare.log",
+        f"{DATA}/logs/prepare.log",
     benchmark:
-        "resources/{dataset}/benchmarks/prepare.tsv"
+        f"{DATA}/benchmarks/prepare.tsv"
     conda:
         "../../environment.yml"
-    threads: 1
     resources:
         mem_mb=more_each_time(4000),
         runtime=more_each_time(60),
+    params:
+        raw=subpath(input[0], parent=True),
+        folder=subpath(output.summary, parent=True),
     shell:
-        "python -m biva prepare {wildcards.dataset} > {log} 2>&1"
+        call_biva("prepare {wildcards.dataset} --from {params.raw}/raw --to {params.folder} > {log} 2>&1")

@@ -3,8 +3,8 @@
 
 rule evaluate:
     input:
-        data="resources/{dataset}/data.json",
-        arrays=ancient("resources/{dataset}/data.safetensors"),
+        data=f"{DATA}/data.json",
+        arrays=ancient(f"{DATA}/data.safetensors"),
         summary=f"{RUN}/train.json",
         weights=f"{RUN}/weights.safetensors",
         parts=part_files,
@@ -12,9 +12,9 @@ rule evaluate:
         summary=f"{RUN}/evaluation.json",
         arrays=f"{RUN}/evaluation.safetensors",
     log:
-        "results/{experiments}/logs/evaluate/{dataset}/{architecture}/{model}/seed{seed}.log",
+        f"{SET}/logs/evaluate/{NAME}.log",
     benchmark:
-        "results/{experiments}/benchmarks/evaluate/{dataset}/{architecture}/{model}/seed{seed}.tsv"
+        f"{SET}/benchmarks/evaluate/{NAME}.tsv"
     conda:
         "../../environment.yml"
     threads: run_threads
@@ -23,39 +23,38 @@ rule evaluate:
         mem_mb=more_each_time(8000),
         runtime=24 * 60,
     params:
-        settings=evaluation_settings,
+        settings=evaluation_digest,
+        run=NAME,
+        data=subpath(input.data, parent=True),
+        folder=subpath(input.summary, parent=True),
+        part="",
     shell:
-        "python -m biva evaluate {wildcards.experiments}"
-        " {wildcards.dataset}/{wildcards.architecture}/{wildcards.model}/seed{wildcards.seed} > {log} 2>&1"
+        call_biva(
+            "evaluate {wildcards.experiments} {params.run} --data {params.data} --run {params.folder} {params.part}"
+            " > {log} 2>&1"
+        )
 
 
 # With `evaluation_jobs` above 1: one share of the importance samples. They are kept beside the run's checkpoint, where a
 # killed job finds them again, and `evaluate` all of them; the output says no more than that they are there.
-rule evaluate_part:
+use rule evaluate as evaluate_part with:
     input:
-        data="resources/{dataset}/data.json",
-        arrays=ancient("resources/{dataset}/data.safetensors"),
+        data=f"{DATA}/data.json",
+        arrays=ancient(f"{DATA}/data.safetensors"),
         summary=f"{RUN}/train.json",
         weights=f"{RUN}/weights.safetensors",
     output:
-        temp(touch(f"{RUN}/evaluation_parts/{{part}}of{{parts}}")),
+        touch(f"{RUN}/evaluation_parts/{{part}}of{{parts}}"),
     log:
-        "results/{experiments}/logs/evaluate/{dataset}/{architecture}/{model}/seed{seed}/{part}of{parts}.log",
+        f"{SET}/logs/evaluate/{NAME}/{{part}}of{{parts}}.log",
     benchmark:
-        "results/{experiments}/benchmarks/evaluate/{dataset}/{architecture}/{model}/seed{seed}/{part}of{parts}.tsv"
+        f"{SET}/benchmarks/evaluate/{NAME}/{{part}}of{{parts}}.tsv"
     wildcard_constraints:
         part="[0-9]+",
         parts="[0-9]+",
-    conda:
-        "../../environment.yml"
-    threads: run_threads
-    resources:
-        gpu=run_gpus,
-        mem_mb=8000,
-        runtime=24 * 60,
     params:
-        settings=evaluation_settings,
-    shell:
-        "python -m biva evaluate {wildcards.experiments}"
-        " {wildcards.dataset}/{wildcards.architecture}/{wildcards.model}/seed{wildcards.seed}"
-        " --part {wildcards.part}/{wildcards.parts} > {log} 2>&1"
+        settings=evaluation_digest,
+        run=NAME,
+        data=subpath(input.data, parent=True),
+        folder=subpath(input.summary, parent=True),
+        part="--part {part}/{parts}",

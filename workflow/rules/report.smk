@@ -6,7 +6,6 @@ report: "../report/workflow.rst"
 
 
 config["shown_settings"] = shown_settings(config["experiments"])
-config["distances"] = distances
 
 
 rule collect:
@@ -14,83 +13,73 @@ rule collect:
         collected_files,
     output:
         report(
-            "results/{experiments}/results.csv",
+            f"{SET}/results.csv",
             caption="../report/results.rst",
             category="Results",
             labels={"content": "{experiments} / every run and metric"},
         ),
     log:
-        "results/{experiments}/logs/collect.log",
+        f"{SET}/logs/collect.log",
     benchmark:
-        "results/{experiments}/benchmarks/collect.tsv"
+        f"{SET}/benchmarks/collect.tsv"
     localrule: True
     conda:
         "../../environment.yml"
-    threads: 1
-    resources:
-        mem_mb=1000,
-        runtime=10,
     params:
-        columns=25,  # of results.csv; what an earlier version of biva collected, with fewer, is collected again
+        folder=subpath(output[0], parent=True),
     shell:
-        "python -m biva collect {wildcards.experiments} > {log} 2>&1"
+        call_biva("collect {wildcards.experiments} --results {params.folder} > {log} 2>&1")
 
 
 rule table:
     input:
-        results="results/{experiments}/results.csv",
-        paper="config/paper_results.csv",
+        results=f"{SET}/results.csv",
+        paper=PAPER,
     output:
-        tex="results/{experiments}/tables/{table}.tex",
+        tex=f"{SET}/tables/{{table}}.tex",
         html=report(
-            "results/{experiments}/tables/{table}.html",
+            f"{SET}/tables/{{table}}.html",
             caption="../report/table.rst",
             category="Tables",
             labels={"table": "{experiments} / {table}"},
         ),
     log:
-        "results/{experiments}/logs/tables/{table}.log",
+        f"{SET}/logs/tables/{{table}}.log",
     benchmark:
-        "results/{experiments}/benchmarks/tables/{table}.tsv"
+        f"{SET}/benchmarks/tables/{{table}}.tsv"
     localrule: True
     conda:
         "../../environment.yml"
-    threads: 1
-    resources:
-        mem_mb=1000,
-        runtime=10,
     params:
         settings=table_settings,
+        folder=subpath(input.results, parent=True),
     shell:
-        "python -m biva table {wildcards.experiments} {wildcards.table} > {log} 2>&1"
+        call_biva("table {wildcards.experiments} {wildcards.table} --results {params.folder} > {log} 2>&1")
 
 
 rule figure:
     input:
         figure_files,
     output:
-        pdf="results/{experiments}/figures/{figure}.pdf",
+        pdf=f"{SET}/figures/{{figure}}.pdf",
         png=report(
-            "results/{experiments}/figures/{figure}.png",
+            f"{SET}/figures/{{figure}}.png",
             caption="../report/figure.rst",
             category="Figures",
             labels={"figure": "{experiments} / {figure}"},
         ),
     log:
-        "results/{experiments}/logs/figures/{figure}.log",
+        f"{SET}/logs/figures/{{figure}}.log",
     benchmark:
-        "results/{experiments}/benchmarks/figures/{figure}.tsv"
+        f"{SET}/benchmarks/figures/{{figure}}.tsv"
     localrule: True
     conda:
         "../../environment.yml"
-    threads: 1
-    resources:
-        mem_mb=2000,
-        runtime=20,
     params:
         settings=figure_settings,
+        folder=subpath(output.pdf, ancestor=2),
     shell:
-        "python -m biva figure {wildcards.experiments} {wildcards.figure} > {log} 2>&1"
+        call_biva("figure {wildcards.experiments} {wildcards.figure} --results {params.folder} > {log} 2>&1")
 
 
 rule summary:
@@ -99,61 +88,52 @@ rule summary:
         reports=lambda w: report_files(w.experiments),
     output:
         # summary.pdf is no output: it is made where LaTeX is installed, and nothing fails where it is not.
-        "results/{experiments}/summary.tex",
+        f"{SET}/summary.tex",
     log:
-        "results/{experiments}/logs/summary.log",
+        f"{SET}/logs/summary.log",
     benchmark:
-        "results/{experiments}/benchmarks/summary.tsv"
+        f"{SET}/benchmarks/summary.tsv"
     localrule: True
     conda:
         "../../environment.yml"
-    threads: 1
-    resources:
-        mem_mb=1000,
-        runtime=10,
     params:
         texts=summary_texts,
+        folder=subpath(output[0], parent=True),
     shell:
-        "python -m biva summary {wildcards.experiments} > {log} 2>&1"
+        call_biva("summary {wildcards.experiments} --results {params.folder} > {log} 2>&1")
 
 
 rule track:
     input:
         runs=collected_files,
-        results="results/{experiments}/results.csv",
+        results=f"{SET}/results.csv",
         reports=lambda w: report_files(w.experiments),
-        summary="results/{experiments}/summary.tex",
+        summary=f"{SET}/summary.tex",
     output:
-        "results/{experiments}/tracked.txt",
+        f"{SET}/tracked.txt",
     log:
-        "results/{experiments}/logs/track.log",
+        f"{SET}/logs/track.log",
     benchmark:
-        "results/{experiments}/benchmarks/track.tsv"
+        f"{SET}/benchmarks/track.tsv"
     localrule: True
     conda:
         "../../environment.yml"
-    threads: 1
-    resources:
-        mem_mb=2000,
-        runtime=60,
     params:
-        folders=lambda w: run_folders(w.experiments),
+        runs=run_folders,
+        folder=subpath(input.summary, parent=True),
     shell:
-        "python -m biva track {params.folders} > {output} 2> {log}"
+        call_biva("track {params.runs} --results {params.folder} > {output} 2> {log}")
 
 
 rule published:
     # Tables and figures of results/published anew, from the records that git keeps. No outputs: it always runs, since
     # the times of files that come from git mean nothing.
     input:
-        paper="config/paper_results.csv",
+        paper=PAPER,
     log:
         "results/logs/published.log",
+    localrule: True
     conda:
         "../../environment.yml"
-    threads: 1
-    resources:
-        mem_mb=2000,
-        runtime=10,
     shell:
-        "python -m biva rebuild > {log} 2>&1"
+        call_biva("rebuild > {log} 2>&1")

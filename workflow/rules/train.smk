@@ -3,16 +3,16 @@
 
 rule train:
     input:
-        data="resources/{dataset}/data.json",
+        data=f"{DATA}/data.json",
         # The fingerprint in data.json tells whether the arrays changed; their age tells nothing.
-        arrays=ancient("resources/{dataset}/data.safetensors"),
+        arrays=ancient(f"{DATA}/data.safetensors"),
     output:
         summary=f"{RUN}/train.json",
         weights=f"{RUN}/weights.safetensors",
     log:
-        "results/{experiments}/logs/train/{dataset}/{architecture}/{model}/seed{seed}.log",
+        f"{SET}/logs/train/{NAME}.log",
     benchmark:
-        "results/{experiments}/benchmarks/train/{dataset}/{architecture}/{model}/seed{seed}.tsv"
+        f"{SET}/benchmarks/train/{NAME}.tsv"
     wildcard_constraints:
         model="(?!.*_finetuned)[a-z0-9_]+",
     conda:
@@ -27,16 +27,28 @@ rule train:
         runtime=24 * 60,
     params:
         config_digest=run_digest,
+        run=NAME,
+        data=subpath(input.data, parent=True),
+        folder=subpath(output.summary, parent=True),
+        parent="",
     shell:
-        "python -m biva train {wildcards.experiments}"
-        " {wildcards.dataset}/{wildcards.architecture}/{wildcards.model}/seed{wildcards.seed} > {log} 2>&1"
+        call_biva(
+            "train {wildcards.experiments} {params.run} --data {params.data} --to {params.folder} {params.parent}"
+            " > {log} 2>&1"
+        )
 
 
 # Training on without free bits from the selected weights of another run; a run of its own like any other.
 use rule train as finetune with:
     input:
-        data="resources/{dataset}/data.json",
-        arrays=ancient("resources/{dataset}/data.safetensors"),
+        data=f"{DATA}/data.json",
+        arrays=ancient(f"{DATA}/data.safetensors"),
         parent=parent_files,
     wildcard_constraints:
         model="[a-z0-9_]+_finetuned",
+    params:
+        config_digest=run_digest,
+        run=NAME,
+        data=subpath(input.data, parent=True),
+        folder=subpath(output.summary, parent=True),
+        parent=lambda w, input: f"--parent {Path(input.parent[0]).parent}",
