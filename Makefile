@@ -34,7 +34,7 @@ test: $(READY) ## Run all checks: format, types, workflow, tests
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check workflow
 	$(BIN)/snakemake --lint
-	$(BIN)/pytest $(PARALLEL) $(if $(filter true,$(CI)),-m "not scale or ci")
+	$(BIN)/pytest $(PARALLEL)
 
 soak: $(READY) ## Kill, fill, lock and damage on purpose for MINUTES, and report what was lost (SEED=n to repeat)
 	$(BIN)/python -m tests.faults.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
@@ -45,7 +45,7 @@ fuzz: $(READY) ## Give readers and configuration new damaged and hostile files, 
 scale: $(READY) ## Run `quick` through SLURM and with PostgreSQL, an hour; needs both (docs/cluster.md)
 	$(BIN)/pytest -m scale
 
-format: $(READY) ## Format the code and mend what ruff can mend
+format: $(READY) ## Format the code and fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt workflow

@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from biva.bounds import elbo
 from biva.config import Device, Precision, RunConfig, Training
 from biva.data.datasets import Dataset
-from biva.devices import choose_device, device_name
+from biva.devices import choose_device, computing_in, device_name
 from biva.errors import UserError
 from biva.evaluation.likelihood import IMAGES_PER_BATCH, importance_sample
 from biva.evaluation.memory import rows_for
@@ -35,7 +35,6 @@ from biva.models.architectures import Architecture, ModelName
 from biva.models.hierarchical_vae import HierarchicalVAE, count_parameters
 from biva.models.layers import fold_weight_norm
 from biva.plan import conditions, count, no_noise
-from biva.precision import computing_in
 from biva.seeds import derive_seed
 from biva.training.state import State, initial_state, step
 
@@ -144,7 +143,7 @@ class Bench:
         _log.info("training, %s, batch %d%s", precision, batch_size, ", compiled" if compiled else "")
         run = with_training(self.run, precision=precision, batch_size=batch_size, compiled=compiled)
         state = initialised(run, self.device)
-        rate = batch_size / self._seconds(lambda: step(state, run.training))
+        rate = batch_size / self._seconds(lambda: step(state))
         peak = self._peak_gb()
         limit = self.limit(batch_size, precision, backward=True)
         return {
@@ -195,7 +194,8 @@ class Bench:
 
     def limit(self, rows: int, precision: Precision, *, backward: bool) -> float:
         """FLOP/s of the largest convolution by itself over `rows` images, in the faster of torch's memory formats."""
-        rates, dtype = [], torch.bfloat16 if precision == "bf16" else torch.float32
+        rates: list[float] = []
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         for memory_format in (torch.contiguous_format, torch.channels_last):
             x, weight = (
                 torch.randn(shape, dtype=dtype, device=self.device, requires_grad=backward).to(
@@ -219,12 +219,13 @@ class Bench:
         """The profiler's table of the operations that take most of an update's time, each without what it calls."""
         run = with_training(self.run, precision=precision, batch_size=batch_size)
         state = initialised(run, self.device)
-        step(state, run.training)
+        step(state)
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler prints what it does
         with profile() as profiler:
-            step(state, run.training)
-        order = "self_cuda_time_total" if self.device.type == "cuda" else "self_cpu_time_total"
-        return profiler.key_averages().table(sort_by=order, row_limit=rows, max_name_column_width=40)
+            step(state)
+        order = "self_device_time_total" if self.device.type == "cuda" else "self_cpu_time_total"
+        table: str = profiler.key_averages().table(sort_by=order, row_limit=rows, max_name_column_width=40)
+        return table
 
     def _seconds(self, call: Callable[[], object]) -> float:
         """Median seconds of a call, after two in which memory is allocated, kernels are chosen and code is compiled."""
@@ -233,7 +234,7 @@ class Bench:
         call()
         call()
         timer = Timer("call()", globals={"call": call}, num_threads=self.run.threads)
-        return timer.blocked_autorange(min_run_time=self.at_least).median
+        return float(timer.blocked_autorange(min_run_time=self.at_least).median)
 
     def _peak_gb(self) -> float:
         """GB: on a GPU what torch had allocated during the last calls, else of this process at its largest so far."""
@@ -261,10 +262,10 @@ def bench(
     Raises:
         UserError: the device is not there, or does not know a precision.
     """
-    measure = Bench(run, seconds)
     for precision in precisions:
-        with computing_in(precision, measure.device):  # refused now, not after minutes
+        with computing_in(precision, choose_device(run.device)):  # refused now, not after minutes
             pass
+    measure = Bench(run, seconds)
     ways = (False, True) if compiled else (False,)
     return {
         "architecture": run.architecture_name,

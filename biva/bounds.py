@@ -1,4 +1,4 @@
-"""The bounds of the paper as pure functions of log-likelihoods, KL terms and log-weights; everything in nats."""
+"""The bounds of the paper as pure functions of log-likelihoods, KL terms and log-weights, all of them in nats."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def labelled_bound(log_likelihood: Tensor, kl: Tensor, classes: int) -> Tensor:
 
 
 def over_classes(values: Tensor, log_q: Tensor) -> Tensor:
-    """sum_y q(y | x) value(x, y), exact: values (Y, B) and log q(y | x) (B, Y) -> (B,)."""
+    """The exact expectation sum_y q(y | x) value(x, y), from values (Y, B) and log q(y | x) (B, Y): (B,)."""
     return (log_q.exp() * values.T).sum(dim=1)
 
 
@@ -96,7 +96,7 @@ def unlabelled_bound(labelled: Tensor, log_q: Tensor) -> Tensor:
 
 
 def class_kl(log_q: Tensor) -> Tensor:
-    """KL(q(y | x) || p(y)), p(y) uniform, exact: log q(y | x) (B, Y) -> (B,)."""
+    """The exact KL(q(y | x) || p(y)) for a uniform p(y), from log q(y | x) (B, Y): (B,)."""
     return (log_q.exp() * (log_q + math.log(log_q.shape[1]))).sum(dim=1)
 
 

@@ -1,6 +1,6 @@
 """The command `biva`: one verb per step of the workflow. It parses, calls and prints; the work is done elsewhere.
 
-The configuration is the folder `config/`, or the one that BIVA_CONFIG names. Everything else is the folder of a dataset, of
+The configuration is the folder `config/`, or the one that BIVA_CONFIG names. All else is the folder of a dataset, of
 a run or of a set's results, which options name; by default they lie where the workflow has them below the project's
 root. What takes long to import is imported by the verb that needs it, so that `biva --help` answers at once.
 """
@@ -12,13 +12,14 @@ import os
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from biva.config import (
     Device,
     FigureName,
+    RunConfig,
     find_anomaly,
     find_dataset,
     find_run,
@@ -53,16 +54,21 @@ Experiments = Annotated[str, typer.Argument(help="Experiment set: a file in conf
 DatasetName = Annotated[str, typer.Argument(help="Dataset: an entry of config/datasets.yaml.")]
 RunName = Annotated[str, typer.Argument(help="Run of the set: DATASET/ARCHITECTURE/MODEL/seedN.")]
 PairName = Annotated[str, typer.Argument(help="`name` of one of the set's anomaly pairs.")]
-DataFolder = Annotated[
-    Path | None,
-    typer.Option("--data", help="Folder of the run's dataset, prepared.", show_default="resources/DATASET"),
-]
-TrainedRun = Annotated[
-    Path | None, typer.Option("--run", help="Folder of the trained run.", show_default="results/SET/runs/RUN")
-]
-SetFolder = Annotated[
-    Path | None, typer.Option("--results", help="Folder of the set's results.", show_default="results/SET")
-]
+ArchitectureName = Annotated[str, typer.Argument(help="A file in config/architectures/, without .yaml.")]
+Model = Annotated[ModelName, typer.Option(help="How the posterior is inferred.")]
+OnDevice = Annotated[Device, typer.Option(help="auto: a CUDA device where there is one.")]
+
+
+def _folder(name: str, content: str, default: str) -> Any:
+    return typer.Option(name, file_okay=False, help=f"Folder of {content}.", show_default=default)
+
+
+RawFolder = Annotated[Path | None, _folder("--from", "the raw files", "resources/DATASET/raw")]
+DataFolder = Annotated[Path | None, _folder("--data", "the run's dataset, prepared", "resources/DATASET")]
+AnomalousFolder = Annotated[Path | None, _folder("--anomalous", "the other dataset", "resources/DATASET")]
+TrainedRun = Annotated[Path | None, _folder("--run", "the trained run", "results/SET/runs/RUN")]
+ParentRun = Annotated[Path | None, _folder("--parent", "the run to fine-tune", "results/SET/runs/PARENT")]
+SetFolder = Annotated[Path | None, _folder("--results", "the set's results", "results/SET")]
 
 
 def main() -> None:
@@ -85,11 +91,11 @@ def biva() -> None:
     logging.getLogger("biva").setLevel(logging.INFO)
 
 
+# --------------------------------------------------------------------------------------------------------------- models
+
+
 @app.command()
-def describe(
-    architecture: Annotated[str, typer.Argument(help="A file in config/architectures/, without .yaml.")],
-    model: Annotated[ModelName, typer.Option(help="How the posterior is inferred.")] = "biva",
-) -> None:
+def describe(architecture: ArchitectureName, model: Model = "biva") -> None:
     """Print an architecture's stages, latents and parameters.
 
     \b
@@ -103,11 +109,7 @@ def describe(
 
 
 @app.command()
-def check(
-    architecture: Annotated[str, typer.Argument(help="A file in config/architectures/, without .yaml.")],
-    model: Annotated[ModelName, typer.Option(help="How the posterior is inferred.")] = "biva",
-    device: Annotated[Device, typer.Option(help="auto: a CUDA device where there is one.")] = "auto",
-) -> None:
+def check(architecture: ArchitectureName, model: Model = "biva", device: OnDevice = "auto") -> None:
     """Check that a device computes a model's ELBO as the CPU does in double precision.
 
     Untrained weights, random images, the same noise; takes seconds. Status 1 if they differ by more than rounding.
@@ -123,8 +125,8 @@ def check(
 
 @app.command()
 def bench(
-    architecture: Annotated[str, typer.Argument(help="A file in config/architectures/, without .yaml.")],
-    model: Annotated[ModelName, typer.Option(help="How the posterior is inferred.")] = "biva",
+    architecture: ArchitectureName,
+    model: Model = "biva",
     batch_size: Annotated[
         list[int] | None, typer.Option(min=1, help="Of training; may be repeated.", show_default="48")
     ] = None,
@@ -136,7 +138,7 @@ def bench(
         list[str] | None, typer.Option(help="fp32, tf32 or bf16; may be repeated.", show_default="fp32 and bf16")
     ] = None,
     compiled: Annotated[bool, typer.Option("--compile", help="Measure training once more, compiled.")] = False,
-    device: Annotated[Device, typer.Option(help="auto: a CUDA device where there is one.")] = "auto",
+    device: OnDevice = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="as torch chooses")] = None,
     seconds: Annotated[float, typer.Option(min=0, help="Every measurement lasts at least so long.")] = 5,
     profile: Annotated[bool, typer.Option(help="Print which operations an update spends its time in, too.")] = False,
@@ -152,7 +154,7 @@ def bench(
       biva bench biva_28x28 --precision fp32 --device cpu --threads 2
     """
     from biva.bench import Bench, bench, benchmarked, report
-    from biva.precision import find_precision
+    from biva.devices import find_precision
 
     run = benchmarked(architecture, load_architecture(architecture), model, device, threads)
     precisions, sizes = [find_precision(name) for name in precision or ("fp32", "bf16")], batch_size or [48]
@@ -196,6 +198,9 @@ def plan(
     if device is not None:
         sets = {name: settings.model_copy(update={"device": device}) for name, settings in sets.items()}
     print(plan(sets, load_datasets(), RESULTS / "bench", flops_rate))
+
+
+# ----------------------------------------------------------------------------------------------------------------- data
 
 
 @data.callback()
@@ -267,7 +272,7 @@ def data_import(file: Annotated[Path, typer.Argument(help="What `biva data expor
 @app.command()
 def fetch(
     dataset: DatasetName,
-    to: Annotated[Path | None, typer.Option(help="Folder for the files.", show_default="resources/DATASET/raw")] = None,
+    to: Annotated[Path | None, _folder("--to", "the files", "resources/DATASET/raw")] = None,
 ) -> None:
     """Fetch a dataset's raw files and verify their checksums.
 
@@ -288,12 +293,8 @@ def fetch(
 @app.command()
 def prepare(
     dataset: DatasetName,
-    raw: Annotated[
-        Path | None, typer.Option("--from", help="Folder of the raw files.", show_default="resources/DATASET/raw")
-    ] = None,
-    to: Annotated[
-        Path | None, typer.Option(help="Folder for the array file.", show_default="resources/DATASET")
-    ] = None,
+    raw: RawFolder = None,
+    to: Annotated[Path | None, _folder("--to", "the array file", "resources/DATASET")] = None,
 ) -> None:
     """Turn raw files into one array file, data.safetensors, and its fingerprint, data.json.
 
@@ -307,15 +308,16 @@ def prepare(
     prepare(dataset, find_dataset(dataset), raw or folder / "raw", to or folder)
 
 
+# ----------------------------------------------------------------------------------------------------------------- runs
+
+
 @app.command()
 def train(
     experiments: Experiments,
     run: RunName,
     data: DataFolder = None,
-    to: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="results/SET/runs/RUN")] = None,
-    parent: Annotated[
-        Path | None, typer.Option(help="Folder of the run to fine-tune.", show_default="results/SET/runs/PARENT")
-    ] = None,
+    to: Annotated[Path | None, _folder("--to", "the run", "results/SET/runs/RUN")] = None,
+    parent: ParentRun = None,
 ) -> None:
     """Train one run, from its last checkpoint if it has one.
 
@@ -383,9 +385,7 @@ def detect(
     run: RunName,
     pair: PairName,
     data: DataFolder = None,
-    anomalous: Annotated[
-        Path | None, typer.Option(help="Folder of the other dataset.", show_default="resources/DATASET")
-    ] = None,
+    anomalous: AnomalousFolder = None,
     folder: TrainedRun = None,
 ) -> None:
     """Tell another dataset's test images from those of the run's own.
@@ -423,8 +423,7 @@ def track(
     Example:
       biva track results/quick/runs/digits/digits_8x8/biva/seed*
     """
-    from biva.tracked_models import mirror_model
-    from biva.tracking import mirror, mirror_reports
+    from biva.tracking import mirror, mirror_model, mirror_reports
 
     for path in sorted(folders, key=lambda path: bool(read_json(RunFolder(path).identity).get("parent"))):
         mirror(RunFolder(path))  # the runs that others fine-tune come first, so that those find them
@@ -432,6 +431,9 @@ def track(
         print(path)
     for experiments in sorted({read_json(RunFolder(path).identity)["experiments"] for path in folders}):
         mirror_reports(experiments, results or RESULTS / experiments)
+
+
+# -------------------------------------------------------------------------------------------------------------- results
 
 
 @app.command()
@@ -453,7 +455,7 @@ def collect(
     """
     from biva.reporting.texts import write_csv, write_texts
 
-    runs, folder = resolve_runs(experiments, load_experiments(experiments)), results or RESULTS / experiments
+    runs, folder = _planned(experiments), results or RESULTS / experiments
     if from_mlflow:
         from biva.tracking import records_from_mlflow
 
@@ -482,7 +484,7 @@ def table(
     from biva.reporting.texts import write_table
 
     table = find_table(experiments, name)
-    runs = resolve_runs(experiments, load_experiments(experiments))
+    runs = _planned(experiments)
     print(*write_table(table, runs, results or RESULTS / experiments), sep="\n")
 
 
@@ -523,7 +525,7 @@ def anomalies(experiments: Experiments, pair: PairName, results: SetFolder = Non
     from biva.reporting.texts import write_anomaly_table
 
     settings, folder = find_anomaly(experiments, pair), results or RESULTS / experiments
-    runs = resolve_runs(experiments, load_experiments(experiments))
+    runs = _planned(experiments)
     print(*write_anomaly_table(settings, runs, folder / "runs", folder), sep="\n")
     scoring = (RunFolder(folder / "runs" / run.name) for run in runs if settings.includes(run))
     print(*save(draw_anomaly(scoring, settings), folder / "anomalies" / pair), sep="\n")
@@ -574,6 +576,9 @@ def compare(
     print(comparison_page(experiments, server or (tracking if is_server(tracking) else "http://127.0.0.1:5000")))
 
 
+# -------------------------------------------------------------------------------------- results, verified and published
+
+
 @app.command()
 def verify(
     experiments: Annotated[
@@ -590,7 +595,7 @@ def verify(
       biva verify quick
       biva verify results/quick
     """
-    from biva.verification.verify import verify
+    from biva.verification import verify
 
     folder = Path(experiments) if "/" in experiments else RESULTS / experiments
     done = verify(folder.name, folder, RESOURCES)
@@ -658,6 +663,10 @@ def schema() -> None:
     write_atomically(PAGE, reference().encode())
     for path in [*write_schemas(), PAGE]:
         print(path)
+
+
+def _planned(experiments: str) -> list[RunConfig]:
+    return resolve_runs(experiments, load_experiments(experiments))
 
 
 def _run_folder(experiments: str, run: str, named: Path | None) -> RunFolder:

@@ -1,13 +1,24 @@
-"""Where to compute."""
+"""Where to compute, and with which arithmetic."""
+
+from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
+from itertools import count
+from pathlib import Path
+from typing import get_args
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
+from biva.config import Precision
 from biva.errors import UserError
-from biva.gpus import claim
+
+CLAIMS = Path(tempfile.gettempdir()) / f"biva-gpus-{os.getuid()}"
+"""Where the processes of this machine that compute on GPUs of their own have their locks."""
 
 
 def choose_device(device: str) -> torch.device:
@@ -16,11 +27,19 @@ def choose_device(device: str) -> torch.device:
     Raises:
         UserError: `cuda` is asked for and not there.
     """
-    if device != "cpu":
-        _one_gpu()
-    if device == "cuda" and not torch.cuda.is_available():
+    if device == "cpu":
+        return torch.device("cpu")
+    _one_gpu()
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if device == "cuda":
         raise UserError("This run asks for `device: cuda`, but torch finds no CUDA device. Use `auto` or `cpu`.")
-    return torch.device("cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu"))
+    return torch.device("cpu")
+
+
+def device_name(device: torch.device) -> str:
+    """`cpu`, or the name of the GPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 @cache
@@ -31,6 +50,63 @@ def _one_gpu() -> FileLock | None:
     return claim(gpus) if len(gpus) > 1 and "LOCAL_RANK" not in os.environ else None
 
 
-def device_name(device: torch.device) -> str:
-    """`cpu`, or the name of the GPU."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+def claim(gpus: list[str], folder: Path | None = None) -> FileLock:
+    """Choose the first of the GPUs that the fewest other processes have chosen, and leave CUDA only this one.
+
+    Must be called before CUDA starts. The claim is a locked file, so it ends with the process, however that ends.
+
+    Args:
+        gpus: what `CUDA_VISIBLE_DEVICES` may hold, one by one; at least one.
+        folder: where the locks are; None: `CLAIMS`.
+
+    Returns:
+        The claim; it is lost when this object is.
+    """
+    folder = folder or CLAIMS
+    folder.mkdir(parents=True, exist_ok=True)
+    for others in count():
+        for gpu in gpus:
+            lock = FileLock(folder / f"{gpu}-{others}.lock")
+            try:
+                lock.acquire(blocking=False)
+            except Timeout:
+                continue
+            os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+            return lock
+    raise AssertionError("there is always one more place on a GPU")
+
+
+def find_precision(name: str) -> Precision:
+    """The precision with this name.
+
+    Raises:
+        UserError: there is none.
+    """
+    known: tuple[Precision, ...] = get_args(Precision)
+    for precision in known:
+        if precision == name:
+            return precision
+    raise UserError(f"There is no precision {name!r}. Known: {', '.join(known)}.")
+
+
+@contextmanager
+def computing_in(precision: Precision, device: torch.device) -> Iterator[None]:
+    """Compute convolutions and matrix products in a precision: a forward pass, or a whole training step.
+
+    fp32: full float32, also where torch would take TF32 by itself (CUDA convolutions). tf32: float32 numbers, of which
+    a GPU multiplies the first 10 bits of the mantissa. bf16: torch's autocast. Weights, optimiser, latents, likelihood
+    and KL stay float32 in all of them: the models return float32 from every latent head and from the output layer.
+
+    Raises:
+        UserError: tf32 without a GPU.
+    """
+    if precision == "tf32" and device.type != "cuda":
+        raise UserError(f"Precision tf32 is a mode of NVIDIA GPUs, but the device is {device.type}. Use fp32 or bf16.")
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = products.allow_tf32, convolutions.allow_tf32
+    products.allow_tf32 = convolutions.allow_tf32 = precision == "tf32"
+    try:
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            yield
+    finally:
+        products.allow_tf32, convolutions.allow_tf32 = before

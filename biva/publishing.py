@@ -16,7 +16,7 @@ from biva.records import PUBLISHED, RunFolder
 from biva.reporting.canvas import save
 from biva.reporting.figures import draw, folders_to_draw, reads_arrays
 from biva.reporting.texts import write_texts
-from biva.verification.verify import verify
+from biva.verification import verify
 
 
 def publish(experiments: str, results: Path, resources: Path) -> list[Path]:

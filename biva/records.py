@@ -116,7 +116,7 @@ def writing_atomically(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         raise UserError(
             f"Cannot write {path}: {error.strerror}. Nothing was changed. "
-            "Free some space or mend the permissions, then run the same command again."
+            "Free some space or fix the permissions, then run the same command again."
         ) from error
     finally:
         with suppress(OSError):
@@ -187,11 +187,11 @@ def read_weights(folder: RunFolder, train: str) -> tuple[bytes, str]:
         train: the command that trains it.
 
     Raises:
-        UserError: they were changed since; not found out for runs made before there was a manifest.
+        UserError: they were changed since, or there is no manifest to tell.
     """
     weights = folder.weights.read_bytes()
     digest = hashlib.sha256(weights).hexdigest()
-    if folder.manifest.is_file() and read_json(folder.manifest)["files"].get(folder.weights.name) != digest:
+    if read_json(folder.manifest)["files"].get(folder.weights.name) != digest:
         raise UserError(
             f"{folder.weights} is not what training wrote: its SHA-256 is not the one in {folder.manifest.name}. "
             f"Delete it and run `{train}`: it writes it again from the last checkpoint."
@@ -200,17 +200,22 @@ def read_weights(folder: RunFolder, train: str) -> tuple[bytes, str]:
 
 
 def manifest_digest(folder: RunFolder) -> str:
-    """SHA-256 of `manifest.json`, which `results.csv` and MLflow hold; empty for runs made before there was one."""
-    return sha256(folder.manifest) if folder.manifest.is_file() else ""
+    """SHA-256 of `manifest.json`, which `results.csv` and MLflow hold.
+
+    Raises:
+        UserError: the run has none.
+    """
+    if not folder.manifest.is_file():
+        raise UserError(
+            f"{folder.manifest} does not exist, so nobody can tell whether the run's files were edited. `biva train` "
+            "writes it and keeps the result where checkpoint/ still is; then run `biva evaluate`."
+        )
+    return sha256(folder.manifest)
 
 
 def commits(run: dict[str, Any], *records: dict[str, Any]) -> list[str]:
-    """The commits that made a result: of the training, of its resumptions, of later records; each once.
-
-    Evaluations made before they told their commit tell none.
-    """
-    told = [run["commit"], *(resumed["commit"] for resumed in run.get("resumed", []))]
-    return list(dict.fromkeys([*told, *(record["commit"] for record in records if "commit" in record)]))
+    """The commits that made a result: of the training, of its resumptions, of later records; each once."""
+    return list(dict.fromkeys(made["commit"] for made in (run, *run.get("resumed", []), *records)))
 
 
 def settings_digest(settings: dict[str, Any]) -> str:
@@ -248,8 +253,8 @@ def _score_name(score: str) -> str:
 
 
 def variant_of(run: dict[str, Any]) -> str:
-    """`RunConfig.variant` by a `run.json`; those written before there was fine-tuning name the model alone."""
-    variant: str = run.get("variant") or run["config"]["model"]
+    """`RunConfig.variant` by the content of a `run.json`."""
+    variant: str = run["variant"]
     return variant
 
 
@@ -266,7 +271,7 @@ def append_line(path: Path, content: dict[str, Any]) -> None:
             os.fsync(file.fileno())
     except OSError as error:
         raise UserError(
-            f"Cannot append to {path}: {error.strerror}. Free some space or mend the permissions, then run the same "
+            f"Cannot append to {path}: {error.strerror}. Free some space or fix the permissions, then run the same "
             "command again: training goes on from its last checkpoint."
         ) from error
 

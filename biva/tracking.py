@@ -8,7 +8,8 @@ an MLflow experiment; a run folder is a run in it, found by the tag `biva.run_id
 and for every anomaly pair, found by the tag `biva.record`; the set's tables and figures are one more run, found by the
 tag `biva.summary`. The numbers of a child are those of its parent too, so that one table compares runs.
 
-MLflow is imported inside the functions: training must work where it is not installed.
+MLflow and torch are imported inside the functions that need them: training works without MLflow, and records can be
+read back from MLflow and verified without torch.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -43,34 +44,31 @@ SUMMARY_NAME = "tables and figures"
 """Second half of the name of an experiment set's summary run."""
 
 MANIFEST = "biva.manifest"
-"""Tag with the SHA-256 of a trained run's `manifest.json`; empty for runs made before there was one."""
-
-RECORDS = Path("record")
-"""Artifact folder of a run's record files."""
+"""Tag with the SHA-256 of a trained run's `manifest.json`, set once the artifacts are those that it lists."""
 
 RECORD = "biva.record"
 """Tag of an evaluation's child run: the SHA-256 of the record that it shows."""
 
-NOTE = "mlflow.note.content"
-"""MLflow's tag for a run's description."""
+SAMPLES = "biva.samples"
+"""Tag with the SHA-256 of the `samples.safetensors` whose images are among the artifacts."""
+
+PARENT = "mlflow.parentRunId"
+"""MLflow's tag for the parent of a run."""
+
+RECORDS = Path("record")
+"""Artifact folder of a run's record files."""
 
 RUN_FIGURES: tuple[FigureName, ...] = ("samples", "reconstructions", "kl_per_layer", "latents_over_training")
 """Figures of one run among its artifacts."""
 
-SAMPLES = "biva.samples"
-"""Tag with the SHA-256 of the `samples.safetensors` whose images are among the artifacts."""
-
-MODEL_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
-"""Tells MLflow to show what is there for models, and not for language models; in 3.17 its pages go by their address."""
-
 LOCK_SECONDS = 60
 RETRY_SECONDS = 300
 BATCH = 1000
-"""Metric points per request; MLflow's limit."""
+"""The largest number of metric points per request that MLflow accepts."""
 
 MARKER = "epoch"
-"""Metric that tells which updates the store has. MLflow writes a batch in one transaction, and an update is never
-split over two batches, so an update with this metric is complete."""
+"""Metric that says which updates the store has. MLflow writes a batch in one transaction, and an update is never split
+over two batches, so an update with this metric is complete."""
 
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -82,7 +80,6 @@ _ENVIRONMENT = {
 """Defaults for MLflow: nothing is reported to anyone, nothing but ours is printed, a dead server costs seconds. No
 request is repeated, since its answer may be all that was lost: the next mirroring looks first at what the store has."""
 
-_log = logging.getLogger(__name__)
 _not_before: dict[str, float] = {}
 """Store address -> monotonic time before which `mirror_or_warn` leaves it alone, since it just failed."""
 
@@ -91,7 +88,7 @@ class TrackingError(UserError):
     """The MLflow store cannot be used. The records on disk are not affected."""
 
 
-# ------------------------------------------------------------------------------------------------------- mirroring
+# --------------------------------------------------------------------------------------------------------- mirroring
 
 
 def mirror(folder: RunFolder) -> None:
@@ -103,33 +100,29 @@ def mirror(folder: RunFolder) -> None:
     """
     run = read_json(folder.identity)
     with usable_store(), FileLock(folder.path / ".mirror.lock", timeout=LOCK_SECONDS):
-        client, experiment = open_experiment(run["experiments"])
-        stored = find_run(client, experiment, "biva.run_id", run["run_id"]) or _create_run(client, experiment, run)
+        client, experiment = _open_experiment(run["experiments"])
+        stored = _find_run(client, experiment, "biva.run_id", run["run_id"]) or _create_run(client, experiment, run)
         _log_parent(client, experiment, stored, run)
         _log_parameters(client, stored, run)
         _log_input(client, stored, run)
         _log_history(client, stored, run, read_lines(folder.record))
         _log_samples(client, stored, folder)
         if folder.training.is_file():
-            training = read_json(folder.training)
-            _log_finals(client, stored, *_training_finals(training))
-            update = training["selected"]["update"]
-            if folder.evaluation.is_file():
-                finals = _evaluation_finals(read_json(folder.evaluation), update)
-                _log_finals(client, stored, *finals)
-                _log_child(client, experiment, stored, folder.evaluation, "evaluation", finals)
-            for path in folder.anomalies():
-                finals = _anomaly_finals(read_json(path), update)
-                _log_finals(client, stored, *finals)
-                _log_child(client, experiment, stored, path, f"anomaly {path.stem}", finals)
-            _log_artifacts(client, stored, folder)
+            for result in _results(folder):
+                _log_result(client, stored, result)
+                if result.path != folder.training:
+                    _log_child(client, experiment, stored, result)
             _log_purpose(client, stored, folder)
-            client.set_tag(stored.info.run_id, MANIFEST, manifest_digest(folder))
-        _set_status(client, stored, folder)
+            _log_artifacts(client, stored, folder)
+        run_id = stored.info.run_id
+        if folder.evaluation.is_file():
+            client.set_terminated(run_id, "FINISHED", _milliseconds(read_json(folder.evaluation)["finished"]))
+        else:  # a killed run stays RUNNING and goes on when it is resumed
+            client.update_run(run_id, status="RUNNING")
 
 
 def mirror_or_warn(folder: RunFolder) -> None:
-    """`mirror`, but whatever goes wrong is one warning and never the end of a training.
+    """Do as `mirror`, but make whatever goes wrong one warning and never the end of a training.
 
     After a failure the store is left alone for `RETRY_SECONDS`, so that a dead one does not slow training down.
     """
@@ -143,6 +136,11 @@ def mirror_or_warn(folder: RunFolder) -> None:
         _warn_once(f"{_without_password(str(error))} The run goes on; `biva track {folder.path}` completes the mirror.")
 
 
+@cache
+def _warn_once(message: str) -> None:
+    logging.getLogger(__name__).warning("%s", message)
+
+
 @contextmanager
 def mirroring(folder: RunFolder) -> Iterator[Callable[[], None]]:
     """While a run is trained: gives what to call after every evaluation, which is `mirror_or_warn`.
@@ -154,32 +152,22 @@ def mirroring(folder: RunFolder) -> Iterator[Callable[[], None]]:
 
     def mirror_and_watch() -> None:
         mirror_or_warn(folder)
-        if not monitors and time.monotonic() >= _not_before.get(_address(), 0.0):
-            with suppress(Exception):  # a run without the machine's load is no less a run
-                monitors.append(_monitor(folder))
+        if monitors or time.monotonic() < _not_before.get(_address(), 0.0):
+            return
+        with suppress(Exception):  # a run without the machine's load is no less a run
+            from mlflow.system_metrics import system_metrics_monitor
+
+            run = read_json(folder.identity)
+            stored = _find_run(*_open_experiment(run["experiments"]), "biva.run_id", run["run_id"])
+            make: Any = system_metrics_monitor.SystemMetricsMonitor
+            monitors.append(make(stored.info.run_id, resume_logging=True, tracking_uri=_address()))
+            monitors[0].start()
 
     try:
         yield mirror_and_watch
     finally:
         for monitor in monitors:
             monitor.finish()
-
-
-def _monitor(folder: RunFolder) -> Any:
-    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-
-    run = read_json(folder.identity)
-    client, experiment = open_experiment(run["experiments"])
-    run_id = find_run(client, experiment, "biva.run_id", run["run_id"]).info.run_id
-    make: Any = SystemMetricsMonitor
-    monitor = make(run_id, resume_logging=True, tracking_uri=_address())
-    monitor.start()
-    return monitor
-
-
-@cache
-def _warn_once(message: str) -> None:
-    _log.warning("%s", message)
 
 
 def mirror_reports(experiments: str, results_folder: Path) -> None:
@@ -193,9 +181,9 @@ def mirror_reports(experiments: str, results_folder: Path) -> None:
         TrackingError: as for `mirror`.
     """
     with usable_store():
-        client, experiment = open_experiment(experiments)
-        with _setup_lock():
-            stored = find_run(client, experiment, "biva.summary", experiments) or client.create_run(
+        client, experiment = _open_experiment(experiments)
+        with _alone():
+            stored = _find_run(client, experiment, "biva.summary", experiments) or client.create_run(
                 experiment, run_name=f"{experiments} / {SUMMARY_NAME}", tags={"biva.summary": experiments}
             )
         run_id = stored.info.run_id
@@ -205,30 +193,13 @@ def mirror_reports(experiments: str, results_folder: Path) -> None:
         for kind in ("tables", "figures", "anomalies"):
             if (results_folder / kind).is_dir():
                 client.log_artifacts(run_id, str(results_folder / kind), kind)
-        _log_tables(client, run_id, results_folder)
+        tables = [path for kind in ("tables", "anomalies") for path in sorted((results_folder / kind).glob("*.json"))]
+        shown = [{"path": path.relative_to(results_folder).as_posix(), "type": "table"} for path in tables]
+        client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps(shown))
         client.set_terminated(run_id)
 
 
-def _log_tables(client: Any, run_id: str, results_folder: Path) -> None:
-    """The tables as MLflow's own kind of table. `log_table` would add the rows to those that are there."""
-    tables = [path for kind in ("tables", "anomalies") for path in sorted((results_folder / kind).glob("*.tex"))]
-    logged = []
-    with tempfile.TemporaryDirectory() as scratch:
-        for path in tables:
-            file = (Path(scratch) / path.relative_to(results_folder)).with_suffix(".json")
-            file.parent.mkdir(exist_ok=True)
-            file.write_bytes(table_json(path))
-            logged.append({"path": file.relative_to(scratch).as_posix(), "type": "table"})
-        client.log_artifacts(run_id, scratch)
-    client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps(logged))
-
-
-def table_json(tex: Path) -> bytes:
-    """A table as MLflow keeps it, from its .tex."""
-    from biva.reporting.html import frame
-
-    text: str = frame(tex.read_text()).to_json(orient="split", index=False)
-    return text.encode()
+# ------------------------------------------------------------------------------------------------ read back from MLflow
 
 
 def records_from_mlflow(experiments: str, into: Path) -> list[RunFolder]:
@@ -241,26 +212,16 @@ def records_from_mlflow(experiments: str, into: Path) -> list[RunFolder]:
     Raises:
         TrackingError: as for `mirror`, or the store has no such experiment.
     """
-    with usable_store():
+    with usable_store(), tempfile.TemporaryDirectory() as scratch:
         client, experiment = _existing_experiment(experiments)
         newest = _newest(client, experiment)
         for name in newest:
             if not re.fullmatch("[a-z0-9_]+(/[a-z0-9_]+){3}", name):
                 raise TrackingError(f"MLflow at {_address()} has a run named {name!r}, which biva names none.")
-        return [_download(client, newest[name].info.run_id, RunFolder(into / name)) for name in sorted(newest)]
-
-
-@dataclass(frozen=True)
-class StoredRun:
-    """What the store holds of one run."""
-
-    tags: dict[str, str]
-    metrics: dict[str, float]
-    """The latest value of every metric."""
-    points: Callable[[str], list[tuple[int, float]]]
-    """Step and value of every point of a metric, by step and time."""
-    download: Callable[[str, Path], Path]
-    """Copies an artifact, or a folder of them, below a folder."""
+        for name, run_id in newest.items():
+            copy = client.download_artifacts(run_id, RECORDS.as_posix(), tempfile.mkdtemp(dir=scratch))
+            shutil.copytree(copy, into / name, dirs_exist_ok=True)
+    return [RunFolder(into / name) for name in newest]
 
 
 def comparison_page(experiments: str, server: str) -> str:
@@ -278,14 +239,22 @@ def comparison_page(experiments: str, server: str) -> str:
         newest = _newest(client, experiment)
     if not newest:
         raise TrackingError(f"MLflow at {_address()} has no finished run of {experiments!r} yet.")
-    chosen = json.dumps([newest[name].info.run_id for name in sorted(newest)])
+    chosen = json.dumps(list(newest.values()))
     pages = {"runs": chosen, "experiments": json.dumps([experiment]), "workflowType": "machine_learning"}
     return f"{server.rstrip('/')}/#/compare-runs?{urlencode(pages)}"
 
 
-def _newest(client: Any, experiment: str) -> dict[str, Any]:
-    """Finished runs by name; of runs with one name, the newest."""
-    return {stored.data.tags["name"]: stored for stored in sorted(_finished_runs(client, experiment), key=_started)}
+@dataclass(frozen=True)
+class StoredRun:
+    """What the store holds of one run."""
+
+    tags: dict[str, str]
+    metrics: dict[str, float]
+    """The latest value of every metric."""
+    points: Callable[[str], list[tuple[int, float]]]
+    """Step and value of every point of a metric, by step and time."""
+    download: Callable[[str, Path], Path]
+    """Copies an artifact, or a folder of them, below a folder."""
 
 
 @contextmanager
@@ -302,18 +271,18 @@ def stored_runs(experiments: str) -> Iterator[dict[str, StoredRun]]:
 
         def reader(stored: Any) -> StoredRun:
             run_id = stored.info.run_id
-            return StoredRun(
-                tags=stored.data.tags,
-                metrics=stored.data.metrics,
-                points=lambda name: [
-                    (point.step, point.value)
-                    for point in sorted(client.get_metric_history(run_id, name), key=lambda p: (p.step, p.timestamp))
-                ],
-                download=lambda path, into: Path(client.download_artifacts(run_id, path, str(into))),
-            )
 
-        found = {stored.data.tags["biva.run_id"]: reader(stored) for stored in _finished_runs(client, experiment)}
-        summary = find_run(client, experiment, "biva.summary", experiments)
+            def points(metric: str) -> list[tuple[int, float]]:
+                history = client.get_metric_history(run_id, metric)
+                return [(p.step, p.value) for p in sorted(history, key=lambda p: (p.step, p.timestamp))]
+
+            def download(path: str, into: Path) -> Path:
+                return Path(client.download_artifacts(run_id, path, str(into)))
+
+            return StoredRun(stored.data.tags, stored.data.metrics, points, download)
+
+        found = {run.data.tags["biva.run_id"]: reader(run) for run in _finished_runs(client, experiment)}
+        summary = _find_run(client, experiment, "biva.summary", experiments)
         yield found | ({SUMMARY_NAME: reader(summary)} if summary else {})
 
 
@@ -327,18 +296,13 @@ def points_of(folder: RunFolder) -> dict[str, list[tuple[int, float]]]:
 
 
 def finals_of(folder: RunFolder) -> dict[str, float]:
-    """The metrics that are one number each, as `mirror` logs them of an evaluated run."""
-    training = read_json(folder.training)
-    update = training["selected"]["update"]
-    metrics, _, _ = _training_finals(training)
-    metrics |= _evaluation_finals(read_json(folder.evaluation), update)[0]
-    for path in folder.anomalies():
-        metrics |= _anomaly_finals(read_json(path), update)[0]
-    return metrics
+    """The metrics that are one number each, as `mirror` logs them of a trained run."""
+    return {name: value for result in _results(folder) for name, value in result.metrics.items()}
 
 
 def _existing_experiment(experiments: str) -> tuple[Any, str]:
-    client = _client() if _store_exists() else None
+    database = _database()
+    client = _client() if database is None or database.is_file() else None
     experiment = client.get_experiment_by_name(experiments) if client else None
     if experiment is None:
         raise TrackingError(
@@ -348,29 +312,19 @@ def _existing_experiment(experiments: str) -> tuple[Any, str]:
     return client, experiment.experiment_id
 
 
-def _finished_runs(client: Any, experiment: str) -> Iterator[Any]:
-    token = None
-    while True:
-        page = client.search_runs([experiment], "attributes.status = 'FINISHED'", max_results=1000, page_token=token)
-        yield from (stored for stored in page if "biva.run_id" in stored.data.tags)
-        token = page.token
-        if not token:
-            return
+def _finished_runs(client: Any, experiment: str) -> list[Any]:
+    """All finished runs of models in the store, evaluations and the tables' run left out."""
+    found = client.search_runs([experiment], "attributes.status = 'FINISHED'", max_results=50_000)  # MLflow's limit
+    return [stored for stored in found if "biva.run_id" in stored.data.tags]
 
 
-def _started(stored: Any) -> datetime:
-    return datetime.fromisoformat(stored.data.tags["started"])
+def _newest(client: Any, experiment: str) -> dict[str, str]:
+    """The finished runs' names -> MLflow's ids, sorted by name; of runs with one name, the newest."""
+    by_start = sorted(_finished_runs(client, experiment), key=lambda run: run.info.start_time)
+    return dict(sorted({run.data.tags["name"]: run.info.run_id for run in by_start}.items()))
 
 
-def _download(client: Any, run_id: str, folder: RunFolder) -> RunFolder:
-    with tempfile.TemporaryDirectory() as temporary:
-        shutil.copytree(
-            client.download_artifacts(run_id, RECORDS.as_posix(), temporary), folder.path, dirs_exist_ok=True
-        )
-    return folder
-
-
-# ------------------------------------------------------------------------------------------------------- the store
+# --------------------------------------------------------------------------------------------------------- the store
 
 
 def _address() -> str:
@@ -388,35 +342,26 @@ def _database() -> Path | None:
     return Path(address.removeprefix("sqlite:///")) if address.startswith("sqlite:///") else None
 
 
-def _store_exists() -> bool:
-    database = _database()
-    return database is None or database.is_file()
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Lets no other process create anything in a sqlite store meanwhile, and creates the store where there is none.
 
-
-def _setup_lock() -> AbstractContextManager[Any]:
-    """Held while something is looked up and created where it is missing, if processes share a sqlite file.
-
-    MLflow's own creation of a sqlite database fails in all processes that meet a fresh file at once.
+    MLflow's own creation fails in all processes that meet a fresh file at once, and it cannot use half of a database,
+    which a kill leaves: here a database has another name until it is whole.
     """
     database = _database()
     if database is None:
-        return nullcontext()
-    database.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(database.parent / ".lock", timeout=LOCK_SECONDS)
-
-
-def _create_database() -> None:
-    """Make a sqlite store where there is none, under another name until it is whole: MLflow cannot use half of one."""
-    database = _database()
-    if database is None or database.exists():
+        yield
         return
-    with _setup_lock():
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(database.parent / ".lock", timeout=LOCK_SECONDS):
         if not database.exists():
             temporary = database.with_name(f".{database.name}.tmp")
             for left_by_a_kill in database.parent.glob(f"{temporary.name}*"):
                 left_by_a_kill.unlink()
             _client(f"sqlite:///{temporary}").search_experiments()
             os.replace(temporary, database)
+        yield
 
 
 def _client(address: str | None = None) -> Any:
@@ -427,24 +372,25 @@ def _client(address: str | None = None) -> Any:
     except ImportError as error:
         raise TrackingError(f"MLflow cannot be imported ({error}).") from None
     for library in ("mlflow", "alembic"):
-        logging.getLogger(library).setLevel(logging.CRITICAL)  # an error is raised too, and told in one line
+        logging.getLogger(library).setLevel(logging.CRITICAL)  # an error is raised too, and reported in one line
     return MlflowClient(tracking_uri=address or _address())
 
 
-def open_experiment(name: str) -> tuple[Any, str]:
-    """The client, and the id of the experiment, created where it is missing; another process may be creating it too."""
-    _create_database()
-    client = _client()
-    experiment = client.get_experiment_by_name(name)
-    if experiment is None:
-        database = _database()
-        artifacts = (database.parent / "artifacts" / name).resolve().as_uri() if database else None
-        try:
-            return client, client.create_experiment(name, artifact_location=artifacts, tags=MODEL_TRAINING)
-        except Exception:
-            experiment = client.get_experiment_by_name(name)
-            if experiment is None:
-                raise
+def _open_experiment(name: str) -> tuple[Any, str]:
+    """The client, and the id of the experiment, created where it is missing; another machine may be creating it too."""
+    database = _database()
+    artifacts = (database.parent / "artifacts" / name).resolve().as_uri() if database else None
+    tags = {"mlflow.experimentKind": "custom_model_development"}  # else pages show what there is for language models
+    with _alone():
+        client = _client()
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            try:
+                return client, client.create_experiment(name, artifact_location=artifacts, tags=tags)
+            except Exception:
+                experiment = client.get_experiment_by_name(name)
+                if experiment is None:
+                    raise
     if experiment.lifecycle_stage != "active":
         raise TrackingError(
             f"The MLflow experiment {name!r} at {_address()} was deleted. Restore it: "
@@ -461,29 +407,25 @@ def usable_store() -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        if not _is_of_the_store(error):
+        libraries = ("mlflow", "sqlalchemy", "alembic")
+        if not isinstance(error, OSError) and type(error).__module__.split(".")[0] not in libraries:
             raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         message = f"MLflow at {_address()} cannot be used: {reason}"
         raise TrackingError(_without_password(message.rstrip(".") + ".")) from error
 
 
-def _is_of_the_store(error: Exception) -> bool:
-    """MLflow's and its database's own errors, and those of files, locks and connections."""
-    return isinstance(error, OSError) or type(error).__module__.split(".")[0] in ("mlflow", "sqlalchemy", "alembic")
-
-
 def _without_password(text: str) -> str:
     return re.sub(r"//[^/@\s]+@", "//", text)
 
 
-# --------------------------------------------------------------------------------------------------- parts of a run
-
-
-def find_run(client: Any, experiment: str, tag: str, value: str) -> Any:
+def _find_run(client: Any, experiment: str, tag: str, value: str) -> Any:
     """The run that has a tag, or None."""
     found = client.search_runs([experiment], f"tags.`{tag}` = '{value}'", max_results=1)
     return found[0] if found else None
+
+
+# -------------------------------------------------------------------------------------------- what a run is and was fed
 
 
 def _create_run(client: Any, experiment: str, run: dict[str, Any]) -> Any:
@@ -494,18 +436,13 @@ def _create_run(client: Any, experiment: str, run: dict[str, Any]) -> Any:
         run_name=f"{config['dataset']} / {variant_of(run)} / seed {config['seed']}",
         tags={
             "biva.run_id": run["run_id"],
-            "name": run["name"],
-            "experiments": run["experiments"],
-            "started": run["started"],
-            "commit": run["commit"],
+            **{name: run[name] for name in ("name", "experiments", "started", "commit", "config_digest", "device")},
+            "data_fingerprint": run["data_fingerprint"],
             "protocol": config["training"]["protocol"],
             "dataset": config["dataset"],
             "model": variant_of(run),
             "architecture": config["architecture_name"],
             "seed": str(config["seed"]),
-            "data_fingerprint": run["data_fingerprint"],
-            "config_digest": run["config_digest"],
-            "device": run["device"],
             "mlflow.source.type": "LOCAL",
             "mlflow.source.name": f"biva train {run['experiments']} {run['name']}",
             "mlflow.source.git.commit": run["commit"],
@@ -513,21 +450,24 @@ def _create_run(client: Any, experiment: str, run: dict[str, Any]) -> Any:
     )
 
 
+def _milliseconds(iso: str) -> int:
+    """An ISO 8601 time as milliseconds since 1970, as MLflow counts."""
+    return round(1000 * datetime.fromisoformat(iso).timestamp())
+
+
 def _log_parent(client: Any, experiment: str, stored: Any, run: dict[str, Any]) -> None:
     """A fine-tuned run is a child of the run that it goes on from, as soon as the store has that one."""
-    if not run.get("parent") or "mlflow.parentRunId" in stored.data.tags:
-        return
-    parent = find_run(client, experiment, "biva.run_id", run["parent"]["run_id"])
-    if parent:
-        client.set_tag(stored.info.run_id, "mlflow.parentRunId", parent.info.run_id)
+    if run["parent"] and PARENT not in stored.data.tags:
+        parent = _find_run(client, experiment, "biva.run_id", run["parent"]["run_id"])
+        if parent:
+            client.set_tag(stored.info.run_id, PARENT, parent.info.run_id)
 
 
 def _log_parameters(client: Any, stored: Any, run: dict[str, Any]) -> None:
     from mlflow.entities import Param
 
-    parameters = flatten(run["config"]) | {"parameters": str(run["parameters"])}
-    parameters |= flatten({"versions": run["versions"]})
-    missing = [Param(key, value) for key, value in parameters.items() if key not in stored.data.params]
+    settings = run["config"] | {"parameters": run["parameters"], "versions": run["versions"]}
+    missing = [Param(key, value) for key, value in flatten(settings).items() if key not in stored.data.params]
     if missing:
         client.log_batch(stored.info.run_id, params=missing)
 
@@ -553,118 +493,14 @@ def _log_input(client: Any, stored: Any, run: dict[str, Any]) -> None:
 
     if stored.inputs.dataset_inputs:
         return
-    dataset = run["config"]["dataset"]
-    source = {"tags": {"mlflow.source.name": f"biva prepare {dataset}", "mlflow.source.git.commit": run["commit"]}}
-    entry = Dataset(
-        name=dataset, digest=run["data_fingerprint"][:36], source_type="code", source=json.dumps(source, sort_keys=True)
-    )
-    inputs = [DatasetInput(entry, [InputTag("mlflow.data.context", "training")])]
+    name = run["config"]["dataset"]
+    tags = {"mlflow.source.name": f"biva prepare {name}", "mlflow.source.git.commit": run["commit"]}
+    dataset = Dataset(name, run["data_fingerprint"][:36], "code", json.dumps({"tags": tags}, sort_keys=True))
+    inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])]
     try:
         client.log_inputs(stored.info.run_id, inputs)
     except MlflowException:  # another run was entering the same dataset at this moment; now it is there to be found
         client.log_inputs(stored.info.run_id, inputs)
-
-
-def _log_history(client: Any, stored: Any, run: dict[str, Any], lines: list[dict[str, Any]]) -> None:
-    """The lines of `record.jsonl` that the store lacks; step: update, time: start of the run plus training seconds."""
-    from mlflow.entities import Metric
-
-    run_id = stored.info.run_id
-    known = {point.step for point in client.get_metric_history(run_id, MARKER)}
-    started = _milliseconds(run["started"])
-    batch: list[Metric] = []
-    for line in lines:
-        if line["update"] in known:
-            continue
-        known.add(line["update"])
-        timestamp = started + round(1000 * line["seconds"])
-        points = [Metric(name, value, timestamp, line["update"]) for name, value in _metrics_of(line).items()]
-        if len(batch) + len(points) > BATCH:
-            client.log_batch(run_id, metrics=batch)
-            batch = []
-        batch += points
-    if batch:
-        client.log_batch(run_id, metrics=batch)
-
-
-def _metrics_of(line: dict[str, Any]) -> dict[str, float]:
-    """MLflow names of the numbers of one line."""
-    metrics = {name: line[name] for name in ("epoch", "learning_rate", "images_per_second")}
-    metrics["skipped_updates"] = line.get("skipped_updates", 0)  # lines of earlier versions do not count them
-    for section in ("train", "selection"):
-        metrics |= {f"{section}/{name}": value for name, value in line[section].items()}
-    metrics |= {f"kl/{group}": value for group, value in line["kl_per_group"].items()}
-    active = line.get("active_units", {})  # lines of earlier versions have none
-    return metrics | {f"active_units/{group}": units["active"] for group, units in active.items()}
-
-
-def _training_finals(training: dict[str, Any]) -> tuple[dict[str, float], int, str]:
-    """Final metrics, their step and their time."""
-    metrics = {f"training/{name}": training[name] for name in ("updates", "epochs", "images_seen", "wall_seconds")}
-    metrics |= {f"selected/{name}": value for name, value in training["selected"].items()}
-    return metrics, training["updates"], training["finished"]
-
-
-def _evaluation_finals(evaluation: dict[str, Any], selected_update: int) -> tuple[dict[str, float], int, str]:
-    """Final metrics such as `test/log_likelihood_bound_k1000`, their step and their time."""
-    split = evaluation["split"]
-    metrics: dict[str, float] = {}
-    for entry in evaluation["metrics"]:
-        name = f"{split}/{entry['metric']}" + (f"_k{entry['k']}" if entry["k"] is not None else "")
-        metrics[name] = entry["value"]
-        if entry["standard_error"] is not None:
-            metrics[f"{name}_standard_error"] = entry["standard_error"]
-    metrics |= {f"{split}/kl/{group}": kl["value"] for group, kl in evaluation["kl_per_group"].items()}
-    metrics |= {f"{split}/active_units/{group}": units["active"] for group, units in evaluation["active_units"].items()}
-    if zero := evaluation.get("zero_weights"):  # earlier versions did not count them
-        metrics[f"{split}/zero_weights"] = zero["samples"]
-    return metrics, selected_update, evaluation["finished"]
-
-
-def _anomaly_finals(record: dict[str, Any], selected_update: int) -> tuple[dict[str, float], int, str]:
-    """Final metrics such as `anomaly/mnist/llr_above_1/auroc`, the ends of their intervals, their step and time."""
-    metrics: dict[str, float] = {}
-    for entry in anomaly_metrics(record):
-        name = entry["metric"]
-        metrics |= {name: entry["value"], f"{name}_low": entry["low"], f"{name}_high": entry["high"]}
-    return metrics, selected_update, record["finished"]
-
-
-def _log_finals(client: Any, stored: Any, metrics: dict[str, float], step: int, finished: str) -> None:
-    """Metrics that are one number each; a repeated evaluation that gives another number is added as the latest."""
-    from mlflow.entities import Metric
-
-    logged = stored.data.metrics
-    points = [
-        Metric(name, value, _milliseconds(finished), step)
-        for name, value in metrics.items()
-        if name not in logged or not (logged[name] == value or (math.isnan(logged[name]) and math.isnan(value)))
-    ]
-    if points:
-        client.log_batch(stored.info.run_id, metrics=points)
-
-
-def _log_child(
-    client: Any, experiment: str, parent: Any, path: Path, kind: str, finals: tuple[dict[str, float], int, str]
-) -> None:
-    """A child run for a record of an evaluation; another evaluation of the same run gets another child."""
-    from mlflow.entities import Param
-
-    record, finished, digest = read_json(path), _milliseconds(finals[2]), sha256(path)
-    child = find_run(client, experiment, RECORD, digest)
-    if child is None:
-        tags = {name: parent.data.tags[name] for name in ("dataset", "model", "protocol") if name in parent.data.tags}
-        child = client.create_run(
-            experiment,
-            start_time=finished - round(1000 * record["wall_seconds"]),
-            run_name=f"{parent.info.run_name} / {kind}",
-            tags=tags | {RECORD: digest, "mlflow.parentRunId": parent.info.run_id},
-        )
-    if child.info.status != "FINISHED":
-        settings = flatten({"evaluation": record["settings"], "device": record["device"]})
-        client.log_batch(child.info.run_id, params=[Param(key, value) for key, value in settings.items()])
-        _log_finals(client, child, *finals)
-        client.set_terminated(child.info.run_id, "FINISHED", finished)
 
 
 def _log_purpose(client: Any, stored: Any, folder: RunFolder) -> None:
@@ -681,64 +517,240 @@ def _log_purpose(client: Any, stored: Any, folder: RunFolder) -> None:
         return
     run = parse(RunConfig, identity["config"], folder.identity)
     names = ", ".join(reproduced(run, tables)) or "none"
-    for tag, value in {"paper_table": names, NOTE: note(folder, run, tables, paper)}.items():
+    for tag, value in {"paper_table": names, "mlflow.note.content": note(folder, run, tables, paper)}.items():
         if stored.data.tags.get(tag) != value:
             client.set_tag(stored.info.run_id, tag, value)
 
 
+# ----------------------------------------------------------------------------------------------------------- numbers
+
+
+def _log_history(client: Any, stored: Any, run: dict[str, Any], lines: list[dict[str, Any]]) -> None:
+    """The lines of `record.jsonl` that the store lacks; step: update, time: start of the run plus training seconds."""
+    from mlflow.entities import Metric
+
+    run_id, started = stored.info.run_id, _milliseconds(run["started"])
+    known = {point.step for point in client.get_metric_history(run_id, MARKER)}
+    new = [line for line in lines if line["update"] not in known]
+    whole = BATCH // len(_metrics_of(new[0])) if new else 1
+    for start in range(0, len(new), whole):
+        points = [
+            Metric(name, value, started + round(1000 * line["seconds"]), line["update"])
+            for line in new[start : start + whole]
+            for name, value in _metrics_of(line).items()
+        ]
+        client.log_batch(run_id, metrics=points)
+
+
+def _metrics_of(line: dict[str, Any]) -> dict[str, float]:
+    """MLflow names of the numbers of one line."""
+    metrics = {name: line[name] for name in ("epoch", "learning_rate", "images_per_second", "skipped_updates")}
+    for section in ("train", "selection"):
+        metrics |= {f"{section}/{name}": value for name, value in line[section].items()}
+    metrics |= {f"kl/{group}": value for group, value in line["kl_per_group"].items()}
+    return metrics | {f"active_units/{group}": units["active"] for group, units in line["active_units"].items()}
+
+
+@dataclass(frozen=True)
+class _Result:
+    """A finished record of a run and the metrics in it that are one number each."""
+
+    path: Path
+    record: dict[str, Any]
+    metrics: dict[str, float]
+    update: int
+    """The selected update, of whose weights the record is; MLflow's step."""
+
+    @property
+    def finished(self) -> int:
+        """When the record was finished, in milliseconds since 1970."""
+        return _milliseconds(self.record["finished"])
+
+
+def _results(folder: RunFolder) -> Iterator[_Result]:
+    """The records that a trained run has, of its training, its evaluation and its anomaly pairs."""
+    training = read_json(folder.training)
+    update = training["selected"]["update"]
+    metrics = {f"training/{name}": training[name] for name in ("updates", "epochs", "images_seen", "wall_seconds")}
+    metrics |= {f"selected/{name}": value for name, value in training["selected"].items()}
+    yield _Result(folder.training, training, metrics, update)
+    if folder.evaluation.is_file():
+        evaluation = read_json(folder.evaluation)
+        yield _Result(folder.evaluation, evaluation, _evaluation_metrics(evaluation), update)
+    for path in folder.anomalies():
+        record, metrics = read_json(path), {}
+        for entry in anomaly_metrics(record):
+            name = entry["metric"]
+            metrics |= {name: entry["value"], f"{name}_low": entry["low"], f"{name}_high": entry["high"]}
+        yield _Result(path, record, metrics, update)
+
+
+def _evaluation_metrics(evaluation: dict[str, Any]) -> dict[str, float]:
+    """Metrics such as `test/log_likelihood_bound_k1000`."""
+    metrics: dict[str, float] = {}
+    for entry in evaluation["metrics"]:
+        name = entry["metric"] + (f"_k{entry['k']}" if entry["k"] is not None else "")
+        metrics[name] = entry["value"]
+        if entry["standard_error"] is not None:
+            metrics[f"{name}_standard_error"] = entry["standard_error"]
+    metrics |= {f"kl/{group}": kl["value"] for group, kl in evaluation["kl_per_group"].items()}
+    metrics |= {f"active_units/{group}": units["active"] for group, units in evaluation["active_units"].items()}
+    if "zero_weights" in evaluation:  # a run with labels draws no importance samples
+        metrics["zero_weights"] = evaluation["zero_weights"]["samples"]
+    return {f"{evaluation['split']}/{name}": value for name, value in metrics.items()}
+
+
+def _log_result(client: Any, stored: Any, result: _Result) -> None:
+    """Log a record's metrics; a repeated evaluation that gives another number is added as the latest."""
+    from mlflow.entities import Metric
+
+    logged = stored.data.metrics
+    points = [
+        Metric(name, value, result.finished, result.update)
+        for name, value in result.metrics.items()
+        if name not in logged or not (logged[name] == value or (math.isnan(logged[name]) and math.isnan(value)))
+    ]
+    if points:
+        client.log_batch(stored.info.run_id, metrics=points)
+
+
+def _log_child(client: Any, experiment: str, parent: Any, result: _Result) -> None:
+    """A child run for a record of an evaluation; another evaluation of the same run gets another child."""
+    from mlflow.entities import Param
+
+    record, digest = result.record, sha256(result.path)
+    kind = "evaluation" if "scores" not in record else f"anomaly {result.path.stem}"
+    child = _find_run(client, experiment, RECORD, digest)
+    if child is None:
+        tags = {name: parent.data.tags[name] for name in ("dataset", "model", "protocol")}
+        child = client.create_run(
+            experiment,
+            start_time=result.finished - round(1000 * record["wall_seconds"]),
+            run_name=f"{parent.info.run_name} / {kind}",
+            tags=tags | {RECORD: digest, PARENT: parent.info.run_id},
+        )
+    if child.info.status != "FINISHED":
+        settings = flatten({"evaluation": record["settings"], "device": record["device"]})
+        client.log_batch(child.info.run_id, params=[Param(key, value) for key, value in settings.items()])
+        _log_result(client, child, result)
+        client.set_terminated(child.info.run_id, "FINISHED", result.finished)
+
+
+# --------------------------------------------------------------------------------------------------- files and pictures
+
+
 def _log_artifacts(client: Any, stored: Any, folder: RunFolder) -> None:
-    """The record files, from which everything can be rebuilt, and pictures for people, once the run has changed."""
-    run_id = stored.info.run_id
+    """The record files, from which everything can be rebuilt, and figures for people, once the run has changed."""
+    run_id, digest = stored.info.run_id, manifest_digest(folder)
+    if stored.data.tags.get(MANIFEST) == digest:
+        return
     for file in folder.records():
         client.log_artifact(run_id, str(file), (RECORDS / file.relative_to(folder.path).parent).as_posix())
-    if stored.data.tags.get(MANIFEST) == manifest_digest(folder):
-        return
     if folder.arrays.is_file() and read_json(folder.identity)["config"].get("labels") is None:
         _log_figures(client, run_id, folder, RUN_FIGURES)
+    client.set_tag(run_id, MANIFEST, digest)
 
 
 def _log_samples(client: Any, stored: Any, folder: RunFolder) -> None:
-    """Whenever a training has drawn samples: all of them as pictures, and the KL of every latent group up to then.
+    """Whenever a training has drawn samples: all of them as sheets, and the KL of every latent group up to then.
 
     MLflow's own images by step are not used: it shows them below all parameters of the run.
     """
     if not folder.samples.is_file() or stored.data.tags.get(SAMPLES) == (digest := sha256(folder.samples)):
         return
-    from safetensors.numpy import load_file
+    from safetensors.torch import load_file
+    from torch.nn.functional import interpolate
 
-    from biva.reporting.images import sheet
+    from biva.vision import torchvision
 
-    run_id = stored.info.run_id
     with tempfile.TemporaryDirectory() as scratch:
         for update, images in load_file(folder.samples).items():
-            sheet(images).save(Path(scratch) / f"update_{int(update):07}.png")
-        client.log_artifacts(run_id, scratch, "samples")
-    _log_figures(client, run_id, folder, ("latents_over_training",))
-    client.set_tag(run_id, SAMPLES, digest)
+            columns = math.isqrt(len(images))
+            scale = max(1, 400 // (columns * (images.shape[3] + 1)))
+            enlarged = interpolate(images.float() / 255, scale_factor=scale)
+            file = Path(scratch) / f"update_{int(update):07}.png"
+            torchvision.utils.save_image(enlarged, file, nrow=columns, padding=scale, pad_value=1.0)
+        client.log_artifacts(stored.info.run_id, scratch, "samples")
+    _log_figures(client, stored.info.run_id, folder, ("latents_over_training",))
+    client.set_tag(stored.info.run_id, SAMPLES, digest)
 
 
-def _log_figures(client: Any, run_id: str, folder: RunFolder, figures: Iterable[FigureName]) -> None:
+def _log_figures(client: Any, run_id: str, folder: RunFolder, figures: tuple[FigureName, ...]) -> None:
     from biva.reporting.canvas import save
     from biva.reporting.figures import draw
 
     with tempfile.TemporaryDirectory() as scratch:
         for figure in figures:
-            stem = Path(scratch) / figure
-            with suppress(UserError):  # an evaluation with K = 1 tells no active units
-                save(draw(figure, [folder]), stem, kinds=("png",))
-                client.log_artifact(run_id, f"{stem}.png", "figures")
+            save(draw(figure, [folder]), Path(scratch) / figure, kinds=("png",))
+        client.log_artifacts(run_id, scratch, "figures")
 
 
-def _set_status(client: Any, stored: Any, folder: RunFolder) -> None:
-    """FINISHED once evaluated, RUNNING until then; a killed run stays RUNNING and goes on when it is resumed."""
-    run_id = stored.info.run_id
-    if not folder.evaluation.is_file():
-        if stored.info.status != "RUNNING":
-            client.update_run(run_id, status="RUNNING")
-    elif stored.info.status != "FINISHED":
-        client.set_terminated(run_id, "FINISHED", _milliseconds(read_json(folder.evaluation)["finished"]))
+# ---------------------------------------------------------------------------------------------------- the trained model
 
 
-def _milliseconds(iso: str) -> int:
-    """An ISO 8601 time as milliseconds since 1970, as MLflow counts."""
-    return round(1000 * datetime.fromisoformat(iso).timestamp())
+def mirror_model(folder: RunFolder) -> None:
+    """Log the selected weights of a mirrored run as its model for `mlflow.pytorch.load_model`, unless MLflow has them.
+
+    MLflow's format for PyTorch is a pickle. Ours names one class, `biva.evaluation.trained_model.TrainedModel`, which
+    must be importable where it is loaded; all else in it is the configuration and the weights as bytes. biva never
+    loads it. Runs that learn from labels or have no weights, such as published ones, have no model.
+
+    Raises:
+        TrackingError: as for `mirror`.
+    """
+    run = read_json(folder.identity)
+    if not folder.weights.is_file() or not folder.training.is_file() or run["config"].get("labels"):
+        return
+    with usable_store():
+        client, experiment = _open_experiment(run["experiments"])
+        stored = _find_run(client, experiment, "biva.run_id", run["run_id"])
+        digest = sha256(folder.weights)
+        if stored is None or _has_model(client, experiment, stored.info.run_id, digest):
+            return
+        from mlflow.entities import LoggedModelOutput
+
+        model = client.create_logged_model(
+            experiment,
+            name="model",
+            source_run_id=stored.info.run_id,
+            tags={"weights_sha256": digest, "commit": run["commit"]},
+            params={"dataset": run["config"]["dataset"], "architecture": run["config"]["architecture_name"]},
+            model_type="generative",
+        )
+        with tempfile.TemporaryDirectory() as scratch:
+            _save_model(folder, run["config"], Path(scratch) / "model", model.model_id, stored.info.run_id)
+            client.log_model_artifacts(model.model_id, str(Path(scratch) / "model"))
+        update = read_json(folder.training)["selected"]["update"]
+        client.log_outputs(stored.info.run_id, [LoggedModelOutput(model.model_id, update)])
+        client.finalize_logged_model(model.model_id, "READY")
+
+
+def _has_model(client: Any, experiment: str, run_id: str, digest: str) -> bool:
+    """Whether the run has a model with these weights; what a kill left half logged is deleted."""
+    models = client.search_logged_models([experiment], f"source_run_id = '{run_id}'")
+    for model in models:
+        if str(model.status) != "READY":
+            client.delete_logged_model(model.model_id)
+    return any(str(model.status) == "READY" and model.tags.get("weights_sha256") == digest for model in models)
+
+
+def _save_model(folder: RunFolder, config: dict[str, Any], path: Path, model_id: str, run_id: str) -> None:
+    import mlflow.pytorch
+    import numpy as np
+    import torch
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    from biva.evaluation.trained_model import TrainedModel
+
+    model = TrainedModel(json.dumps(config), folder.weights.read_bytes())
+    images = TensorSpec(np.dtype("float32"), (-1, *model.input_shape), name="x")
+    bound = TensorSpec(np.dtype("float32"), (-1,), name="elbo")
+    mlflow.pytorch.save_model(
+        model,
+        str(path),
+        mlflow_model=Model(model_id=model_id, run_id=run_id),
+        signature=ModelSignature(Schema([images]), Schema([bound])),
+        serialization_format="pickle",  # the other one, a traced graph, knows one method only
+        pip_requirements=[f"torch=={torch.__version__.split('+')[0]}", "safetensors", "pydantic"],
+    )

@@ -6,7 +6,7 @@ import base64
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -83,33 +83,25 @@ def chromium(folder: Path) -> Iterator[Browser]:
         if shutil.which(program) is None:
             pytest.skip(f"{program} is not installed (Debian: `apt-get install chromium chromium-driver`)")
     port, log = free_port(), folder / "chromedriver.log"
-    arguments = [
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-        "--window-size=1500,1000",
-    ]
-    options = {"args": [*arguments, f"--user-data-dir={folder / 'profile'}"], "binary": shutil.which("chromium")}
+    arguments = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+    arguments += ["--window-size=1500,1000", f"--user-data-dir={folder / 'profile'}"]
+    options = {"args": arguments, "binary": shutil.which("chromium")}
     with running(["chromedriver", f"--port={port}"], log, HOME=str(folder), NO_PROXY="127.0.0.1"):
-        wait_until(_is_ready(f"http://127.0.0.1:{port}/status"), log)
+        wait_until(lambda: _is_ready(f"http://127.0.0.1:{port}/status"), log)
         capabilities = {"capabilities": {"alwaysMatch": {"goog:chromeOptions": options}}}
-        session = f"http://127.0.0.1:{port}/session"
-        session += f"/{_ask(session, capabilities)['sessionId']}"
+        sessions = f"http://127.0.0.1:{port}/session"
+        session = f"{sessions}/{_ask(sessions, capabilities)['sessionId']}"
         try:
             yield Browser(session)
         finally:
             urlopen(Request(session, method="DELETE"), timeout=60).close()
 
 
-def _is_ready(address: str) -> Callable[[], bool]:
-    def ready() -> bool:
-        try:
-            return bool(_ask(address, None)["ready"])
-        except OSError:
-            return False
-
-    return ready
+def _is_ready(address: str) -> bool:
+    try:
+        return bool(_ask(address, None)["ready"])
+    except OSError:
+        return False
 
 
 def _ask(address: str, content: dict[str, Any] | None) -> Any:

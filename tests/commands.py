@@ -42,21 +42,18 @@ def assert_names_exist(arguments: Sequence[str]) -> None:
             load_architecture(architecture, CONFIG)
         case [("fetch" | "prepare"), dataset, *_]:
             find_dataset(dataset, CONFIG)
-        case [("train" | "evaluate"), experiments, run, *_]:
+        case [("train" | "evaluate" | "detect"), experiments, run, *pair]:
             find_run(experiments, run, CONFIG)
-        case ["detect", experiments, run, pair]:
-            find_run(experiments, run, CONFIG)
+            if arguments[0] == "detect":
+                find_anomaly(experiments, pair[0], CONFIG)
+        case ["anomalies", experiments, pair, *_]:
             find_anomaly(experiments, pair, CONFIG)
-        case ["anomalies", experiments, pair]:
-            find_anomaly(experiments, pair, CONFIG)
+        case ["table", experiments, table, *_]:
+            find_table(experiments, table, CONFIG)
         case [("collect" | "figure" | "summary" | "publish" | "compare"), experiments, *_]:
             load_experiments(experiments, CONFIG)
-        case ["verify", experiments]:
-            load_experiments(Path(experiments).name, CONFIG)
-        case ["plan", experiments, *_]:
-            assert load_sets(experiments, CONFIG)
-        case ["table", experiments, table]:
-            find_table(experiments, table, CONFIG)
+        case [("plan" | "verify"), experiments, *_]:
+            assert load_sets(Path(experiments).name, CONFIG)
         case ["data", "export", *datasets]:
             for dataset in takewhile(lambda word: not word.startswith("-"), datasets):
                 find_dataset(dataset, CONFIG)

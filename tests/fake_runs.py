@@ -14,7 +14,7 @@ from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file
 
 from biva.config import AnomalyPair, Labels, RunConfig
-from biva.records import RunFolder, append_line, seal, write_json
+from biva.records import RunFolder, append_line, read_json, seal, write_json
 
 IMAGES = 5
 """Images of the pretended test split."""
@@ -83,6 +83,7 @@ def record_line(config: RunConfig, update: int) -> dict[str, Any]:
         "epoch": update / 100,
         "seconds": update * 0.5,
         "images_per_second": 8.0,
+        "skipped_updates": 0,
         "learning_rate": 2e-3 * 0.999999**update,
         "train": {"elbo": elbo - 1, "log_likelihood": elbo + 4, "kl": 5.0, "loss": 1 - elbo},
         "selection": {"elbo": elbo, "log_likelihood": elbo + 5, "kl": 5.0},
@@ -157,6 +158,8 @@ def finish_training(folder: RunFolder, config: RunConfig, updates: int) -> None:
             "stopped": "max_updates",
             "selected": {"update": updates, "elbo": record_line(config, updates)["selection"]["elbo"]},
             "selection_split": "valid",
+            "selection_images": 3,
+            "selection_images_in_split": 7,
             "finished": "2026-01-02T04:00:00+00:00",
         },
     )
@@ -180,7 +183,9 @@ def evaluate(folder: RunFolder, config: RunConfig, bounds: dict[int, tuple[float
             "settings": {"importance_samples": list(bounds), "max_images": None, "temperatures": [1.0, 0.5]},
             "split": "test",
             "images": IMAGES,
+            "images_in_split": IMAGES,
             "device": "cpu",
+            "commit": read_json(folder.identity)["commit"],
             "seed": config.seed,
             "wall_seconds": 1.5,
             "weights_sha256": "a" * 64,
@@ -229,16 +234,20 @@ def anomaly_record(
     AUPRC is a tenth of it, FPR80 one minus it.
     """
 
+    def part(dataset: str, fingerprint: str, images: int) -> dict[str, Any]:
+        return {"dataset": dataset, "fingerprint": fingerprint, "images": images, "images_in_split": 2000}
+
     def numbers(value: float, low: float, high: float) -> dict[str, float]:
         return {"value": value, "low": low, "high": high}
 
     return {
         "settings": pair.model_dump(mode="json"),
-        "normal": {"dataset": pair.normal, "fingerprint": "a" * 64, "images": images[0]},
-        "anomalous": {"dataset": pair.anomalous, "fingerprint": "b" * 64, "images": images[1]},
+        "normal": part(pair.normal, "a" * 64, images[0]),
+        "anomalous": part(pair.anomalous, "b" * 64, images[1]),
         "samples": pair.importance_samples,
         "seed": 1,
         "device": "cpu",
+        "commit": "0123abc",
         "finished": "2026-01-02T06:00:00+00:00",
         "wall_seconds": 2.5,
         "repeats": 1000,

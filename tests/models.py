@@ -13,8 +13,10 @@ from biva.models.hierarchical_vae import HierarchicalVAE
 MODELS: tuple[ModelName, ...] = ("vae", "lvae", "lvae_plus", "biva")
 
 
-def tiny_architecture(*, latents: str = "dense", likelihood: str = "bernoulli", latent: int = 1) -> Architecture:
-    """Two stages over 4x4 images, 4 -> 2 -> 2, or over 4x4 colour images for the mixture of logistics."""
+def tiny_architecture(
+    *, latents: str = "dense", likelihood: str = "bernoulli", latent: int = 1, stages: int = 2
+) -> Architecture:
+    """Stages over 4x4 images, 4 -> 2 -> 2, or over 4x4 colour images for the mixture of logistics."""
     return Architecture(
         description="tiny",
         input_shape=(3 if likelihood == "mixture_of_logistics" else 1, 4, 4),
@@ -22,7 +24,7 @@ def tiny_architecture(*, latents: str = "dense", likelihood: str = "bernoulli", 
         latents=latents,
         filters=4,
         dropout=Dropout(inference=0.0, generative=0.0),
-        stages=(Stage(blocks=2, kernel=3, stride=2, latent=latent), Stage(blocks=2, kernel=3, stride=1, latent=latent)),
+        stages=tuple(Stage(blocks=2, kernel=3, stride=stride, latent=latent) for stride in (2, 1)[:stages]),
     )
 
 

@@ -162,27 +162,18 @@ def slurm() -> Iterator[dict[str, str]]:
 
 def slurm_jobs(variables: dict[str, str]) -> list[dict[str, str]]:
     """Every job that the cluster has seen, with the columns `state`, `gpus`, `memory`, `partition` and `comment`."""
-    columns = {
-        "state": "State",
-        "gpus": "tres-per-job",
-        "memory": "MinMemory",
-        "partition": "Partition",
-        "comment": "Comment",
-    }
-    form = ",".join(f"{name}:200" for name in columns.values())
+    names = ("state", "gpus", "memory", "partition", "comment")
+    form = "State:200,tres-per-job:200,MinMemory:200,Partition:200,Comment:200"
     lines = _output(["squeue", "--states=all", "--noheader", f"--Format={form}"], variables).splitlines()
-    return [{name: line[200 * i : 200 * (i + 1)].strip() for i, name in enumerate(columns)} for line in lines]
+    return [{name: line[200 * i : 200 * (i + 1)].strip() for i, name in enumerate(names)} for line in lines]
 
 
 def _output(command: list[str], variables: dict[str, str]) -> str:
     """What a command prints; nothing if it fails or hangs."""
-    try:
-        done = subprocess.run(
-            command, env=os.environ | variables, capture_output=True, text=True, check=False, timeout=20
-        )
-    except subprocess.TimeoutExpired:
-        return ""
-    return done.stdout
+    environment = os.environ | variables
+    with suppress(subprocess.TimeoutExpired):
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=20).stdout
+    return ""
 
 
 # ------------------------------------------------------------------------------------------------------ PostgreSQL

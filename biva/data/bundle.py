@@ -2,7 +2,7 @@
 
 The file is a plain tar: per dataset `NAME/data.json` and `NAME/data.safetensors`, and `LICENCES.txt` for people.
 `data.json` holds the SHA-256 of the array file, and what else it says follows from `config/datasets.yaml`, so every
-byte of both is checked. A name in the tar is compared, never used as a path.
+byte of both is checked. A name in the tar is compared, never used as a path, and other members are passed over.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ import io
 import json
 import shutil
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from biva.config import DatasetConfig
-from biva.data.containers import explained_damage, tar_files
 from biva.data.datasets import ARRAYS, DESCRIPTION, describe, load
 from biva.errors import UserError
 from biva.records import read_json, sha256, write_json, writing_atomically
@@ -84,63 +83,53 @@ def import_datasets(path: Path, configs: Mapping[str, DatasetConfig], resources:
         UserError: the archive is damaged, holds something else, a dataset without an entry or one prepared by another
             entry, or `resources` has another content. Nothing has been written then.
     """
-    descriptions = _verified(path, configs)
-    present = {name: _is_present(resources / name, path, descriptions[name]) for name in descriptions}
-    for name, part, content in _parts(path, configs):
-        if part == ARRAYS and not present[name]:
-            with explained_damage(path), writing_atomically(resources / name / ARRAYS) as file:
-                shutil.copyfileobj(content, file)
-            write_json(resources / name / DESCRIPTION, descriptions[name])
-    return list(descriptions)
-
-
-def _verified(path: Path, configs: Mapping[str, DatasetConfig]) -> dict[str, dict[str, Any]]:
-    """Dataset name -> its description, with which its array file and its entry agree."""
-    descriptions: dict[str, Any] = {}
-    digests: dict[str, str] = {}
-    for name, part, content in _parts(path, configs):
-        found: dict[str, Any] = descriptions if part == DESCRIPTION else digests
-        if name in found:
-            raise UserError(f"{path} has {name}/{part} twice.")
-        with explained_damage(path):
-            if part == ARRAYS:
-                digests[name] = hashlib.file_digest(content, "sha256").hexdigest()  # type: ignore[arg-type]
-            else:
-                descriptions[name] = json.loads(content.read(_LARGEST_DESCRIPTION))
-    for name in descriptions | digests:
-        for part, found in ((DESCRIPTION, descriptions), (ARRAYS, digests)):
-            if name not in found:
-                raise UserError(f"{path} has no {name}/{part}: it is no whole export. Copy or export it again.")
-        declared = descriptions[name].get("fingerprint") if isinstance(descriptions[name], dict) else None
-        if declared != digests[name]:
-            raise UserError(
-                f"{path} is damaged: {name}/{ARRAYS} has the SHA-256 {digests[name]}, but {name}/{DESCRIPTION} says "
-                f"{declared}. Nothing was imported. Copy the file again, or export it again."
-            )
-        _expect_entry(descriptions[name], name, configs[name], digests[name], path)
-    if not descriptions:
-        raise UserError(f"{path} holds no dataset.")
-    return descriptions
-
-
-def _parts(path: Path, configs: Mapping[str, DatasetConfig]) -> Iterator[tuple[str, str, IO[bytes]]]:
-    """Dataset, file name and content of every member but the licences."""
     if not path.is_file():
         raise UserError(f"{path} does not exist. `biva data export` writes such a file, on a machine with the data.")
-    for member, _, content in tar_files(path, 2 * path.stat().st_size):
-        if member == _LICENCES:
-            continue
-        name, _, part = member.partition("/")
-        if part not in (DESCRIPTION, ARRAYS):
-            raise UserError(
-                f"{path} has a file {member!r}, which `biva data export` does not write. It is not its work."
-            )
-        if name not in configs:
-            raise UserError(
-                f"{path} has dataset {name!r}, which config/datasets.yaml does not have. Nothing was imported. Add its "
-                "entry, as it is where the file was exported."
-            )
-        yield name, part, content
+    try:
+        with tarfile.open(path, "r:") as tar:
+            members = {member.name: member for member in tar if member.isreg() and not member.issparse()}
+            names = list(dict.fromkeys(member.partition("/")[0] for member in members if member != _LICENCES))
+            if not names:
+                raise UserError(f"{path} holds no dataset.")
+            descriptions = {name: _verified(tar, members, name, configs, path) for name in names}
+            for name in [name for name in names if not _is_present(resources / name, path, descriptions[name])]:
+                with writing_atomically(resources / name / ARRAYS) as file:
+                    shutil.copyfileobj(_content(tar, members, f"{name}/{ARRAYS}"), file)
+                write_json(resources / name / DESCRIPTION, descriptions[name])
+    except (tarfile.TarError, EOFError, OSError, OverflowError, RecursionError, ValueError) as error:
+        raise UserError(f"{path} is damaged: {str(error) or type(error).__name__}.") from None
+    return names
+
+
+def _content(tar: tarfile.TarFile, members: Mapping[str, tarfile.TarInfo], name: str) -> IO[bytes]:
+    if name not in members or (content := tar.extractfile(members[name])) is None:
+        raise UserError(f"{tar.name!s} has no {name}: it is no whole export. Copy or export it again.")
+    return content
+
+
+def _verified(
+    tar: tarfile.TarFile,
+    members: Mapping[str, tarfile.TarInfo],
+    name: str,
+    configs: Mapping[str, DatasetConfig],
+    path: Path,
+) -> dict[str, Any]:
+    """A dataset's description, with which its array file and its entry agree."""
+    if name not in configs:
+        raise UserError(
+            f"{path} has dataset {name!r}, which config/datasets.yaml does not have. Nothing was imported. Add its "
+            "entry, as it is where the file was exported."
+        )
+    description = json.loads(_content(tar, members, f"{name}/{DESCRIPTION}").read(_LARGEST_DESCRIPTION))
+    digest = hashlib.file_digest(_content(tar, members, f"{name}/{ARRAYS}"), "sha256").hexdigest()  # type: ignore[arg-type]
+    declared = description.get("fingerprint") if isinstance(description, dict) else None
+    if declared != digest:
+        raise UserError(
+            f"{path} is damaged: {name}/{ARRAYS} has the SHA-256 {digest}, but {name}/{DESCRIPTION} says "
+            f"{declared}. Nothing was imported. Copy the file again, or export it again."
+        )
+    _expect_entry(description, name, configs[name], digest, path)
+    return dict(description)
 
 
 def _expect_entry(about: dict[str, Any], name: str, config: DatasetConfig, fingerprint: str, where: Path) -> None:
@@ -157,13 +146,11 @@ def _expect_entry(about: dict[str, Any], name: str, config: DatasetConfig, finge
 def _is_present(folder: Path, path: Path, description: dict[str, Any]) -> bool:
     """Whether the dataset is there already; another one in its place is not overwritten."""
     arrays, about = folder / ARRAYS, folder / DESCRIPTION
-    if arrays.is_file():
-        digest = sha256(arrays)
-        if digest != description["fingerprint"]:
-            raise UserError(
-                f"{arrays} is there with another content: its SHA-256 is {digest}, that in {path} "
-                f"{description['fingerprint']}. Nothing was imported. Delete {folder} to take the one from the archive."
-            )
+    if arrays.is_file() and (digest := sha256(arrays)) != description["fingerprint"]:
+        raise UserError(
+            f"{arrays} is there with another content: its SHA-256 is {digest}, that in {path} "
+            f"{description['fingerprint']}. Nothing was imported. Delete {folder} to take the one from the archive."
+        )
     if about.is_file() and read_json(about) != description:
         raise UserError(
             f"{about} is there and says something else than {path}. Nothing was imported. Delete {folder} to take the "

@@ -11,9 +11,9 @@ import pandas as pd
 from tqdm import tqdm
 
 from biva.config import DatasetConfig
+from biva.data.raw import SPLIT_NAMES
 
 _HEADINGS = ("dataset", "shape", "train / valid / test", "raw", "prepared", "present", "from")
-_SPLITS = ("train", "valid", "test")
 
 _NOTES = 100
 """Width of the notes below the table."""
@@ -26,14 +26,14 @@ def catalogue(configs: Mapping[str, DatasetConfig], resources: Path) -> str:
         configs: dataset name -> entry of `config/datasets.yaml`.
         resources: folder with a folder per dataset, in which files are only looked for, not verified.
     """
-    rows = [_row(name, config, resources / name) for name, config in configs.items()]
-    table = pd.DataFrame(rows, columns=[*_HEADINGS]).set_index("dataset").rename_axis(None, columns="dataset")
+    lines = [_line(name, config, resources / name) for name, config in configs.items()]
+    table = pd.DataFrame(lines, columns=[*_HEADINGS]).set_index("dataset").rename_axis(index=None, columns="dataset")
     notes = [_note(name, config) for name, config in configs.items()]
     return "\n".join([table.to_string(), "", *notes])
 
 
-def _row(name: str, config: DatasetConfig, folder: Path) -> tuple[str, ...]:
-    splits = " / ".join(f"{config.splits[split]:,}" if split in config.splits else "-" for split in _SPLITS)
+def _line(name: str, config: DatasetConfig, folder: Path) -> tuple[str, ...]:
+    splits = " / ".join(f"{config.splits[split]:,}" if split in config.splits else "-" for split in SPLIT_NAMES)
     pixels = sum(config.splits.values()) * math.prod(config.shape)
     raw = sum(file.bytes for file in config.files)
     bound = "<= " if any(file.trust == "first_use" for file in config.files) else ""

@@ -15,21 +15,20 @@ from biva.errors import UserError
 from biva.records import read_json, write_json
 
 
+def expected_digest(path: Path, file: RawFile) -> tuple[str, str | None]:
+    """Algorithm and digest that `path` must have; no digest where any content will be recorded at its first use."""
+    if file.trust == "first_use":
+        return "sha256", recorded(path)
+    return ("sha256", file.sha256) if file.sha256 else ("md5", file.md5)
+
+
 def is_intact(path: Path, file: RawFile) -> bool:
     """Whether `path` holds exactly the content that `file` declares, or that was recorded at its first use."""
-    first_use = file.trust == "first_use"
-    algorithm = "sha256" if first_use or file.sha256 else "md5"
-    expected = recorded(path) if first_use else file.sha256 or file.md5
-    if not path.is_file():
+    if not path.is_file() or path.stat().st_size > file.bytes:
         return False
-    try:
-        with path.open("rb") as stream:
-            size = stream.seek(0, 2)
-            stream.seek(0)
-            right_size = size <= file.bytes if first_use else size == file.bytes
-            return right_size and hashlib.file_digest(stream, algorithm).hexdigest() == expected
-    except OSError:
-        return False
+    algorithm, digest = expected_digest(path, file)
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, algorithm).hexdigest() == digest
 
 
 def first_use_record(raw: Path) -> Path:

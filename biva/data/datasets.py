@@ -1,27 +1,31 @@
 """The canonical form of a dataset: one array file, its description, and the fingerprint that every run records.
 
-`resources/DATASET/data.safetensors` holds the arrays that a reader of `biva.data.archives` returns, and
+`resources/DATASET/data.safetensors` holds the arrays that a reader of `biva.data.readers` gives, and
 `resources/DATASET/data.json` says what they are. Equal raw files give equal bytes.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib
+import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from biva.config import DatasetConfig
-from biva.data.archives import find_reader
-from biva.data.array_file import joined, map_arrays, write_arrays
+from biva.data.array_file import map_arrays, one_after_the_other, write_arrays
 from biva.data.checksums import expectation, is_intact
+from biva.data.limits import expect_at_most
 from biva.data.preprocessing import Binarisation
-from biva.data.raw import SPLITS, Array, SplitName, Stream, parts
+from biva.data.raw import CLASSES, SPLIT_NAMES, Array, Arrays, SplitName, Stream, pieces
 from biva.errors import UserError
 from biva.records import read_json, write_json
 
@@ -63,10 +67,10 @@ class Dataset:
             UserError: the dataset has no such split.
         """
         if name == "train+valid" and {"train", "valid"} <= self.images.keys():
-            return joined(self.images["train"], self.images["valid"])
+            return one_after_the_other(self.images["train"], self.images["valid"])
         split = "train" if name == "train+valid" else name
         if split not in self.images:
-            there = ", ".join(known for known in SPLITS if known in self.images)
+            there = ", ".join(known for known in SPLIT_NAMES if known in self.images)
             raise UserError(
                 f"Dataset {self.name!r} has no split {split!r}; it has: {there}. Choose one of those, or another "
                 "training.protocol: `paper` needs train and test, `clean` needs valid too."
@@ -102,12 +106,78 @@ def prepare(name: str, config: DatasetConfig, raw: Path, folder: Path) -> None:
                 f"{raw / file.name} is missing or {expectation(file)}. "
                 f"Run `biva fetch {name}`: it fetches what is missing and replaces what is wrong."
             )
-    arrays = find_reader(config.reader)(raw, config)
-    fingerprint = write_arrays(
-        folder / ARRAYS,
-        {key: _with_checked_levels(name, key, config, array) for key, array in arrays.items()},
-    )
+    arrays = read_arrays(name, config, raw)
+    fingerprint = write_arrays(folder / ARRAYS, arrays)
     write_json(folder / DESCRIPTION, describe(name, config, fingerprint))
+
+
+def read_arrays(name: str, config: DatasetConfig, raw: Path) -> Arrays:
+    """The arrays of the dataset's raw files, each compared with the dataset's entry, a stream as it is read.
+
+    Raises:
+        UserError: the files are not what the reader takes, or give something else than the entry says.
+    """
+    reader = importlib.import_module(f"biva.data.readers.{config.reader}")
+    where = f"config/datasets.yaml, {name!r}"
+    if len(config.files) != len(reader.FILES):
+        raise UserError(
+            f"{where}: reader {config.reader} needs {len(reader.FILES)} file(s) ({', '.join(reader.FILES)}), "
+            f"but `files` lists {len(config.files)}."
+        )
+    if set(config.splits) != set(reader.GIVES):
+        raise UserError(
+            f"{where}: `splits` names {', '.join(config.splits)}; "
+            f"reader {config.reader} gives {', '.join(reader.GIVES)}."
+        )
+    with _explained(name, config, raw):
+        for file in config.files:
+            if file.trust == "first_use":
+                values = sum(config.splits.values()) * math.prod(config.shape)
+                expect_at_most(raw / file.name, 8 * values + (1 << 26))  # as many numbers of 8 bytes, and some headers
+        arrays: Arrays = reader.read([raw / file.name for file in config.files], config)
+    return {key: _checked(name, key, config, raw, array) for key, array in arrays.items()}
+
+
+@contextmanager
+def _explained(name: str, config: DatasetConfig, raw: Path) -> Iterator[None]:
+    """Report whatever a reader raises as a mistake in the files: libraries raise all kinds of errors on bad ones."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        names = ", ".join(file.name for file in config.files)
+        raise UserError(
+            f"Dataset {name!r}: {names} in {raw} cannot be read by reader {config.reader}: {type(error).__name__}: "
+            f"{error}. They are not in its format, or not of the shape and splits that config/datasets.yaml says."
+        ) from error
+
+
+def _checked(name: str, key: str, config: DatasetConfig, raw: Path, array: Array) -> Array:
+    """The same array, in which another number or shape of images, a grey level or a label too high is an error."""
+    split, kind = key.split("/")
+    declared, count = "config/datasets.yaml says", config.splits[split]  # type: ignore[index]  # one that it gives
+    shape, highest = (config.shape, config.levels - 1) if kind == "images" else ((), CLASSES - 1)
+    dtype = np.dtype(np.uint8 if kind == "images" else np.int64)
+
+    def chunks() -> Iterator[NDArray[Any]]:
+        there = 0
+        with _explained(name, config, raw):
+            for piece in pieces(array):
+                there += len(piece)
+                if piece.shape[1:] != shape or piece.dtype != dtype:
+                    found = f"{piece.dtype} of shape {piece.shape[1:]}"
+                    raise UserError(f"Dataset {name}, {key} are {found}; {declared} {dtype} of shape {shape}.")
+                if piece.size and not 0 <= piece.min() <= piece.max() <= highest:
+                    found = f"{piece.min()} to {piece.max()}"
+                    raise UserError(f"Dataset {name}, {key} have values from {found}; {declared} 0 to {highest}.")
+                yield piece
+        if there != count:
+            raise UserError(f"Dataset {name}, {key} are {there:,}; {declared} {count:,}.")
+
+    if kind == "images":
+        return Stream((count, *shape), chunks)
+    return np.concatenate(list(chunks()))
 
 
 def describe(name: str, config: DatasetConfig, fingerprint: str) -> dict[str, Any]:
@@ -120,24 +190,6 @@ def describe(name: str, config: DatasetConfig, fingerprint: str) -> dict[str, An
         "binarisation": config.binarisation,
         "splits": dict(config.splits),
     }
-
-
-def _with_checked_levels(name: str, key: str, config: DatasetConfig, array: Array) -> Array:
-    """The same array, but giving pixels of more than the declared levels is an error."""
-    split, kind = key.split("/")
-    if kind != "images":
-        return array
-
-    def chunks() -> Iterator[NDArray[Any]]:
-        for part in parts(array):
-            if (highest := part.max(initial=0)) >= config.levels:
-                raise UserError(
-                    f"Dataset {name}, split {split}: a pixel has the value {highest}, but config/datasets.yaml "
-                    f"declares levels: {config.levels}, which allows 0 to {config.levels - 1}."
-                )
-            yield part
-
-    return Stream(array.shape, chunks)
 
 
 def load(folder: Path) -> Dataset:

@@ -3,56 +3,62 @@
 Sources are tried in order: the mirror (a folder or an address), then those of `config/datasets.yaml`. Any of them may
 offer a file plain or gzipped; an official file that is itself a .gz is kept as it is. What arrives is unpacked, counted
 and hashed on its way to a temporary file, and takes the file's name only if its checksum is right: a file under its own
-name is always whole. A source that fails in whatever way hands over to the next; if all fail, one error tells what each
-of them said.
+name is always whole. A source that fails in whatever way hands over to the next; if all fail, one error says what each
+of them gave.
 """
 
 from __future__ import annotations
 
-import errno
+import gzip
 import hashlib
+import io
 import logging
-import os
-import shutil
-import sys
-import time
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
-import pooch
 import requests
+from requests.adapters import HTTPAdapter
+from tqdm import tqdm
+from urllib3.exceptions import HTTPError
+from urllib3.util import Retry
 
 from biva.config import DatasetConfig, RawFile
-from biva.data.checksums import first_use_record, is_intact, record_first_use, recorded
+from biva.data.checksums import expected_digest, first_use_record, is_intact, record_first_use
 from biva.errors import UserError
+from biva.records import writing_atomically
 
 log = logging.getLogger(__name__)
 
-PAUSES = (1.0, 3.0)
-"""Seconds before the second and the third attempt at an address."""
+RETRIES = 2
+"""Attempts at an address after the first has failed in a way that may pass."""
+
+BACKOFF = 1.0
+"""Seconds before the second attempt after the first; twice as many before the third."""
 
 TIMEOUT = (10.0, 60.0)
 """Seconds to wait for a connection, and for the next bytes of an answer."""
 
 _CHUNK = 1 << 16
-_GZIP_START = b"\x1f\x8b"
 _PACKAGE = "package:"
+
+Place = str | Traversable
+"""An address, or a file in a folder or package."""
 
 
 class _Unusable(Exception):
     """A place does not give a file; the message is the reason, in one line."""
 
 
-class _Interrupted(_Unusable):
+class _BrokenOff(_Unusable):
     """The same place may give the file at another attempt."""
 
 
-class _Unreachable(_Interrupted):
+class _Unreachable(_Unusable):
     """The source gives no file at all."""
 
 
@@ -108,89 +114,132 @@ def _explain(name: str, config: DatasetConfig, missing: list[RawFile], refusals:
     )
 
 
-# ------------------------------------------------------------------------------------------- places in a source
-
-
-def _places(source: str, subfolder: str, name: str) -> list[str] | list[Traversable]:
+def _places(source: str, subfolder: str, name: str) -> list[Place]:
     """Addresses or existing files at which a source may have the file `name`."""
     names = (name,) if name.endswith(".gz") else (name, f"{name}.gz")
     if source.startswith(("https://", "http://")):
         base = source.rstrip("/")
         bases = (f"{base}/{subfolder}", base) if subfolder else (base,)
         return [f"{base}/{candidate}" for base in bases for candidate in names]
-    root = _package_folder(source) if source.startswith(_PACKAGE) else Path(os.path.expanduser(source))
-    roots = (root / subfolder, root) if subfolder else (root,)
-    files = [folder / candidate for folder in roots for candidate in names]
     try:
+        root: Any = Path(source).expanduser()
+        if source.startswith(_PACKAGE):
+            root = resources.files(source.removeprefix(_PACKAGE))
         if not root.is_dir():
             raise _Unreachable("there is no such folder")
-        return [file for file in files if file.is_file()]
+        roots = (root / subfolder, root) if subfolder else (root,)
+        return [file for folder in roots for candidate in names if (file := folder / candidate).is_file()]
     except OSError as error:
         raise _Unreachable(f"the folder cannot be read ({error.strerror})") from None
-
-
-def _package_folder(source: str) -> Traversable:
-    package = source.removeprefix(_PACKAGE)
-    try:
-        return resources.files(package)
     except (ImportError, TypeError, ValueError) as error:
         raise _Unreachable(f"the package cannot be imported ({error})") from None
 
 
-def _fetch_file(places: list[str] | list[Traversable], file: RawFile, target: Path) -> None:
+def _fetch_file(places: list[Place], file: RawFile, target: Path) -> None:
     """Write `target` from the first place that has the declared content."""
     missing = "it is not there" if file.name.endswith(".gz") else f"neither it nor {file.name}.gz is there"
     reasons = [] if places else [missing]
     for place in places:
-        try:
-            if isinstance(place, str):
-                _download(place, file, target)
-            else:
-                _copy(place, file, target)
-            return
-        except _Unreachable:
-            raise
-        except _Unusable as reason:
-            reasons.append(str(reason))
+        for attempt in range(RETRIES + 1):
+            try:
+                return _write(place, file, target)
+            except _BrokenOff as reason:
+                log.info("%s: %s (attempt %d of %d)", place, reason, attempt + 1, RETRIES + 1)
+                if attempt == RETRIES:
+                    reasons.append(str(reason))
+            except _Unreachable:
+                raise
+            except _Unusable as reason:
+                reasons.append(str(reason))
+                break
     raise _Unusable("; ".join(dict.fromkeys(reasons)))
 
 
-def _copy(place: Traversable, file: RawFile, target: Path) -> None:
-    with _receiver(file, target) as receiver:
-        try:
-            with place.open("rb") as stream:
-                shutil.copyfileobj(stream, receiver)
-        except OSError as error:
-            raise _Unusable(f"{place.name} cannot be read ({error.strerror})") from None
+def _write(place: Place, file: RawFile, target: Path) -> None:
+    """Write `target` with the content of a place, if that is the declared one."""
+    digests = {"sha256": hashlib.sha256(), "md5": hashlib.md5(usedforsecurity=False)}
+    size, start, hidden = 0, b"", None if isinstance(place, str) else True  # None: where there is no terminal
+    bar = tqdm(total=file.bytes, desc=file.name, unit="B", unit_scale=True, disable=hidden)
+    with writing_atomically(target) as output, bar:
+        for chunk in _content(place, file):
+            bar.update(len(chunk))
+            size, start = size + len(chunk), start or chunk[:64]
+            if size > file.bytes:
+                raise _Unusable(f"gives more than the declared {file.bytes:,} bytes")
+            for digest in digests.values():
+                digest.update(chunk)
+            output.write(chunk)
+        got = {algorithm: digest.hexdigest() for algorithm, digest in digests.items()}
+        algorithm, expected = expected_digest(target, file)
+        if expected is None:
+            _trust(target, file, got, size, start)
+        elif got[algorithm] != expected:
+            found = f"wrong content: {size:,} bytes of {algorithm} {got[algorithm]} instead of"
+            if file.trust == "published":
+                raise _Unusable(f"{found} {file.bytes:,} bytes of {expected}")
+            record = first_use_record(target.parent)
+            raise _Unusable(
+                f"{found} {expected} as at its first use ({record}; delete that file to trust the new content)"
+            )
 
 
-def _download(address: str, file: RawFile, target: Path) -> None:
-    """Try an address again after a failure that may pass."""
-    for pause in PAUSES:
-        try:
-            return _download_once(address, file, target)
-        except _Interrupted as reason:
-            log.info("%s: %s; trying again in %g s", address, reason, pause)
-            time.sleep(pause)
-    return _download_once(address, file, target)
+def _trust(target: Path, file: RawFile, got: dict[str, str], size: int, start: bytes) -> None:
+    """Record the content of a file at its first use, and log whether it is the published one."""
+    if start.lstrip().lower().startswith((b"<!doctype", b"<html")) or not size:
+        raise _Unusable("gives a web page" if size else "gives nothing")
+    record_first_use(target, got["sha256"], size)
+    log.info(
+        "%s: trusted at first use: %s bytes, SHA-256 %s, which is %sthe published content (%s); recorded in %s",
+        file.name,
+        f"{size:,}",
+        got["sha256"],
+        "" if {file.sha256, file.md5} & set(got.values()) else "not ",
+        file.published,
+        first_use_record(target.parent),
+    )
 
 
-def _download_once(address: str, file: RawFile, target: Path) -> None:
-    downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), chunk_size=_CHUNK, timeout=TIMEOUT)
-    with _receiver(file, target) as receiver:
-        try:
-            downloader(address, receiver, None)
-        except requests.HTTPError as error:
-            raise _refusal(error.response) from None  # type: ignore[arg-type]  # raise_for_status always gives it
-        except requests.ConnectionError as error:
-            raise _Unreachable(f"no connection ({_root_cause(error)})") from None
-        except (requests.RequestException, OSError, ValueError) as error:
-            raise _Interrupted(f"the download broke off ({_root_cause(error)})") from None
+def _content(place: Place, file: RawFile) -> Iterator[bytes]:
+    """What a place gives, in pieces, and unpacked if it is gzipped (a server may have undone the gzip of a .gz)."""
+    try:
+        with ExitStack() as stack:
+            raw = _opened(place, stack) if isinstance(place, str) else stack.enter_context(place.open("rb"))
+            stream = io.BufferedReader(cast(io.RawIOBase, raw))
+            packed = stream.peek(2).startswith(b"\x1f\x8b") and not file.name.endswith(".gz")
+            content = gzip.GzipFile(fileobj=stream) if packed else stream
+            while chunk := content.read(_CHUNK):
+                yield chunk
+    except requests.ConnectionError as error:
+        raise _Unreachable(f"no connection ({_root_cause(error)})") from None
+    except (requests.RequestException, HTTPError) as error:
+        raise _BrokenOff(f"the download broke off ({_root_cause(error)})") from None
+    except EOFError:
+        raise _Unusable("the gzip data breaks off") from None
+    except (zlib.error, gzip.BadGzipFile):
+        raise _Unusable("the gzip data is damaged") from None
+    except (OSError, ValueError) as error:
+        raise _Unusable(f"it cannot be read ({_root_cause(error)})") from None
 
 
-def _refusal(response: requests.Response) -> _Unusable:
-    passing = response.status_code >= 500 or response.status_code in (408, 429)
-    return (_Interrupted if passing else _Unusable)(f"HTTP {response.status_code} {response.reason}")
+def _opened(address: str, stack: ExitStack) -> BinaryIO:
+    """The answer of an address, which is asked again after failures that may pass."""
+    retry = Retry(
+        total=RETRIES,
+        backoff_factor=BACKOFF / 2,
+        status_forcelist=(408, 429, 500, 502, 503, 504),
+        raise_on_status=False,
+        respect_retry_after_header=False,
+    )
+    session = stack.enter_context(requests.Session())
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, HTTPAdapter(max_retries=retry))
+    response = stack.enter_context(session.get(address, stream=True, timeout=TIMEOUT))
+    if not response.ok:
+        raise _Unusable(f"HTTP {response.status_code} {response.reason}")
+    response.raw.decode_content = True
+    response.raw.auto_close = False  # a BufferedReader asks it once more after its end
+    raw: BinaryIO = response.raw
+    return raw
 
 
 def _root_cause(error: BaseException) -> str:
@@ -198,141 +247,3 @@ def _root_cause(error: BaseException) -> str:
     while inner := error.__cause__ or error.__context__:
         error = inner
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
-
-
-# ------------------------------------------------------------------------------------------- from bytes to a file
-
-
-@contextmanager
-def _receiver(file: RawFile, target: Path) -> Iterator[_Receiver]:
-    """Collect bytes in a temporary file that becomes `target` at the end, if they are the declared content."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with _explained_disk_errors(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as stream:
-                receiver = _Receiver(stream, file, target)
-                yield receiver
-                receiver.finish()
-            os.replace(temporary, target)
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
-
-
-@contextmanager
-def _explained_disk_errors(target: Path) -> Iterator[None]:
-    """Failing to write is nobody's fault but this disk's: no other source would help."""
-    try:
-        yield
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        advice = "Free some space" if full else "Mend the folder or its permissions"
-        raise UserError(
-            f"Cannot write {target}: {error.strerror}. Nothing half-written is left. {advice} and run the same "
-            "command again: what was fetched before is kept."
-        ) from error
-
-
-class _Receiver:
-    """Unpacks, counts, hashes and stores bytes as they arrive; the writable file that downloaders want."""
-
-    def __init__(self, stream: BinaryIO, file: RawFile, target: Path) -> None:
-        self._stream = stream
-        self._file = file
-        self._target = target
-        self._sha256 = hashlib.sha256()
-        self._md5 = hashlib.md5(usedforsecurity=False)
-        self._arrived = 0
-        self._stored = 0
-        self._start = b""
-        self._unread = b""
-        self._gzipped: bool | None = False if file.name.endswith(".gz") else None
-        self._member: zlib._Decompress | None = None
-
-    def write(self, chunk: bytes) -> None:
-        """Take the next bytes, plain or gzipped as the first two tell (a server may undo the gzip of a .gz)."""
-        self._arrived += len(chunk)
-        if self._arrived > 2 * self._file.bytes + 1024:
-            raise _Unusable(f"gives more than the declared {self._file.bytes:,} bytes")
-        self._unread += chunk
-        if self._gzipped is None and len(self._unread) >= len(_GZIP_START):
-            self._gzipped = self._unread.startswith(_GZIP_START)
-        if self._gzipped is not None:
-            self._unpack() if self._gzipped else self._store(self._unread)
-            self._unread = b""
-
-    def flush(self) -> None:
-        """Downloaders flush after every chunk; `finish` does it once."""
-
-    def finish(self) -> None:
-        """Have the content on the disk and verified."""
-        self._store(self._unread)
-        if self._member is not None:
-            raise _Interrupted("the gzip data breaks off")
-        first_use = self._file.trust == "first_use"
-        if self._stored < self._file.bytes and not first_use:
-            raise _Interrupted(f"gives {self._stored:,} bytes instead of {self._file.bytes:,}")
-        self._check_first_use() if first_use else self._check_published()
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
-
-    def _matches(self) -> bool:
-        """Whether the content has the published digest."""
-        if self._file.sha256:
-            return self._sha256.hexdigest() == self._file.sha256
-        return self._md5.hexdigest() == self._file.md5
-
-    def _got(self) -> str:
-        return f"SHA-256 {self._sha256.hexdigest()[:12]}..., MD5 {self._md5.hexdigest()[:12]}..."
-
-    def _check_published(self) -> None:
-        if not self._matches():
-            raise _Unusable(f"wrong content: {self._got()} instead of {self._file.published}")
-
-    def _check_first_use(self) -> None:
-        """Compare with what came at the first use, or remember what came now, and say so."""
-        if self._start.lstrip().lower().startswith((b"<!doctype", b"<html")) or not self._stored:
-            raise _Unusable("gives a web page" if self._stored else "gives nothing")
-        got, record = self._sha256.hexdigest(), first_use_record(self._target.parent)
-        known = recorded(self._target)
-        if known is None:
-            record_first_use(self._target, got, self._stored)
-            log.info(
-                "%s: trusted at first use: %s bytes, SHA-256 %s, which is %sthe published content (%s); recorded in %s",
-                self._file.name,
-                f"{self._stored:,}",
-                got,
-                "" if self._matches() else "not ",
-                self._file.published,
-                record,
-            )
-        elif got != known:
-            raise _Unusable(
-                f"wrong content: {self._got()} instead of SHA-256 {known[:12]}... as at its first use ({record}; "
-                "delete that file to trust the new content)"
-            )
-
-    def _unpack(self) -> None:
-        """Store what the unread bytes unpack to, one gzip member after the other, never beyond the declared size."""
-        unread = self._unread
-        while unread:
-            self._member = self._member or zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
-            try:
-                content = self._member.decompress(unread, self._file.bytes - self._stored + 1)
-            except zlib.error:
-                raise _Unusable("the gzip data is damaged") from None
-            self._store(content)
-            unread = self._member.unused_data
-            if self._member.eof:
-                self._member = None
-
-    def _store(self, content: bytes) -> None:
-        self._stored += len(content)
-        if self._stored > self._file.bytes:
-            raise _Unusable(f"gives more than the declared {self._file.bytes:,} bytes")
-        self._start = self._start or content[:64]
-        self._sha256.update(content)
-        self._md5.update(content)
-        with _explained_disk_errors(self._target):
-            self._stream.write(content)

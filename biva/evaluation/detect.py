@@ -14,13 +14,12 @@ from biva import records
 from biva.config import AnomalyPair, Evaluation
 from biva.data.datasets import Dataset
 from biva.data.inputs import fixed_input, part
-from biva.devices import device_name
+from biva.devices import computing_in, device_name
 from biva.errors import UserError
 from biva.evaluation.anomaly import bounds_above
 from biva.evaluation.memory import rows_for
 from biva.evaluation.run import load_trained
 from biva.evaluation.separation import Scores, bootstrap, scores, separation
-from biva.precision import computing_in
 from biva.records import RunFolder
 from biva.seeds import derive_seed
 

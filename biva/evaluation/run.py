@@ -24,7 +24,7 @@ from biva.config import Evaluation, Precision, RunConfig, parse
 from biva.data.datasets import Dataset
 from biva.data.inputs import fixed_input, part
 from biva.data.raw import CLASSES
-from biva.devices import choose_device, device_name
+from biva.devices import choose_device, computing_in, device_name
 from biva.errors import UserError
 from biva.evaluation.classification import classify, unlabelled_terms
 from biva.evaluation.kept import keeper_in
@@ -33,7 +33,6 @@ from biva.evaluation.memory import rows_for
 from biva.evaluation.pictures import SHOWN, pictures
 from biva.models.build import build_model
 from biva.models.layers import fold_weight_norm
-from biva.precision import computing_in
 from biva.records import RunFolder
 from biva.seeds import derive_seed
 
@@ -92,7 +91,7 @@ class Sampling:
     x: Tensor
     """Model input, (N, C, H, W)."""
     some: Tensor
-    """That of the test images that are looked at closely: drawn ones, at most `LOOKED_AT`, the same in all runs."""
+    """That of the evaluated images that are looked at closely: at most `LOOKED_AT`, drawn, the same in all runs."""
     k: int
     rows: int
     """Samples at once."""
@@ -188,7 +187,7 @@ def evaluate(folder: RunFolder, settings: Evaluation, dataset: Dataset) -> None:
 
 
 def _likelihood(sampling: Sampling, settings: Evaluation) -> tuple[Arrays, Record]:
-    """Bounds, KL per latent group, active units, samples and reconstructions."""
+    """Bounds, KL per latent group, active units, and pictures of some test images and of samples."""
     run, model, device = sampling.trained.run, sampling.trained.model, sampling.trained.device
     differences = rounding(sampling, settings)
     samples = sampling.samples(settings.precision)

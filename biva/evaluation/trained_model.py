@@ -37,7 +37,7 @@ class TrainedModel(nn.Module):
         return TrainedModel, self._made_of
 
     def forward(self, x: Tensor) -> Tensor:
-        """`elbo`."""
+        """The evidence lower bound, as `elbo` gives it; what MLflow calls."""
         return self.elbo(x)
 
     @torch.inference_mode()

@@ -50,22 +50,25 @@ class Architecture(_Strict):
     )
     filters: int = Field(ge=1, description="F: channels of every deterministic feature map.")
     dropout: Dropout = Field(description="Between the two convolutions of a block.")
-    residual: Literal["tensorflow", "pytorch"] = Field(
+    reference_code: Literal["tensorflow", "pytorch"] = Field(
         default="tensorflow",
-        description="Pooling on the residual of a strided block where the authors' two codes differ: "
-        "2x2 windows (tensorflow) or 3x3 (pytorch).",
+        description="Which of the authors' two codes to follow where their networks differ: in residual connections, "
+        "in the first ELU of a block without one, at the top of the inference path and in the kernel of the merge "
+        "blocks (see differences.md).",
     )
     stages: Annotated[tuple[Stage, ...], Field(min_length=1, description="Bottom (1) to top (L).")]
 
     @model_validator(mode="after")
-    def _strides_fit(self) -> Architecture:
-        _, height, width = self.input_shape
-        if height != width:
-            raise ValueError(f"images must be square, got {height}x{width}")
-        for number, stage in enumerate(self.stages, start=1):
-            if height % stage.stride:
-                raise ValueError(f"stage {number} strides by {stage.stride} over a map of odd size {height}")
-            height //= stage.stride
+    def _can_be_built(self) -> Architecture:
+        channels, size, width = self.input_shape
+        if size != width:
+            raise ValueError(f"input_shape: images must be square, got {size}x{width}")
+        if self.likelihood == "mixture_of_logistics" and channels != 3:
+            raise ValueError(f"likelihood: mixture_of_logistics needs 3 channels, but input_shape has {channels}")
+        for number, stage in enumerate(self.stages):
+            if size % stage.stride:
+                raise ValueError(f"stages.{number}.stride: a map of odd size {size} cannot be halved")
+            size //= stage.stride
         return self
 
     @property

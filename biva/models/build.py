@@ -17,5 +17,5 @@ CLASSIFIERS: dict[str, type[SemiSupervisedVAE] | type[SupervisedClassifier]] = {
 
 
 def build_model(architecture: Architecture, model: Any, classes: int = 0) -> nn.Module:
-    """A model with new weights: of images alone, or with `classes` one that learns from labels too."""
+    """A model with new weights, which learns from images alone, or with `classes` from labels too."""
     return CLASSIFIERS[model](architecture, classes) if classes else HierarchicalVAE(architecture, model)

@@ -1,4 +1,4 @@
-"""The generative ladder p(x, z) that all four models share, and the one walk down it (paper.md section 1)."""
+"""The generative ladder p(x, z) that all four models share, and the walk down its stages (paper.md section 1)."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from biva.models.layers import BlockStack, GatedBlock, at_least_float32, conv
 
 @dataclass(frozen=True)
 class Latent:
-    """A value for one latent group, and the posterior it was drawn from, if any."""
+    """A value for one latent group, (B, ...), and the posterior that it was drawn from, if any."""
 
     value: Tensor
     posterior: DiagonalGaussian | None = None
 
     def rows(self, index: Tensor) -> Latent:
-        """The latents of these rows."""
+        """The value and the posterior of the rows with these indices."""
         return Latent(self.value[index], self.posterior and self.posterior.rows(index))
 
 
@@ -55,12 +55,12 @@ def from_prior(noise: Noise, temperature: float = 1.0) -> LatentSource:
 
 
 def prior_mean(_stage: int, priors: Priors, _d: Tensor | None) -> Mapping[str, Latent]:
-    """A latent source: every latent is the mean of its prior."""
+    """A latent source with which every latent is the mean of its prior."""
     return {group: Latent(prior.mean) for group, prior in priors.items()}
 
 
 def given(noise: Mapping[str, Tensor]) -> LatentSource:
-    """Latents that the priors make of given numbers, a tensor per latent group name: mean + deviation * number.
+    """A latent source that turns given numbers, a tensor per latent group, into latents: mean + deviation * number.
 
     Under the prior all these numbers are independent and standard normal, whatever the stage (see `Step.noise`).
     """
@@ -79,30 +79,30 @@ def posterior_above(k: int, posterior: LatentSource, below: LatentSource) -> Lat
 
 @dataclass(frozen=True)
 class Step:
-    """What the walk met at one latent group."""
+    """One latent group on the walk: its value, (B, ...), its prior there, and the posterior that gave it, if any."""
 
     value: Tensor
     prior: DiagonalGaussian
     posterior: DiagonalGaussian | None
 
     def kl(self) -> Tensor:
-        """Monte Carlo term log q(z|.) - log p(z|.) at the sample, in nats: (B,). Only where a posterior was walked."""
+        """Monte Carlo term log q(z|.) - log p(z|.) at the value, in nats, (B,); only for a value from a posterior."""
         assert self.posterior is not None
         return self.posterior.log_prob(self.value) - self.prior.log_prob(self.value)
 
     def noise(self) -> Tensor:
-        """The numbers of which the prior makes the value: (value - mean) / deviation."""
+        """The numbers that the prior turns into the value, (value - mean) / deviation: (B, ...)."""
         return self.prior.standardise(self.value)
 
 
 @dataclass(frozen=True)
 class Walk:
-    """The ladder walked once."""
+    """The result of one walk down the ladder."""
 
     output: Tensor
     """Parameters of p(x | z), (B, channels of the likelihood, H, W)."""
     steps: Mapping[str, Step]
-    """Latent group name (z1_bu, z1_td, ..., zL), bottom to top -> what the walk met there."""
+    """The latent groups by name (z1_bu, z1_td, ..., zL), bottom to top."""
 
 
 class GenerativeStage(nn.Module):
@@ -128,14 +128,14 @@ class GenerativeStage(nn.Module):
         shape, self.blocks = self.projection.output_shape, BlockStack()
         for j in range(stage.blocks):
             block = GatedBlock(
+                architecture,
                 shape,
-                architecture.filters,
                 stage.kernel,
+                dropout=architecture.dropout.generative,
                 stride=stage.stride if j == 0 else 1,
                 auxiliary=skips[min(j, len(skips) - 1)] if skips else None,
                 transposed=True,
-                shortcut=architecture.residual if j > 0 else None,
-                dropout=architecture.dropout.generative,
+                shortcut=j > 0,
             )
             self.blocks.append(block)
             shape = block.output_shape
@@ -181,7 +181,7 @@ class GenerativeLadder(nn.Module):
 
     @property
     def group_names(self) -> list[str]:
-        """z1_bu, z1_td, ..., zL: all latent groups, bottom to top."""
+        """Names of all latent groups, bottom to top: z1_bu, z1_td, ..., zL."""
         return [latent_name(i, group) for i, stage in enumerate(self.stages) for group in sorted(stage.groups)]  # type: ignore[arg-type]
 
     def walk(self, source: LatentSource, rows: int, y: Tensor | None = None) -> Walk:

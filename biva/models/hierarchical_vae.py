@@ -1,4 +1,4 @@
-"""The joined model: one generative ladder, one likelihood, one of three inference paths."""
+"""The whole model: the generative ladder, a likelihood, and one of the three inference paths."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Terms:
 
     @classmethod
     def of(cls, walk: Walk, likelihood: Likelihood, x: Tensor) -> Terms:
-        """The terms of the walked rows, which have the images x (B, C, H, W)."""
+        """The terms of a walk whose rows stand for the images x (B, C, H, W)."""
         log_likelihood = likelihood.log_prob(walk.output, x)
         kls = [step.kl() for step in walk.steps.values() if step.posterior is not None]
         kl = torch.stack(kls, dim=1) if kls else log_likelihood.new_zeros(len(log_likelihood), 0)
@@ -68,17 +68,17 @@ class HierarchicalVAE(nn.Module):
         return self.generative.group_names
 
     def forward(self, x: Tensor, noise: Noise) -> Terms:
-        """One posterior sample per image x (B, C, H, W)."""
+        """The terms of the ELBO at one posterior sample per image x (B, C, H, W)."""
         return self.terms(x, self.inference.encode(x), 1, noise)
 
     def terms(self, x: Tensor, features: Any, k: int, noise: Noise, above: int = 0) -> Terms:
-        """k samples per image, (k*B,) rows, sample-major.
+        """The terms of the bound at k samples per image: k*B rows, sample-major.
 
         Args:
             x: (B, C, H, W).
             features: `inference.encode(x)`.
             k: samples per image.
-            noise: of all samples.
+            noise: gives the numbers of every draw, for all rows.
             above: stages above this one are drawn from the posterior, this one and those below from the prior. With 0,
                 the terms are those of the ELBO; else those of L^{>above}.
         """
@@ -92,5 +92,5 @@ class HierarchicalVAE(nn.Module):
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Number of trainable scalars."""
+    """The number of trainable scalars."""
     return sum(parameter.numel() for parameter in model.parameters())

@@ -31,7 +31,7 @@ from biva.models.layers import BlockStack, GatedBlock, dense
 
 
 class InferencePath(nn.Module):
-    """What `HierarchicalVAE` asks of an inference path."""
+    """The two halves of an inference path, which `HierarchicalVAE` calls."""
 
     groups: tuple[str, ...]
     """Latent groups of every stage below the top, in the order in which the ladder concatenates them."""
@@ -41,7 +41,7 @@ class InferencePath(nn.Module):
         raise NotImplementedError
 
     def posterior(self, features: Any, k: int, noise: Noise) -> LatentSource:
-        """Latent source of k posterior samples per image: k*B rows."""
+        """The latent source of k posterior samples per image: k*B rows."""
         raise NotImplementedError
 
 
@@ -51,7 +51,7 @@ def drawn(q: DiagonalGaussian, noise: Noise, index: int, group: str = "") -> Lat
 
 
 def posterior_head(architecture: Architecture, index: int) -> GaussianHead:
-    """q(z_i | .) from a map of the stage's shape."""
+    """The head that computes q(z_i | .) from a map of the stage's shape."""
     return GaussianHead(architecture.stage_shapes[index], architecture.stages[index].latent, architecture.latents)
 
 
@@ -63,13 +63,13 @@ def inference_blocks(architecture: Architecture, index: int, shape: Shape, auxil
     stage, blocks = architecture.stages[index], BlockStack()
     for j in range(stage.blocks):
         block = GatedBlock(
+            architecture,
             shape,
-            architecture.filters,
             stage.kernel,
+            dropout=architecture.dropout.inference,
             stride=stage.stride if j == stage.blocks - 1 else 1,
             auxiliary=auxiliary,
-            shortcut=None if index == j == 0 else architecture.residual,
-            dropout=architecture.dropout.inference,
+            shortcut=not index == j == 0,
         )
         blocks.append(block)
         shape = block.output_shape
@@ -90,15 +90,18 @@ def run_blocks(blocks: BlockStack, x: Tensor, auxiliary: Tensor | None) -> Tenso
 
 
 def _merge(architecture: Architecture, index: int, shape: Shape, auxiliary: Shape | None) -> GatedBlock:
-    """The gated block in front of q(z_i^TD | .); its kernel is that of the stage above, whose d_i it receives."""
-    above = min(index + 1, len(architecture.stages) - 1)
+    """The gated block in front of q(z_i^TD | .); its kernel is that of the stage above, whose d_i it receives.
+
+    In the authors' PyTorch code the kernel is always 3.
+    """
+    above = architecture.stages[min(index + 1, len(architecture.stages) - 1)]
+    dropout = architecture.dropout
     return GatedBlock(
+        architecture,
         shape,
-        architecture.filters,
-        architecture.stages[above].kernel,
+        3 if architecture.reference_code == "pytorch" else above.kernel,
+        dropout=dropout.inference if auxiliary is None else dropout.generative,
         auxiliary=auxiliary,
-        shortcut=architecture.residual,
-        dropout=architecture.dropout.inference if auxiliary is None else architecture.dropout.generative,
     )
 
 
@@ -114,14 +117,14 @@ class DeterministicPaths(nn.Module):
         self.td = inference_blocks(architecture, index, td_shape, architecture.stage_shapes[index])
 
     def forward(self, bu_in: Tensor, td_in: Tensor, skip: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Inputs of both paths and the skip [bu_(i-1), td_(i-1)] -> bu_i, td_i."""
+        """bu_i and td_i, given the inputs of both paths and, above stage 1, the skip [bu_(i-1), td_(i-1)]."""
         bu = run_blocks(self.bu, bu_in, skip)
         return bu, run_blocks(self.td, td_in, bu)
 
 
 @dataclass(frozen=True)
 class BottomUpFeatures:
-    """Of x alone: the first stage's map and posterior."""
+    """What depends on x alone: bu_1 and q(z_1 | x)."""
 
     bu: Tensor
     posterior: DiagonalGaussian
@@ -149,12 +152,12 @@ class BottomUpInference(InferencePath):
             shape, skip = projection.output_shape, architecture.stage_shapes[index]
 
     def encode(self, x: Tensor) -> BottomUpFeatures:
-        """The first stage: bu_1 and q(z_1 | x)."""
+        """The first stage, up to q(z_1 | x)."""
         bu = run_blocks(self.blocks[0], x, None)  # type: ignore[arg-type]
         return BottomUpFeatures(bu, self.heads[0](bu))
 
     def posterior(self, features: BottomUpFeatures, k: int, noise: Noise) -> LatentSource:
-        """Draws the whole hierarchy bottom-up; the walk then only looks the latents up."""
+        """Draws the whole hierarchy bottom-up, before the walk, which then reads the latents."""
         bu, q = repeat(features.bu, k), features.posterior.repeat(k)
         latents = [drawn(q, noise, 0)]
         for blocks, head, projection in zip(self.blocks[1:], self.heads[1:], self.projections, strict=False):
@@ -165,7 +168,7 @@ class BottomUpInference(InferencePath):
 
 @dataclass(frozen=True)
 class TopDownFeatures:
-    """Of x alone: td_i of every stage, and q(z_L | x)."""
+    """What depends on x alone: td_i of every stage, and q(z_L | x)."""
 
     td: list[Tensor]
     top: DiagonalGaussian
@@ -203,7 +206,7 @@ class TopDownInference(InferencePath):
         return TopDownFeatures(tds, self.heads[-1](self.merges[-1](td)))
 
     def posterior(self, features: TopDownFeatures, k: int, noise: Noise) -> LatentSource:
-        """Merges td_i with the generative state d_i, stage by stage."""
+        """Draws during the walk, from td_i merged with the generative state d_i."""
         top = features.top.repeat(k)
 
         def source(index: int, _priors: Priors, d: Tensor | None) -> Mapping[str, Latent]:
@@ -215,26 +218,26 @@ class TopDownInference(InferencePath):
 
 @dataclass(frozen=True)
 class BidirectionalFeatures:
-    """Of x alone: the first stage of both paths, and q(z_1^BU | x)."""
+    """What depends on x alone: bu_1, td_1 and q(z_1^BU | x), which a hierarchy of one stage does not have."""
 
     bu: Tensor
     td: Tensor
-    bu_posterior: DiagonalGaussian
+    bu_posterior: DiagonalGaussian | None
 
 
 @dataclass(frozen=True)
 class Ascent:
-    """The way up at one sample of the bottom-up latents per row: all that the rest of the posterior reads."""
+    """What the way up gives at one sample of the bottom-up latents per row, for the way down."""
 
     bu: list[Latent]
     """z_i^BU of every stage below the top."""
     td: list[Tensor]
     """td_i of every stage."""
     top: Tensor
-    """[td_L, bu_L], (B, 2F, H_L, W_L)."""
+    """[td_L, bu_L], or in the order of the authors' PyTorch code [bu_L, td_L]: (B, 2F, H_L, W_L)."""
 
     def rows(self, index: Tensor) -> Ascent:
-        """The way up of these rows; a row may be taken several times."""
+        """The rows with these indices; one may be taken several times."""
         return Ascent([z.rows(index) for z in self.bu], [td[index] for td in self.td], self.top[index])
 
 
@@ -242,7 +245,7 @@ class BidirectionalInference(InferencePath):
     """BIVA: q(z_L | x, z_<L^BU) prod_i q(z_i^BU | x, z_<i^BU) q(z_i^TD | x, z_<i^BU, z_>i).
 
     The bottom-up latents are drawn on the way up, the top-down ones during the walk. Only stage 1, which holds the
-    full-resolution convolutions, depends on x alone.
+    full-resolution convolutions, depends on x alone. A hierarchy of one stage has no bottom-up latents.
 
     With `classes` there is a categorical variable y at the top, and z_L comes from q(z_L | x, y, z_<L^BU) (paper.md
     section 5): y, one-hot, stands beside [td_L, bu_L] in the top merge, so that it acts before a nonlinearity.
@@ -252,6 +255,7 @@ class BidirectionalInference(InferencePath):
 
     def __init__(self, architecture: Architecture, classes: int = 0) -> None:
         super().__init__()
+        self.bu_first = architecture.reference_code == "pytorch"
         shapes = architecture.stage_shapes
         self.paths, self.merges, self.td_heads = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         self.bu_heads, self.projections = nn.ModuleList(), nn.ModuleList()
@@ -272,26 +276,26 @@ class BidirectionalInference(InferencePath):
     def encode(self, x: Tensor) -> BidirectionalFeatures:
         """Stage 1 of both paths, up to the first distribution."""
         bu, td = self.paths[0](x, x, None)
-        return BidirectionalFeatures(bu, td, self.bu_heads[0](bu))
+        return BidirectionalFeatures(bu, td, self.bu_heads[0](bu) if len(self.bu_heads) else None)
 
     def posterior(self, features: BidirectionalFeatures, k: int, noise: Noise) -> LatentSource:
         """Draws the bottom-up latents of all stages and the top one; the rest follows during the walk."""
         return self.descend(self.ascend(features, k, noise), noise)
 
     def ascend(self, features: BidirectionalFeatures, k: int, noise: Noise) -> Ascent:
-        """The way up: k samples of the bottom-up latents per image."""
-        bu, td, q = repeat(features.bu, k), repeat(features.td, k), features.bu_posterior.repeat(k)
-        bu_latents, tds = [drawn(q, noise, 0, "bu")], [td]
-        for index, path in enumerate(self.paths[1:], start=1):
-            projected = self.projections[index - 1](bu_latents[-1].value)
-            bu, td = path(projected, td, torch.cat([bu, td], dim=1))
+        """Goes up with k samples of the bottom-up latents per image."""
+        bu, td, known = repeat(features.bu, k), repeat(features.td, k), features.bu_posterior
+        latents: list[Latent] = []
+        tds = [td]
+        for head, projection, path in zip(self.bu_heads, self.projections, self.paths[1:], strict=True):
+            q = head(bu) if latents or known is None else known.repeat(k)
+            latents.append(drawn(q, noise, len(latents), "bu"))
+            bu, td = path(projection(latents[-1].value), td, torch.cat([bu, td], dim=1))
             tds.append(td)
-            if index < len(self.bu_heads):
-                bu_latents.append(drawn(self.bu_heads[index](bu), noise, index, "bu"))
-        return Ascent(bu_latents, tds, torch.cat([td, bu], dim=1))
+        return Ascent(latents, tds, torch.cat([bu, td] if self.bu_first else [td, bu], dim=1))
 
     def descend(self, ascent: Ascent, noise: Noise, y: Tensor | None = None) -> LatentSource:
-        """The way down: the latents of the walk. `y` (rows, classes), one-hot, if the top depends on a class."""
+        """The latent source of the walk down; `y` (rows, classes), one-hot, where the top depends on a class."""
         top = self.td_heads[-1](self.merges[-1](with_class(ascent.top, y)))
 
         def source(index: int, _priors: Priors, d: Tensor | None) -> Mapping[str, Latent]:

@@ -55,24 +55,24 @@ class DiagonalGaussian:
         return DiagonalGaussian(repeat(self.mean, k), repeat(self.log_variance, k))
 
     def rows(self, index: Tensor) -> DiagonalGaussian:
-        """The distributions of these rows, (R, ...)."""
+        """The distributions of the rows with these indices, (R, ...)."""
         return DiagonalGaussian(self.mean[index], self.log_variance[index])
 
 
 def repeat(x: Tensor, k: int) -> Tensor:
-    """(B, ...) -> (k*B, ...): row i*B + b is row b."""
+    """All rows k times, (B, ...) -> (k*B, ...): row i*B + b of the result is row b."""
     return x if k == 1 else x.repeat(k, *[1] * (x.dim() - 1))
 
 
 def with_class(h: Tensor, y: Tensor | None) -> Tensor:
-    """(B, C, ...) and a one-hot class (B, Y) -> (B, C + Y, ...), the class at every position; None: h as it is."""
+    """h (B, C, ...) with a one-hot class (B, Y) behind its channels at every position; without a class, h as it is."""
     if y is None:
         return h
     return torch.cat([h, y.view(*y.shape, *[1] * (h.dim() - 2)).expand(-1, -1, *h.shape[2:])], dim=1)
 
 
 def standard_normal(rows: int, shape: tuple[int, ...], like: Tensor) -> DiagonalGaussian:
-    """p(z_L) = N(0, I): `rows` rows of the given shape, on the device and of the type of `like`."""
+    """p(z_L) = N(0, I) for `rows` rows of the given shape, on the device and of the type of `like`."""
     zeros = like.new_zeros((rows, *shape))
     return DiagonalGaussian(zeros, zeros)
 
@@ -100,7 +100,7 @@ class GaussianHead(nn.Module):
 
 
 class LatentProjection(nn.Module):
-    """Latent of `groups` concatenated groups -> feature map: a dense layer for vectors, nothing for maps.
+    """From the joined latent groups of a stage back to a feature map: a dense layer for vectors, nothing for maps.
 
     With `classes` a one-hot class stands behind the groups.
     """

@@ -14,7 +14,7 @@ MINIMUM_LOG_SCALE = -7.0
 
 
 class Likelihood(Protocol):
-    """What the models and the evaluation ask of p(x | z)."""
+    """A distribution p(x | z) with the parameters that the models compute; nats throughout."""
 
     parameters_per_pixel: int
 
@@ -31,7 +31,7 @@ class Likelihood(Protocol):
         ...
 
     def unscale(self, x: Tensor) -> Tensor:
-        """Model input -> [0, 1], for showing it."""
+        """An image as the model receives it, scaled to [0, 1] for showing it."""
         ...
 
 
@@ -50,11 +50,11 @@ class Bernoulli:
         return torch.bernoulli(torch.sigmoid(output), generator=generator)
 
     def picture(self, output: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Pixel means."""
+        """The probability of a white pixel."""
         return torch.sigmoid(output)
 
     def unscale(self, x: Tensor) -> Tensor:
-        """Already in [0, 1]."""
+        """The same image, since the model's input is in [0, 1] already."""
         return x
 
 
@@ -104,17 +104,17 @@ class MixtureOfLogistics:
         return pixels.flatten(1).sum(1)
 
     def sample(self, output: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Colour images in [-1, 1]: a component per pixel, then channel after channel."""
+        """Colour images on the 256 levels: a component per pixel, then channel after channel, given earlier levels."""
         logits, means, log_scales, coefficients = self._split(output)
         weights = torch.softmax(logits, dim=1).movedim(1, -1)
         component = torch.multinomial(weights.flatten(0, -2), 1, generator=generator).view(weights.shape[:-1])
         index = component[:, None, None].expand(-1, 3, 1, -1, -1)
         mean, log_scale, coefficient = (t.gather(2, index).squeeze(2) for t in (means, log_scales, coefficients))
-        uniform = torch.rand(mean.shape, generator=generator, device=mean.device).clamp(1e-5, 1 - 1e-5)
+        uniform = torch.rand(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
         free = mean + torch.exp(log_scale) * torch.logit(uniform)
-        red = free[:, 0].clamp(-1, 1)
-        green = (free[:, 1] + coefficient[:, 0] * red).clamp(-1, 1)
-        blue = (free[:, 2] + coefficient[:, 1] * red + coefficient[:, 2] * green).clamp(-1, 1)
+        red = _nearest_level(free[:, 0])
+        green = _nearest_level(free[:, 1] + coefficient[:, 0] * red)
+        blue = _nearest_level(free[:, 2] + coefficient[:, 1] * red + coefficient[:, 2] * green)
         return torch.stack([red, green, blue], dim=1)
 
     def picture(self, output: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -122,8 +122,14 @@ class MixtureOfLogistics:
         return self.unscale(self.sample(output, generator))
 
     def unscale(self, x: Tensor) -> Tensor:
-        """[-1, 1] -> [0, 1]."""
+        """An image scaled from [-1, 1] to [0, 1]."""
         return (x + 1) / 2
+
+
+def _nearest_level(x: Tensor) -> Tensor:
+    """The value of the level whose bin x lies in."""
+    half = (LEVELS - 1) / 2
+    return torch.round((x.clamp(-1, 1) + 1) * half) / half - 1
 
 
 LIKELIHOODS: dict[str, type[Bernoulli] | type[MixtureOfLogistics]] = {

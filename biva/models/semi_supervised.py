@@ -22,19 +22,19 @@ from biva.models.likelihoods import LIKELIHOODS, Likelihood
 
 
 def every_class(images: int, classes: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Row of the image, and class, of every pair of the two: both (classes * images,), class-major."""
+    """Every pair of an image and a class: the images' rows and the classes, both (classes * images,), class-major."""
     pairs = torch.arange(classes * images, device=device)
     return pairs % images, pairs // images
 
 
 class Classifier(nn.Module):
-    """The way up to q(y | x, z_<L^BU), which both models have."""
+    """What both models have: the way up to q(y | x, z_<L^BU)."""
 
     inference: BidirectionalInference
     class_head: ClassHead
 
     def ascend(self, x: Tensor, noise: Noise) -> Ascent:
-        """The way up with one sample of the bottom-up latents per image x (B, C, H, W)."""
+        """Goes up from images x (B, C, H, W) with one sample of the bottom-up latents per image."""
         return self.inference.ascend(self.inference.encode(x), 1, noise)
 
     def log_q(self, ascent: Ascent) -> Tensor:
@@ -75,7 +75,7 @@ class SemiSupervisedVAE(Classifier):
         return self.generative.group_names
 
     def terms(self, x: Tensor, ascent: Ascent, y: Tensor, noise: Noise) -> Terms:
-        """The terms of log p(x | y): rows x (B, C, H, W), their way up, and their classes y (B,), int64."""
+        """The terms of the bound on log p(x | y), for images x (B, C, H, W) that went up, of classes y (B,), int64."""
         one_hot = F.one_hot(y, self.classes).to(x.dtype)
         walk = self.generative.walk(self.inference.descend(ascent, noise, one_hot), len(x), one_hot)
         return Terms.of(walk, self.likelihood, x)
@@ -86,7 +86,7 @@ class SemiSupervisedVAE(Classifier):
         Args:
             x: (L + U, C, H, W), the labelled images first.
             labels: their classes, (L,), int64.
-            noise: of all samples.
+            noise: gives the numbers of every draw, for all rows.
 
         Returns:
             log q(y | x, z^BU) of every image, (L + U, Y); and the terms of log p(x | y), (L + Y*U,) rows: the labelled
@@ -99,17 +99,18 @@ class SemiSupervisedVAE(Classifier):
 
 
 class SupervisedClassifier(Classifier):
-    """The same network without anything generative, for which z^BU are features: their posterior means are passed on.
+    """The same network without a generative model, trained on labelled images alone.
 
-    Drawing them would only add noise with a standard deviation of at least 1.
+    It passes the posterior means of z^BU on as features: drawing them would add noise with a standard deviation of at
+    least 1 and nothing else.
     """
 
     def __init__(self, architecture: Architecture, classes: int) -> None:
         super().__init__()
         self.inference = BidirectionalInference(architecture)
-        del self.inference.merges, self.inference.td_heads  # of the way down
+        del self.inference.merges, self.inference.td_heads  # only the way down needs them
         self.class_head = ClassHead(architecture, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`classify`."""
+        """log q(y | x, z^BU) at the posterior means of z^BU, for x (B, C, H, W): (B, Y)."""
         return self.classify(x)

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from biva.errors import UserError
-from biva.records import RunFolder, anomaly_metrics, manifest_digest, read_json, variant_of, write_atomically
+from biva.records import RunFolder, anomaly_metrics, manifest_digest, read_json, write_atomically
 from biva.reporting.provenance import origin
 from biva.reporting.style import MODELS
 
@@ -38,13 +38,17 @@ COLUMNS: dict[str, str] = {
     "updates": "int64",
     "images_seen": "int64",
     "images_evaluated": "int64",
+    "images_in_split": "int64",
+    "selection_images": "Int64",
+    "selection_images_in_split": "Int64",
     "wall_seconds": "float64",
 }
 """Column -> type of the results frame. `k`, `standard_error`, `low` and `high` are missing where a metric has none;
 `standard_error` is over test images, `low` and `high` are the ends of the 95% bootstrap interval over test images;
-`wall_seconds` is the training's. `commit` names every commit that had a part in the row, mostly one; `manifest` is the
-SHA-256 of the run's `manifest.json`, empty where there is none; `evaluation_digest` is of the settings of the
-evaluation or of the anomaly pair."""
+`wall_seconds` is the training's. `images_evaluated` of the `images_in_split` test images were used, of an anomaly pair
+those of both datasets; `selection_images` of as many in their split selected the weights. `commit` names every commit
+that had a part in the row, mostly one; `manifest` is the SHA-256 of the run's `manifest.json`; `evaluation_digest` is
+of the settings of the evaluation or of the anomaly pair."""
 
 PAPER_COLUMNS: dict[str, str] = {
     "table": "str",
@@ -105,30 +109,33 @@ def _rows(folder: RunFolder) -> list[dict[str, Any]]:
     run, training, evaluation = (read_json(p) for p in (folder.identity, folder.training, folder.evaluation))
     try:
         config = run["config"]
-        same_for_all = {
+        of_run = {
             "experiments": run["experiments"],
             "dataset": config["dataset"],
             "architecture": config["architecture_name"],
-            "model": variant_of(run),
+            "model": run["variant"],
             "seed": config["seed"],
             "manifest": manifest_digest(folder),
             "device": run["device"],
             "parameters": run["parameters"],
             "updates": training["updates"],
             "images_seen": training["images_seen"],
+            "selection_images": training["selection_images"],
+            "selection_images_in_split": training["selection_images_in_split"],
             "wall_seconds": training["wall_seconds"],
         }
-        evaluated = same_for_all | origin(run, evaluation)
-        evaluated |= {"images_evaluated": evaluation["images"], "low": None, "high": None}
+        images = {"images_evaluated": evaluation["images"], "images_in_split": evaluation["images_in_split"]}
+        evaluated = of_run | origin(run, evaluation) | images | {"low": None, "high": None}
         rows = [
             evaluated | {field: metric[field] for field in ("metric", "k", "value", "standard_error", "unit")}
             for metric in evaluation["metrics"]
         ]
         for path in folder.anomalies():
             record = read_json(path)
-            images = record["normal"]["images"] + record["anomalous"]["images"]
-            scored = same_for_all | origin(run, record) | {"images_evaluated": images}
-            rows += [scored | metric for metric in anomaly_metrics(record)]
+            both = [record["normal"], record["anomalous"]]
+            images = {"images_evaluated": sum(part["images"] for part in both)}
+            images |= {"images_in_split": sum(part["images_in_split"] for part in both)}
+            rows += [of_run | origin(run, record) | images | metric for metric in anomaly_metrics(record)]
         return rows
     except KeyError as error:
         raise UserError(

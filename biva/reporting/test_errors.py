@@ -1,4 +1,4 @@
-"""LaTeX tables of test errors: semi-supervised BIVA, the supervised network of its size, and the reported values."""
+"""The table of test errors: semi-supervised BIVA, the supervised network of its size, and the reported values."""
 
 from __future__ import annotations
 
@@ -6,123 +6,106 @@ import numpy as np
 import pandas as pd
 
 from biva.config import RunConfig, SemiSupervised
-from biva.errors import UserError
+from biva.reporting.comparison import distances
+from biva.reporting.markup import code, italic, sup, text
+from biva.reporting.ours import notes_on_differences, notes_on_ours, our_cell, results_of
 from biva.reporting.provenance import differences
+from biva.reporting.reported import ReportedCells, of_paper_table
 from biva.reporting.style import CLASSIFIERS
-from biva.reporting.tables import (
-    EXPLANATIONS,
-    MARKS,
-    NOT_REPORTED,
-    NOT_RUN,
-    code,
-    environment,
-    escape,
-    notes_on_differences,
-    notes_on_ours,
-    our_cell,
-    results_of,
-)
+from biva.reporting.table import NOT_RUN, Cell, Table
 
 METRIC = "test_error"
 
-SELECTION = (
-    "BIVA: the evaluation with the best bound on $\\log p(x)$ of the {} was selected, which needs no labels. "
-    "Supervised network: the weights after all updates"
+_SELECTION = (
+    "BIVA: the evaluation with the best bound on log p(x) of the {} was selected, which needs no labels. Supervised "
+    "network: the weights after all updates"
 )
 PROTOCOLS = {
     "paper": "labels and images are of the training and validation images. "
-    + SELECTION.format("\\emph{test} images, without their labels,"),
-    "clean": "labels and images are of the training images. " + SELECTION.format("validation images"),
+    + _SELECTION.format("test images, without their labels,"),
+    "clean": "labels and images are of the training images. " + _SELECTION.format("validation images"),
 }
 
 
-def error_table(results: pd.DataFrame, paper: pd.DataFrame, table: SemiSupervised, planned: list[RunConfig]) -> str:
-    """One `table` environment: a row per model with our test error and, where the table has one, the reported value.
-
-    In percent, lower is better. Ours is `mean ± s.d. (n)` over n seeds, or with one seed the standard error over test
-    images, marked `se`. Reported values carry a mark unless they are confirmed. What has no result is `not run`.
+def error_table(
+    results: pd.DataFrame, paper: pd.DataFrame, settings: SemiSupervised, planned: list[RunConfig]
+) -> Table:
+    """A row per model with our test error and, where the table has one, the reported value; percent, lower is better.
 
     Args:
         results: the frame of `biva.reporting.results.collect`.
         paper: the frame of `biva.reporting.results.load_paper_results`.
-        table: which runs, and which reported values.
+        settings: which runs, and which reported values.
         planned: the runs of the experiment set; those that the table includes decide which results count.
 
     Raises:
         UserError: `paper` has no test error in a table of that name.
     """
-    planned = [run for run in planned if table.includes(run)]
+    planned = [run for run in planned if settings.includes(run)]
     ours = results_of(planned, results, METRIC)
-    reported = _reported(paper, table) if table.paper_table else paper.iloc[:0]
     unlike = differences(ours, planned)
+    # The dataset's name in a reported row tells the number of labels too, so the table's name finds the rows.
+    reported, cells = paper.iloc[:0], ReportedCells()
+    if settings.paper_table:
+        reported = of_paper_table(paper, paper["metric"] == METRIC, settings.name, settings.paper_table)
+
     rows = []
     for model, name in CLASSIFIERS.items():
         runs = [run for run in planned if run.model == model]
-        mine = ours[ours["model"].isin([run.variant for run in runs])]
-        of_model = reported[reported["model"] == name]
-        rows.append(
-            [name, _learns_from(model, table), our_cell(mine, [run.seed for run in runs], unlike), _cells(of_model)]
-        )
-    others = reported[~reported["model"].isin(CLASSIFIERS.values())]
-    rows += [[escape(str(model)), "", NOT_RUN, _cells(row)] for model, row in others.groupby("model", sort=False)]
-    frame = pd.DataFrame(rows, columns=["Model", "learns from", "ours", "reported"])
-    if not table.paper_table:
-        frame = frame.drop(columns="reported")
-    return environment(
-        caption=f"Test error on {code(table.dataset)} with {table.labels} labels, in percent; lower is better.",
-        label=f"tab:{table.name}",
-        body=frame.to_latex(index=False, escape=False, column_format="@{}ll" + "r" * (frame.shape[1] - 2) + "@{}"),
+        found = ours[ours["model"].isin([run.variant for run in runs])]
+        labels = f"{settings.labels} labels" + (", all images" if model == "biva" else "")
+        beside = reported[reported["model"] == name]
+        rows.append([Cell(name), Cell(labels), our_cell(found, len(runs), unlike), cells.cell(beside)])
+    for other in dict.fromkeys(reported.loc[~reported["model"].isin(CLASSIFIERS.values()), "model"]):
+        rows.append([Cell(other), Cell(), Cell(NOT_RUN), cells.cell(reported[reported["model"] == other])])
+    headings = [Cell("Model"), Cell("learns from"), Cell("ours"), Cell("reported")]
+    if not settings.paper_table:
+        headings, rows = headings[:-1], [row[:-1] for row in rows]
+    return Table(
+        name=settings.name,
+        caption=text(
+            "Test error on ",
+            code(settings.dataset),
+            f" with {settings.labels} labels, in percent; lower is better.",
+        ),
+        headings=[headings],
+        blocks=[rows],
+        words=2,
         notes=[
             *notes_on_ours(ours, planned, PROTOCOLS),
             *notes_on_differences(unlike),
-            "Labelled images: as many of every class, drawn anew for every seed; both models get the same ones. "
-            "A test image is classified by the most probable $y$ of $q(y\\,|\\,x)$ at the posterior means of "
-            f"$z^{{\\mathrm{{BU}}}}$.{_difference(ours)}",
-            _notes_on_reported(reported) if table.paper_table else "The paper reports no value on this dataset.",
+            text(_ON_LABELS, _paired_difference(ours)),
+            *(cells.notes() if settings.paper_table else [text("The paper reports no value on this dataset.")]),
         ],
+        distances=distances(results, paper, settings, planned),
     )
 
 
-def _learns_from(model: str, table: SemiSupervised) -> str:
-    return f"{table.labels} labels, all images" if model == "biva" else f"{table.labels} labels"
+_ON_LABELS = text(
+    "Labelled images: as many of every class, drawn anew for every seed; both models get the same ones. A test image "
+    "is classified by the most probable ",
+    italic("y"),
+    " of ",
+    italic("q"),
+    "(",
+    italic("y"),
+    " | ",
+    italic("x"),
+    ") at the posterior means of ",
+    italic("z"),
+    sup("BU"),
+    ".",
+)
 
 
-def _difference(ours: pd.DataFrame) -> str:
+def _paired_difference(ours: pd.DataFrame) -> str:
     """What the unlabelled images give: the errors of the two models, paired by seed; nothing if no seed has both."""
     biva, classifier = (ours[ours["model"].str.startswith(model)].set_index("seed")["value"] for model in CLASSIFIERS)
     difference = (classifier - biva).dropna()
     if difference.empty:
         return ""
-    spread = f"{{\\pm}}{np.std(difference, ddof=1):.2f}" if len(difference) > 1 else ""
+    spread = f"±{np.std(difference, ddof=1):.2f}" if len(difference) > 1 else ""
     return (
-        f" Paired by seed, the error of BIVA is lower by ${difference.mean():.2f}{spread}$ points, and lower "
-        f"for {int((difference > 0).sum())} of {len(difference)} seeds."
+        f" Paired by seed, the error of BIVA is lower by {difference.mean():.2f}{spread} points, and lower for "
+        f"{int((difference > 0).sum())} of {len(difference)} seeds."
     )
-
-
-def _reported(paper: pd.DataFrame, table: SemiSupervised) -> pd.DataFrame:
-    """Reported test errors; their dataset's name tells the number of labels too, so the table's name finds them."""
-    errors = paper[paper["metric"] == METRIC]
-    rows = errors[errors["table"] == table.paper_table]
-    if rows.empty:
-        raise UserError(
-            f"Table {table.name!r} asks for paper_table {table.paper_table!r}, of which config/paper_results.csv has "
-            f"no row with the metric {METRIC}; it has: {', '.join(sorted(set(errors['table'])))}."
-        )
-    return rows
-
-
-def _cells(rows: pd.DataFrame) -> str:
-    """The reported value of one model, with its mark."""
-    for row in rows.to_dict("records"):
-        mark = MARKS[row["confirmed"]]
-        return f"${row['value']:.2f}" + (f"^{{{mark}}}$" if mark else "$")
-    return NOT_REPORTED
-
-
-def _notes_on_reported(rows: pd.DataFrame) -> str:
-    """Sources, and what the marks mean."""
-    marks = {MARKS[confirmed] for confirmed in rows["confirmed"]}
-    sources = "; ".join(f"{escape(row['model'])}: {escape(row['source'])}" for row in rows.to_dict("records"))
-    explained = [text for mark, text in EXPLANATIONS.items() if mark in marks]
-    return " ".join([f"Reported, with its source: {sources}.", *explained])

@@ -2,74 +2,55 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from biva.data.preprocessing import Binarisation, model_input
-
-
-class Stream(Protocol):
-    """Endless training batches, resumable at any of them."""
-
-    batch_size: int
-    """Images in a batch."""
-
-    def next(self) -> Any:
-        """What one update learns from."""
-        ...
-
-    @property
-    def per_epoch(self) -> int:
-        """Batches in one pass over the data."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that the next batches depend on."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken."""
-        ...
+from biva.config import RunConfig
+from biva.data.datasets import Dataset
+from biva.data.inputs import TRAINING_SPLIT
+from biva.data.labels import balanced_draw
+from biva.data.preprocessing import model_input
+from biva.data.raw import CLASSES
+from biva.errors import UserError
 
 
 class Batches:
     """Batches of model input; the last, incomplete batch of an epoch is left out.
 
     Args:
+        dataset: says how a pixel becomes the model's input.
         images: uint8 (N, C, H, W), kept on `device`, where dynamic binarisation happens too.
-        levels, binarisation: of the dataset.
+        labels: of the images, int64 (N,); None: batches have no labels.
         batch_size: at most N.
         seed: of order and binarisation.
+        device: where the batches are.
     """
 
     def __init__(
-        self, images: Tensor, levels: int, binarisation: Binarisation, batch_size: int, seed: int, device: torch.device
+        self, dataset: Dataset, images: Tensor, labels: Tensor | None, batch_size: int, seed: int, device: torch.device
     ) -> None:
-        self.images = images.to(device)
-        self.levels, self.binarisation, self.batch_size = levels, binarisation, batch_size
+        self.images, self.labels = images.to(device), None if labels is None else labels.to(device)
+        self.levels, self.binarisation, self.batch_size = dataset.levels, dataset.binarisation, batch_size
         self.generator = torch.Generator(device).manual_seed(seed)
         self.order = torch.empty(0, dtype=torch.int64, device=device)
         self.position = 0
 
-    def next(self) -> Tensor:
-        """(batch_size, C, H, W) float32."""
+    def next(self) -> Any:
+        """(batch_size, C, H, W) float32; with labels, a tuple of these and their labels (batch_size,)."""
         if self.position + self.batch_size > len(self.order):
             self.order = torch.randperm(len(self.images), generator=self.generator, device=self.images.device)
             self.position = 0
         chosen = self.order[self.position : self.position + self.batch_size]
         self.position += self.batch_size
-        return model_input(self.images[chosen], self.levels, self.binarisation, self.generator)
-
-    @property
-    def chosen(self) -> Tensor:
-        """Indices of the images of the latest batch, (batch_size,)."""
-        return self.order[self.position - self.batch_size : self.position]
+        x = model_input(self.images[chosen], self.levels, self.binarisation, self.generator)
+        return x if self.labels is None else (x, self.labels[chosen])
 
     @property
     def per_epoch(self) -> int:
-        """Batches in one pass over the data."""
+        """Batches in one pass over the images."""
         return len(self.images) // self.batch_size
 
     def state_dict(self) -> dict[str, Any]:
@@ -83,53 +64,22 @@ class Batches:
         self.position = state["position"]
 
 
-class LabelledBatches:
-    """Batches of images with their labels.
-
-    Args:
-        images: the labelled images.
-        labels: int64 (N,).
-    """
-
-    def __init__(self, images: Batches, labels: Tensor) -> None:
-        self.images, self.labels = images, labels.to(images.images.device)
-        self.batch_size = images.batch_size
-
-    @property
-    def per_epoch(self) -> int:
-        """Batches in one pass over the labelled images."""
-        return self.images.per_epoch
-
-    def next(self) -> tuple[Tensor, Tensor]:
-        """(batch_size, C, H, W) float32 and their labels (batch_size,)."""
-        x = self.images.next()
-        return x, self.labels[self.images.chosen]
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that the next batches depend on."""
-        return self.images.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken."""
-        self.images.load_state_dict(state)
-
-
 class MixedBatches:
     """A labelled and an unlabelled batch at a time; an epoch is a pass over the unlabelled images."""
 
-    def __init__(self, labelled: LabelledBatches, unlabelled: Batches) -> None:
+    def __init__(self, labelled: Batches, unlabelled: Batches) -> None:
         self.labelled, self.unlabelled = labelled, unlabelled
         self.batch_size = labelled.batch_size + unlabelled.batch_size
-
-    @property
-    def per_epoch(self) -> int:
-        """Batches in one pass over the unlabelled images."""
-        return self.unlabelled.per_epoch
 
     def next(self) -> tuple[Tensor, Tensor]:
         """(L + U, C, H, W) float32, the labelled images first, and the labels of these (L,)."""
         x, labels = self.labelled.next()
         return torch.cat([x, self.unlabelled.next()]), labels
+
+    @property
+    def per_epoch(self) -> int:
+        """Batches in one pass over the unlabelled images."""
+        return self.unlabelled.per_epoch
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next batches depend on."""
@@ -139,3 +89,39 @@ class MixedBatches:
         """Continue where `state_dict` was taken."""
         self.labelled.load_state_dict(state["labelled"])
         self.unlabelled.load_state_dict(state["unlabelled"])
+
+
+def batches_of(
+    run: RunConfig, dataset: Dataset, device: torch.device, seed: Callable[[str], int]
+) -> Batches | MixedBatches:
+    """What a run trains on: all training images, those that keep their labels, or both.
+
+    The draw of labels depends on the run's seed alone, not on model, settings or batches: a semi-supervised run and the
+    supervised network of the same seed have the same ones.
+
+    Args:
+        run: its settings.
+        dataset: whose images.
+        device: where the batches are.
+        seed: gives one per purpose.
+
+    Raises:
+        UserError: the dataset has too few images, or no labels.
+    """
+    images, size = dataset.split(TRAINING_SPLIT[run.training.protocol]), run.training.batch_size
+    labelled = None
+    if run.labels is not None:
+        labels = dataset.labels_of(TRAINING_SPLIT[run.training.protocol])
+        chosen = balanced_draw(labels, run.labels.count, CLASSES, seed("labels"))
+        labelled = Batches(
+            dataset, images[chosen], labels[chosen], run.labels.batch_size, seed("labelled data"), device
+        )
+        if run.labels.weight is None:
+            return labelled
+    if size > len(images):
+        raise UserError(
+            f"training.batch_size is {size}, but dataset {dataset.name!r} has only {len(images)} training images. "
+            "Use a smaller batch."
+        )
+    unlabelled = Batches(dataset, images, None, size, seed("data"), device)
+    return MixedBatches(labelled, unlabelled) if labelled else unlabelled

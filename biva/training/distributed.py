@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from biva.config import RunConfig
 from biva.errors import UserError
 from biva.models.latents import Noise
-from biva.models.layers import EluDropout
 from biva.training.signals import Interrupted
 
 PATIENCE = timedelta(days=7)
@@ -80,7 +79,7 @@ class Processes:
             self._together(partial(dist.broadcast, tensor, 0))
         for module in [*model.modules()]:
             for name, child in module.named_children():
-                if isinstance(child, EluDropout):
+                if isinstance(child, nn.Dropout):
                     setattr(module, name, _SharedDropout(child.p, self))
 
     def average(self, tensors: Sequence[Tensor]) -> None:
@@ -93,29 +92,17 @@ class Processes:
         for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(mean.view_as(tensor))
 
-    def largest(self, number: int) -> int:
-        """The largest number that a process has; waits for all of them, but not for their GPUs."""
+    def largest(self, *numbers: float) -> list[float]:
+        """The largest that any process has of each number; waits for all of them, but not for their GPUs."""
         if self.count == 1:
-            return number
-        result = torch.tensor(number)
+            return [*numbers]
+        result = torch.tensor(numbers, dtype=torch.float64)
         self._together(partial(dist.all_reduce, result, dist.ReduceOp.MAX))
-        return int(result)
+        return result.tolist()
 
-    def gathered(self, words: Sequence[str]) -> list[str]:
-        """The words of all processes, each once."""
-        if self.count == 1:
-            return [*words]
-        every: list[Any] = [None] * self.count
-        self._together(partial(dist.all_gather_object, every, [*words]))
-        return [*dict.fromkeys(word for own in every for word in own)]
-
-    def as_the_first(self, value: Any) -> Any:
-        """What the first process has here."""
-        if self.count == 1:
-            return value
-        told = [value]
-        self._together(partial(dist.broadcast_object_list, told, 0, device=torch.device("cpu")))
-        return told[0]
+    def of_the_first(self, number: int) -> int:
+        """What the first process has of a number that is not negative."""
+        return int(self.largest(number if self.first else 0)[0])
 
     def _together(self, exchange: Callable[[], object]) -> None:
         try:
@@ -127,16 +114,18 @@ class Processes:
             ) from error
 
 
-class _SharedDropout(EluDropout):
+class _SharedDropout(nn.Dropout):
     """The rows of one process of the dropout that the whole batch would have in one."""
 
     def __init__(self, rate: float, processes: Processes) -> None:
         super().__init__(rate)
         self.processes = processes
 
-    def keep(self, h: Tensor) -> Tensor:
-        shape, strides = (self.processes.count * len(h), *h.shape[1:]), (h[0].numel(), *h.stride()[1:])
-        return self.processes.rows(super().keep(torch.empty_strided(shape, strides, dtype=h.dtype, device=h.device)))
+    def forward(self, h: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return h
+        whole = torch.cat([torch.ones_like(h)] * self.processes.count)
+        return h * self.processes.rows(super().forward(whole))
 
 
 @contextmanager

@@ -9,18 +9,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 from safetensors.torch import save as serialise
+from torch import Tensor
 
 from biva import records
 from biva.config import RunConfig
 from biva.data.datasets import Dataset
-from biva.data.inputs import SELECTION_SPLIT
 from biva.errors import UserError
-from biva.models.hierarchical_vae import count_parameters
 from biva.records import RunFolder
-from biva.training.state import State
 
 LOCK = ".lock"
 
@@ -85,7 +84,7 @@ def set_aside_other_run(run: RunConfig, dataset: Dataset, folder: RunFolder, par
     if not folder.identity.exists():
         return
     identity = records.read_json(folder.identity)
-    earlier = (identity["config_digest"], identity["data_fingerprint"], identity.get("parent"))
+    earlier = (identity["config_digest"], identity["data_fingerprint"], identity["parent"])
     if earlier == (run.digest, dataset.fingerprint, parent and parent.identity):
         return
     target = folder.path / "superseded" / identity["run_id"]
@@ -98,33 +97,50 @@ def set_aside_other_run(run: RunConfig, dataset: Dataset, folder: RunFolder, par
 
 def truncate(record: Path, lines: int) -> None:
     """Drop what the record says about updates after the checkpoint: they are made again."""
-    kept = record.read_text(encoding="utf-8").split("\n")[:lines] if record.exists() else []
-    records.write_atomically(record, "".join(f"{line}\n" for line in kept).encode())
+    if not lines:
+        record.unlink(missing_ok=True)
+    elif record.exists():
+        kept = record.read_text(encoding="utf-8").split("\n")[:lines]
+        records.write_atomically(record, "".join(f"{line}\n" for line in kept).encode())
 
 
-def write_samples(state: State, folder: RunFolder) -> None:
+def write_samples(folder: RunFolder, samples: dict[str, Tensor]) -> None:
     """Write `samples.safetensors` as of the state: no later samples stay there, and no damage."""
-    if state.samples:
-        records.write_atomically(folder.samples, serialise(state.samples))
+    if samples:
+        records.write_atomically(folder.samples, serialise(samples))
     else:
         folder.samples.unlink(missing_ok=True)
 
 
 def write_identity(
-    run: RunConfig, dataset: Dataset, folder: RunFolder, state: State, device: str, parent: Parent | None
+    run: RunConfig,
+    dataset: Dataset,
+    folder: RunFolder,
+    parent: Parent | None,
+    update: int,
+    device: str,
+    parameters: int,
 ) -> None:
     """Write `run.json` at the start; on resuming, note by which code and where the run goes on.
 
     A run that was killed before its first checkpoint starts again under its own id, if by the same code and device.
-    `device`: what computes, in words.
+
+    Args:
+        run: its settings.
+        dataset: what it is trained on.
+        folder: where the record goes.
+        parent: the run that it fine-tunes, if it does.
+        update: from which it goes on.
+        device: what computes, in words.
+        parameters: trainable scalars of the model.
     """
     now, code = datetime.now(UTC).isoformat(timespec="seconds"), records.commit()
     identity = records.read_json(folder.identity) if folder.identity.exists() else {}
     same_start = (identity.get("commit"), identity.get("device")) == (code, device)
-    if same_start and not state.update and not folder.training.exists():
+    if same_start and not update and not folder.training.exists():
         return
-    if identity and state.update:
-        resumed = {"time": now, "update": state.update, "commit": code, "device": device}
+    if identity and update:
+        resumed = {"time": now, "update": update, "commit": code, "device": device}
         identity["resumed"] = [*identity.get("resumed", []), resumed]
     else:
         identity = {
@@ -139,28 +155,16 @@ def write_identity(
             "commit": code,
             "data_fingerprint": dataset.fingerprint,
             "device": device,
-            "parameters": count_parameters(state.model),
+            "parameters": parameters,
             "versions": records.versions(),
         }
     records.write_json(folder.identity, identity)
 
 
-def write_results(state: State, run: RunConfig, folder: RunFolder) -> None:
+def write_results(folder: RunFolder, weights: dict[str, Tensor], result: dict[str, Any]) -> None:
     """`weights.safetensors`, then `train.json`, whose presence says that training is complete; then the manifest."""
-    weights = {name: value.contiguous().cpu() for name, value in state.best["weights"].items()}
-    records.write_atomically(folder.weights, serialise(weights))
-    selected = {name: value for name, value in state.best.items() if name != "weights"}
-    result = {
-        "updates": state.update,
-        "epochs": state.update / state.batches.per_epoch,
-        "images_seen": state.update * state.batches.batch_size,
-        "skipped_updates": state.skipped,
-        "wall_seconds": state.seconds,
-        "stopped": state.stopped,
-        "selected": selected,
-        "selection_split": SELECTION_SPLIT[run.training.protocol] if "elbo" in selected else None,
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
+    on_cpu = {name: value.contiguous().cpu() for name, value in weights.items()}
+    records.write_atomically(folder.weights, serialise(on_cpu))
     records.write_json(folder.training, result)
-    samples = [folder.samples] if state.samples else []
+    samples = [folder.samples] if folder.samples.exists() else []
     records.seal(folder, (folder.identity, folder.record, *samples, folder.weights, folder.training))

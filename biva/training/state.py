@@ -2,114 +2,90 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import math
+from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.nn.utils import get_total_norm
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from biva.config import RunConfig, Training
+from biva.config import RunConfig
 from biva.data.datasets import Dataset
 from biva.data.raw import CLASSES
+from biva.devices import computing_in
 from biva.errors import UserError
 from biva.models.build import build_model
 from biva.models.latents import Noise
 from biva.models.layers import data_dependent_init
-from biva.precision import computing_in
 from biva.seeds import derive_seed
-from biva.training.batches import Stream
+from biva.training.batches import Batches, MixedBatches, batches_of
 from biva.training.distributed import Processes
-from biva.training.objectives import Objective, objective_of
-from biva.training.schedule import learning_rate_factor
+from biva.training.objectives import loss_of
+from biva.training.schedule import learning_rate
 
 
 @dataclass
 class State:
-    """All that training changes, and what for."""
+    """All that training changes."""
 
-    objective: Objective
+    run: RunConfig
+    device: torch.device
     model: nn.Module
+    ema: nn.Module
+    """The same model with the exponential moving average of the weights, in evaluation mode."""
+    optimiser: torch.optim.Optimizer
+    batches: Batches | MixedBatches
     noise: Noise
     """Of training, drawn from torch's global generator."""
-    ema: AveragedModel
-    average: Callable[[], None]
-    """Moves the average towards the weights."""
-    optimiser: torch.optim.Optimizer
-    batches: Stream
-    sums: Tensor
-    """`objective.numbers` and the loss, summed over the updates since the last evaluation; float64."""
+    processes: Processes = field(default_factory=Processes)
+    """Those that share every batch."""
     update: int = 0
     seconds: float = 0.0
+    """Of training, over all attempts."""
+    sums: dict[str, float] = field(default_factory=dict)
+    """`Loss.numbers`, loss and gradient norm, summed over the updates since the last evaluation."""
     lines: int = 0
     """Lines in the run record."""
+    best: dict[str, Any] = field(default_factory=dict)
+    """Selected so far: `update`, `elbo` (nats, selection images; not of a classifier), `weights`."""
     since_best: int = 0
     """Evaluations since the best one."""
-    best: dict[str, Any] = field(default_factory=dict)
-    """Selected so far: `update`, `elbo` (nats, selection split; not of a classifier), `weights`."""
     samples: dict[str, Tensor] = field(default_factory=dict)
-    """Update -> images from the prior; see `Objective.samples`."""
+    """Update -> images from the prior, of the first, second, fourth, eighth ... evaluation."""
     stopped: str = ""
     """Why training ended; empty while it goes on."""
     skipped: int = 0
     """Batches that no update was made of, since the loss or its gradient was not finite."""
     skipped_in_a_row: int = 0
     """Of these, the ones since the latest update."""
-    processes: Processes = field(default_factory=Processes)
-    """Those that share every batch."""
-    schedule: torch.optim.lr_scheduler.LRScheduler = field(init=False)
 
-    def __post_init__(self) -> None:
-        factor = partial(learning_rate_factor, self.objective.run.training)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, lambda update: factor(update, self.seconds))
-
-    _MODULES = ("model", "ema", "optimiser", "schedule", "batches")
+    _MODULES = ("model", "ema", "optimiser", "batches")
     _VALUES = (
-        "sums", "update", "seconds", "lines", "since_best", "best", "samples", "stopped", "skipped", "skipped_in_a_row",
+        "update", "seconds", "sums", "lines", "best", "since_best", "samples", "stopped", "skipped", "skipped_in_a_row",
     )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values; with the state of torch's global generators, which draw noise and dropout."""
         content: dict[str, Any] = {name: getattr(self, name).state_dict() for name in self._MODULES}
         content |= {name: getattr(self, name) for name in self._VALUES}
-        return content | self.generators()
+        content["cpu_generator"] = torch.get_rng_state()
+        if self.device.type == "cuda":
+            content["cuda_generator"] = torch.cuda.get_rng_state(self.device)
+        return content
 
     def load_state_dict(self, content: dict[str, Any]) -> None:
         """Continue exactly where `state_dict` was taken."""
-        device = self.sums.device
-        content = content | {"optimiser": _of_one_vector(content["optimiser"], self.model)}
         for name in self._MODULES:
             getattr(self, name).load_state_dict(content[name])
         for name in self._VALUES:
-            setattr(self, name, content.get(name, getattr(self, name)))  # checkpoints of earlier versions lack some
-        self.sums = self.sums.to(device)
-        self.set_generators(content)
-
-    @contextmanager
-    def drawing_as_after(self, generators: Mapping[str, Tensor]) -> Iterator[None]:
-        """Draw noise and dropout once more as they were drawn since `generators`, and then go on as if it were not."""
-        now = self.generators()
-        self.set_generators(generators)
-        try:
-            yield
-        finally:
-            self.set_generators(now)
-
-    def generators(self) -> dict[str, Tensor]:
-        """The state of torch's global generators, which draw noise and dropout."""
-        states = {"cpu_generator": torch.get_rng_state()}
-        if self.sums.is_cuda:
-            states["cuda_generator"] = torch.cuda.get_rng_state(self.sums.device)
-        return states
-
-    def set_generators(self, states: Mapping[str, Tensor]) -> None:
-        """Draw what followed when `generators` gave this."""
-        torch.set_rng_state(states["cpu_generator"])
-        if self.sums.is_cuda:
-            torch.cuda.set_rng_state(states["cuda_generator"], self.sums.device)
+            setattr(self, name, content[name])
+        torch.set_rng_state(content["cpu_generator"])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(content["cuda_generator"], self.device)
 
     def join(self, processes: Processes) -> None:
         """Share every batch with other processes, which have built or loaded the same state.
@@ -117,44 +93,13 @@ class State:
         Raises:
             UserError: theirs is of another update.
         """
-        if (update := processes.as_the_first(self.update)) != self.update:
+        if (update := processes.of_the_first(self.update)) != self.update:
             raise UserError(
                 f"Process {processes.rank} found a checkpoint of update {self.update:,}, the first one of update "
                 f"{update:,}. All processes must see the same results folder."
             )
         processes.share(self.model, self.ema)
         self.processes = processes
-
-
-def joined(model: nn.Module, with_gradients: bool = False) -> nn.Parameter:
-    """One vector of which the model's parameters become views, and so do their gradients.
-
-    What treats all numbers alike then takes one operation, and not one for each of hundreds of small tensors.
-    """
-    parameters = [*model.parameters()]
-    whole = nn.Parameter(torch.cat([parameter.detach().flatten() for parameter in parameters]))
-    sizes = [parameter.numel() for parameter in parameters]
-    for parameter, values in zip(parameters, whole.detach().split(sizes), strict=True):
-        parameter.data = values.view_as(parameter)
-    if with_gradients:
-        whole.grad = torch.zeros_like(whole)
-        for parameter, values in zip(parameters, whole.grad.split(sizes), strict=True):
-            parameter.grad = values.view_as(parameter)
-    return whole
-
-
-def _of_one_vector(optimiser: dict[str, Any], model: nn.Module) -> dict[str, Any]:
-    """Adamax's state for `joined`. Checkpoints of earlier versions have it by parameter, and none of unused ones."""
-    state, (group,) = optimiser["state"], optimiser["param_groups"]
-    sizes = [parameter.numel() for parameter in model.parameters()]
-    if len(group["params"]) == 1 or not state:
-        return optimiser | {"param_groups": [group | {"params": [0]}]}
-    whole = {
-        name: torch.cat([state[i][name].flatten() if i in state else torch.zeros(n) for i, n in enumerate(sizes)])
-        for name in ("exp_avg", "exp_inf")
-    }
-    step = next(iter(state.values()))["step"]
-    return {"state": {0: whole | {"step": step}}, "param_groups": [group | {"params": [0], "foreach": None}]}
 
 
 def initial_state(
@@ -164,81 +109,64 @@ def initial_state(
 
     A run that fine-tunes another starts from that one's weights instead, with random streams of its own.
     """
-    training, objective = run.training, objective_of(run)
+    training = run.training
 
     def seed(purpose: str) -> int:
         return derive_seed(run.seed, purpose, *(["finetuning"] if run.finetunes else []))
 
-    torch.manual_seed(seed("initialisation"))
-    model = build_model(run.architecture, run.model, CLASSES if run.labels else 0).to(device)
-    batches = objective.batches(dataset, device, seed)
-    torch.manual_seed(seed("training"))
-
     def noise(_name: str, shape: torch.Size) -> Tensor:
         return torch.randn(shape, device=device)
 
+    torch.manual_seed(seed("initialisation"))
+    model = build_model(run.architecture, run.model, CLASSES if run.labels else 0).to(device)
+    batches = batches_of(run, dataset, device, seed)
+    torch.manual_seed(seed("training"))
     if parent_weights is not None:
         model.load_state_dict(parent_weights)
     else:
         with torch.no_grad(), data_dependent_init(model):
-            objective.loss(model, batches.next(), noise)
-    ema = AveragedModel(model)  # a copy: the average starts at the initialised weights
-    weights, averages = joined(model, with_gradients=True), joined(ema.module)
+            loss_of(run, model, batches.next(), noise)
+    ema = deepcopy(model).eval().requires_grad_(False)  # the average starts at the initialised weights
     if training.compiled:
         model.compile(options={"fallback_random": True})  # draws as without
-    optimiser = torch.optim.Adamax([weights], lr=training.learning_rate, betas=training.betas)
-    return State(
-        objective=objective,
-        model=model,
-        noise=noise,
-        ema=ema,
-        average=partial(get_ema_multi_avg_fn(training.ema_decay), [averages], [weights], ema.n_averaged),
-        optimiser=optimiser,
-        batches=batches,
-        sums=torch.zeros(len(objective.numbers) + 1, dtype=torch.float64, device=device),
-    )
+    optimiser = torch.optim.Adamax(model.parameters(), lr=training.learning_rate, betas=training.betas, foreach=True)
+    return State(run, device, model, ema, optimiser, batches, noise)
 
 
-def step(state: State, training: Training) -> list[str]:
+def step(state: State) -> list[str]:
     """One update of the weights and of their moving average; none if the loss or its gradient is not finite.
 
-    A batch without an update leaves weights, optimiser, moving average, schedule and the count of updates as they were;
-    only the random streams have moved on.
+    A batch without an update leaves weights, optimiser, moving average and the count of updates as they were; only the
+    random streams have moved on.
 
     Returns:
-        What was not finite; nothing if the update was made.
+        What was not finite: terms of the loss, or else the loss, or else its gradient; nothing if the update was made.
     """
-    batch, processes, before = state.batches.next(), state.processes, state.generators()
-    pieces = batch.chunk(training.accumulate) if training.accumulate > 1 else [batch]
-    pieces, noise = [processes.own(piece) for piece in pieces], processes.noise(state.noise)
-    sums = state.sums.clone()
-    state.optimiser.zero_grad(set_to_none=False)
-    with computing_in(training.precision, state.sums.device):
-        for piece in pieces:
-            loss, numbers = state.objective.loss(state.model, piece, noise)
-            (loss / training.accumulate).backward()
-            told = torch.stack([*numbers, loss.detach()]).double() / training.accumulate
-            processes.average([told])
-            sums += told
-    gradient = state.optimiser.param_groups[0]["params"][0].grad
-    processes.average([gradient])
-    if not sums.isfinite().all() & gradient.norm().isfinite():
+    training, processes = state.run.training, state.processes
+    weights = state.optimiser.param_groups[0]["params"]
+    batch, total = state.batches.next(), torch.zeros((), device=state.device)
+    state.optimiser.zero_grad()
+    with computing_in(training.precision, state.device):
+        for piece in batch.chunk(training.accumulate) if training.accumulate > 1 else [batch]:
+            loss = loss_of(state.run, state.model, processes.own(piece), processes.noise(state.noise))
+            (loss.value / training.accumulate).backward()
+            parts = [*loss.terms.values(), loss.value.detach(), *loss.numbers.values()]
+            total = total + torch.stack(parts).double() / training.accumulate
+    gradients = [weight.grad for weight in weights if weight.grad is not None]
+    for tensors in (gradients, [total]):
+        processes.average(tensors)
+    values = torch.stack([*total, get_total_norm(gradients).double()]).tolist()
+    means = dict(zip((*loss.terms, "loss", *loss.numbers, "gradient_norm"), values, strict=True))
+
+    if broken := [name for name, mean in means.items() if not math.isfinite(mean)]:
         state.skipped += 1
         state.skipped_in_a_row += 1
-        with torch.no_grad(), state.drawing_as_after(before), computing_in(training.precision, state.sums.device):
-            terms = [name for piece in pieces for name in state.objective.not_finite(state.model, piece, noise)]
-        return processes.gathered(terms) or _not_finite_gradients(state.model)
-    state.sums = sums
+        return [name for name in broken if name in loss.terms] or broken[:1]
+    state.optimiser.param_groups[0]["lr"] = learning_rate(training, state.update, state.seconds)
     state.optimiser.step()
-    state.schedule.step()
-    state.average()
+    get_ema_multi_avg_fn(training.ema_decay)([*state.ema.parameters()], weights, state.update)
+    for name in means.keys() - loss.terms.keys():
+        state.sums[name] = state.sums.get(name, 0.0) + means[name]
     state.update += 1
     state.skipped_in_a_row = 0
     return []
-
-
-def _not_finite_gradients(model: nn.Module) -> list[str]:
-    names = [n for n, w in model.named_parameters() if w.grad is not None and not w.grad.isfinite().all()]
-    if not names:
-        return ["the norm of the gradient"]
-    return [f"the gradient of {names[0]}" + (f" and of {len(names) - 1} more" if names[1:] else "")]

@@ -423,7 +423,7 @@ def bad_downloads(lab: Lab, chance: random.Random) -> int:
         stall(content[:cut], seconds=1),
     ]
     lasting = [status(404), status(403), body(b"<html>moved</html>"), body(_flip(content, chance))]
-    patience = {"biva.data.sources.PAUSES": (0.01, 0.02), "biva.data.sources.TIMEOUT": (5, 0.3)}
+    patience = {"biva.data.sources.BACKOFF": 0.01, "biva.data.sources.TIMEOUT": (5, 0.3)}
 
     def fetch() -> Job:
         return project.start("fetch", "digits", variables={"NO_PROXY": "127.0.0.1"}, constants=patience)

@@ -4,7 +4,7 @@ from importlib import import_module
 
 for name in (
     "alembic.command",
-    "biva.data.archives",
+    "biva.data.readers.digits",
     "biva.evaluation.run",
     "biva.reporting.figures",
     "biva.tracking",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -18,7 +20,6 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -29,13 +30,14 @@ from biva.config import AnomalyPair, RunConfig, load_experiments
 from biva.evaluation.trained_model import TrainedModel
 from biva.models.build import build_model
 from biva.records import RunFolder, read_json, write_json
+from biva.reporting.markup import text
 from biva.reporting.results import collect, write_results
-from biva.reporting.tables import environment
-from biva.tracked_models import mirror_model
+from biva.reporting.table import Cell, Table
 from biva.tracking import (
     TrackingError,
     comparison_page,
     mirror,
+    mirror_model,
     mirror_or_warn,
     mirror_reports,
     mirroring,
@@ -60,6 +62,7 @@ pytest.importorskip("mlflow")
 
 BOUNDS = {1: (-25.0, 0.5), 1000: (-24.0, 0.25)}
 PAIR = AnomalyPair(name="photos", normal="digits", anomalous="photo_patches", importance_samples=20)
+ROOT = Path(__file__).parents[2]
 STARTED = "2026-01-02T03:04:05+00:00"
 STARTED_MS = 1_767_323_045_000
 NOWHERE = "http://someone:secret@127.0.0.1:9"
@@ -135,27 +138,20 @@ def assert_every_point_once(store: Store, config: RunConfig, updates: int) -> No
 
 def test_mirroring_twice_logs_everything_once(config: RunConfig, store: str, tmp_path: Path) -> None:
     assert datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC).timestamp() * 1000 == STARTED_MS
-    folder = fake_run(tmp_path, config, updates=50, bounds=BOUNDS, started=STARTED)
+    given: dict[str, Any] = {"run_id": "ab" * 16, "commit": "0123abc-dirty", "started": STARTED}
+    folder = fake_run(tmp_path, config, updates=50, bounds=BOUNDS, **given)
     mirror(folder)
-    mirror(folder)
-    stored = Store(config, store)
-    assert_every_point_once(stored, config, 50)
-    finals = [m for m in stored.run().data.metrics if m.startswith(("test/", "training/", "selected/"))]
-    assert {len(stored.history(metric)) for metric in finals} == {1}
-    metrics = stored.run().data.metrics
-    assert metrics["test/log_likelihood_bound_k1000"] == -24.0
-    assert metrics["test/log_likelihood_bound_k1000_standard_error"] == 0.25
-    assert metrics["test/active_units"] == 7.0
-    assert metrics["test/kl/z1_td"] == 2.0
-    assert metrics["selected/update"] == 50
-    assert len(stored.run().inputs.dataset_inputs) == 1
-
-
-def test_a_run_tells_what_made_it(config: RunConfig, store: str, tmp_path: Path) -> None:
-    folder = fake_run(tmp_path, config, bounds=BOUNDS, run_id="ab" * 16, commit="0123abc-dirty", started=STARTED)
     mirror(folder)
     stored = Store(config, store)
     run = stored.run()
+    assert_every_point_once(stored, config, 50)
+    finals = [m for m in run.data.metrics if m.startswith(("test/", "training/", "selected/"))]
+    assert {len(stored.history(metric)) for metric in finals} == {1}
+    expected = {
+        "test/log_likelihood_bound_k1000": -24.0, "test/log_likelihood_bound_k1000_standard_error": 0.25,
+        "test/active_units": 7.0, "test/kl/z1_td": 2.0, "selected/update": 50,
+    }  # fmt: skip
+    assert expected.items() <= run.data.metrics.items()
     assert run.info.run_name == "digits / biva / seed 1"
     assert (run.info.status, run.info.start_time) == ("FINISHED", STARTED_MS)
     tags = {
@@ -190,15 +186,17 @@ def test_samples_of_a_training_are_pictures_by_update_with_the_kl_up_to_then(
         mirror(folder)
     assert sorted(stored.artifacts(stored.run())) == names
     with Image.open(stored.client.download_artifacts(stored.run().info.run_id, names[2], str(tmp_path))) as picture:
-        assert picture.size == (391, 391)  # two images of 8 pixels and a line beside each other, 23 times enlarged
-        enlarged = [(23 * column, 23 * row) for row in (4, 13) for column in (2, 15)]
-        assert [picture.getpixel(place) for place in enlarged] == [0, 191, 127, 63]
-        assert picture.getpixel((23 * 8, 5)) == 255
+        assert picture.size == (418, 418)  # two images of 8 pixels and three lines beside each other, 22 times enlarged
+        enlarged = [(22 * column, 22 * row) for row in (5, 14) for column in (3, 16)]
+        assert [picture.getpixel(place)[0] for place in enlarged] == [0, 191, 127, 63]
+        assert picture.getpixel((22 * 9 + 11, 30)) == (255, 255, 255)
 
 
-def test_every_evaluation_is_a_child_run_once(config: RunConfig, store: str, tmp_path: Path) -> None:
+def test_every_evaluation_is_a_child_run_once_and_its_numbers_are_the_latest(
+    config: RunConfig, store: str, tmp_path: Path
+) -> None:
     folder = fake_run(tmp_path, config, bounds=BOUNDS, started=STARTED)
-    write_json(folder.anomaly("photos"), anomaly_record(PAIR, {"L>0": (0.5, 0.25, 0.75)}))
+    write_json(folder.anomaly("photos"), anomaly_record(PAIR, {"L>0": (0.5, 0.25, 0.75), "LLR>1": (0.75, 0.5, 1.0)}))
     mirror(folder)
     mirror(folder)
     stored = Store(config, store)
@@ -212,11 +210,23 @@ def test_every_evaluation_is_a_child_run_once(config: RunConfig, store: str, tmp
         assert child.data.metrics.items() < parent.data.metrics.items()
     assert evaluation.data.metrics["test/log_likelihood_bound_k1000"] == -24.0
     assert evaluation.info.end_time - evaluation.info.start_time == 1500
-    assert detection.data.metrics["anomaly/photos/bound_above_0/auroc"] == 0.5
     assert detection.data.params["evaluation.importance_samples"] == "20"
+    metrics = {name: value for name, value in detection.data.metrics.items() if name.startswith("anomaly/")}
+    assert len(metrics) == 2 * 3 * 3
+    for name, value in {"auroc": 0.75, "auroc_low": 0.5, "auroc_high": 1.0, "fpr80": 0.25, "auprc_low": 0.05}.items():
+        assert metrics[f"anomaly/photos/llr_above_1/{name}"] == value
+    finished = round(datetime(2026, 1, 2, 6, tzinfo=UTC).timestamp() * 1000) - STARTED_MS
+    assert stored.history("anomaly/photos/bound_above_0/auroc") == [(50, 0.5, finished)]
+
     evaluate(folder, config, {1: (-23.0, 0.5)})
+    edit(folder.evaluation, finished="2026-01-03T00:00:00+00:00")
+    write_json(folder.anomaly("photos"), anomaly_record(PAIR, {"L>0": (0.625, 0.25, 0.75), "LLR>1": (0.75, 0.5, 1.0)}))
     mirror(folder)
-    assert len([run for run in stored._all() if run.info.run_name == names[1]]) == 2
+    assert sorted(run.info.run_name for run in stored._all()) == ["digits / biva / seed 1", *sorted(2 * names)]
+    latest = stored.run().data.metrics
+    assert latest["test/log_likelihood_bound_k1"] == -23.0
+    assert latest["anomaly/photos/bound_above_0/auroc"] == 0.625
+    assert len(stored.history("anomaly/photos/llr_above_1/auroc")) == 1
     assert [folder.path.name for folder in records_from_mlflow(config.experiments, tmp_path / "rebuilt")] == ["seed1"]
 
 
@@ -240,38 +250,22 @@ def test_a_note_and_a_tag_say_what_a_run_reproduces_and_how_far_it_is_from_that(
     assert "The paper reports no value on this dataset." in tags["mlflow.note.content"]
 
 
-def fine_tuned(folder: RunFolder, config: RunConfig, runs: Path) -> RunFolder:
-    """A fine-tuning of the run in `folder`."""
-    child = fake_run(runs, config.model_copy(update={"finetunes": config.digest}), bounds=BOUNDS, started=STARTED)
-    edit(child.identity, parent={"run_id": read_json(folder.identity)["run_id"], "weights_sha256": "a" * 64})
-    return child
-
-
-def test_a_fine_tuned_run_is_a_child_of_its_parent_once_the_store_has_both(
-    config: RunConfig, store: str, tmp_path: Path
+def test_a_fine_tuned_run_is_a_child_of_its_parent_which_track_mirrors_first(
+    config: RunConfig, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     parent = fake_run(tmp_path, config, bounds=BOUNDS, started=STARTED)
-    child = fine_tuned(parent, config, tmp_path)
+    child = fake_run(tmp_path, config.model_copy(update={"finetunes": config.digest}), bounds=BOUNDS, started=STARTED)
+    edit(child.identity, parent={"run_id": read_json(parent.identity)["run_id"], "weights_sha256": "a" * 64})
     mirror(child)
     assert "mlflow.parentRunId" not in Store(config, store).run().data.tags
-    mirror(parent)
-    mirror(child)
-    stored = {run.data.tags["model"]: run for run in Store(config, store).runs()}
+    cli.track([child.path, parent.path])
+    stored = {run.data.tags["model"]: run for run in Store(config, store).runs() if "model" in run.data.tags}
     assert stored["biva_finetuned"].data.tags["mlflow.parentRunId"] == stored["biva"].info.run_id
     assert stored["biva_finetuned"].info.run_name == "digits / biva_finetuned / seed 1"
     assert "mlflow.parentRunId" not in stored["biva"].data.tags
     rebuilt = records_from_mlflow(config.experiments, tmp_path / "rebuilt")
     assert set(collect(rebuilt)["model"]) == {"biva", "biva_finetuned"}
-
-
-def test_track_mirrors_parents_first(
-    config: RunConfig, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    parent = fake_run(tmp_path, config, bounds=BOUNDS, started=STARTED)
-    cli.track([fine_tuned(parent, config, tmp_path).path, parent.path])
-    stored = {run.data.tags["model"]: run for run in Store(config, store).runs() if "model" in run.data.tags}
-    assert stored["biva_finetuned"].data.tags["mlflow.parentRunId"] == stored["biva"].info.run_id
 
 
 def test_a_killed_run_goes_on_in_the_same_mlflow_run(config: RunConfig, store: str, tmp_path: Path) -> None:
@@ -343,37 +337,6 @@ def test_a_run_that_enters_the_same_dataset_at_the_same_moment_is_no_failure(
     assert len(Store(config, store).run().inputs.dataset_inputs) == 1
 
 
-def test_a_new_evaluation_becomes_the_latest(config: RunConfig, store: str, tmp_path: Path) -> None:
-    folder = fake_run(tmp_path, config, bounds=BOUNDS)
-    mirror(folder)
-    evaluate(folder, config, {1: (-23.0, 0.5)})
-    edit(folder.evaluation, finished="2026-01-03T00:00:00+00:00")
-    mirror(folder)
-    assert Store(config, store).run().data.metrics["test/log_likelihood_bound_k1"] == -23.0
-
-
-def test_anomaly_metrics_are_logged_once_and_a_new_detection_becomes_the_latest(
-    config: RunConfig, store: str, tmp_path: Path
-) -> None:
-    folder = fake_run(tmp_path, config, bounds=BOUNDS, started=STARTED)
-    mirror(folder)
-    write_json(folder.anomaly("photos"), anomaly_record(PAIR, {"L>0": (0.5, 0.25, 0.75), "LLR>1": (0.75, 0.5, 1.0)}))
-    mirror(folder)
-    mirror(folder)
-    stored = Store(config, store)
-    metrics = {name: value for name, value in stored.run().data.metrics.items() if name.startswith("anomaly/")}
-    assert len(metrics) == 2 * 3 * 3
-    for name, value in {"auroc": 0.75, "auroc_low": 0.5, "auroc_high": 1.0, "fpr80": 0.25, "auprc_low": 0.05}.items():
-        assert metrics[f"anomaly/photos/llr_above_1/{name}"] == value
-    assert metrics["anomaly/photos/bound_above_0/auroc"] == 0.5
-    finished = round(datetime(2026, 1, 2, 6, tzinfo=UTC).timestamp() * 1000) - STARTED_MS
-    assert stored.history("anomaly/photos/bound_above_0/auroc") == [(50, 0.5, finished)]
-    write_json(folder.anomaly("photos"), anomaly_record(PAIR, {"L>0": (0.625, 0.25, 0.75), "LLR>1": (0.75, 0.5, 1.0)}))
-    mirror(folder)
-    assert stored.run().data.metrics["anomaly/photos/bound_above_0/auroc"] == 0.625
-    assert len(stored.history("anomaly/photos/llr_above_1/auroc")) == 1
-
-
 def test_a_dead_store_is_one_warning_and_a_later_mirror_completes(
     config: RunConfig, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -394,15 +357,15 @@ def test_a_dead_store_is_one_warning_and_a_later_mirror_completes(
     assert_every_point_once(Store(config, store), config, 50)
 
 
-def test_without_mlflow_there_is_one_warning(
+def test_without_mlflow_there_is_one_warning_and_training_goes_on(
     config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder = fake_run(tmp_path, config)
+    folder = fake_run(tmp_path, config, trained=False)
     monkeypatch.setitem(sys.modules, "mlflow", None)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
-    with caplog.at_level(logging.WARNING, "biva"):
-        mirror_or_warn(folder)
-        mirror_or_warn(folder)
+    with caplog.at_level(logging.WARNING, "biva"), mirroring(folder) as after_an_evaluation:
+        after_an_evaluation()
+        after_an_evaluation()
     (warning,) = [record.getMessage() for record in caplog.records]
     assert "MLflow cannot be imported" in warning
     assert "biva track" in warning
@@ -452,7 +415,7 @@ def test_the_command_rebuilds_results_and_all_tables_from_mlflow_alone(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "config").symlink_to(Path(__file__).parents[2] / "config")
+    (tmp_path / "config").symlink_to(ROOT / "config")
     folder = fake_run(Path("results/quick/runs"), fake_config(), bounds=BOUNDS)
     (pair,) = load_experiments("quick").anomalies
     scores = [*(f"L>{k}" for k in range(4)), *(f"LLR>{k}" for k in range(1, 4))]
@@ -469,7 +432,9 @@ def test_the_command_rebuilds_results_and_all_tables_from_mlflow_alone(
     from_disk = [file.read_bytes() for file in files]
     for file in [*files, folder.identity, folder.anomaly(pair.name)]:
         file.unlink()
-    cli.collect("quick", from_mlflow=True)
+    # MLflow gives them back in an environment without torch.
+    code = "import sys; sys.modules['torch'] = None; from biva import cli; cli.collect('quick', from_mlflow=True)"
+    subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
     assert [file.read_bytes() for file in files] == from_disk
 
 
@@ -480,8 +445,9 @@ def test_tables_and_figures_are_one_run_with_the_latest_files(config: RunConfig,
     (tmp_path / "figures/samples.png").write_bytes(b"png")
     (tmp_path / "summary.tex").write_text("a")
     for content in ("first", "second"):
-        rows = pd.DataFrame({"Model": ["VAE"], "$K = 1$": [rf"$-1.00{{\pm}}0.50$ ({content})"]}).to_latex(index=False)
-        (tmp_path / "tables/likelihood.tex").write_text(environment("Bounds", "tab:bounds", rows, ["A note."]))
+        table = Table("likelihood", text("Bounds"), [[Cell("Model")]], [[[Cell(content)]]], [])
+        (tmp_path / "tables/likelihood.tex").write_text(table.latex())
+        (tmp_path / "tables/likelihood.json").write_text(table.frame().to_json(orient="split", index=False))
         mirror_reports(config.experiments, tmp_path)
     stored = Store(config, store)
     run = stored.run()
@@ -496,7 +462,7 @@ def test_tables_and_figures_are_one_run_with_the_latest_files(config: RunConfig,
     table = stored.client.download_artifacts(run.info.run_id, "tables/likelihood.tex", str(tmp_path))
     assert "second" in Path(table).read_text()
     loaded = stored.client.load_table(stored.experiment.experiment_id, "tables/likelihood.json", [run.info.run_id])
-    assert loaded.to_dict("records") == [{"Model": "VAE", "K = 1": "−1.00±0.50 (second)"}]
+    assert loaded.to_dict("records") == [{"Model": "second"}]
 
 
 def test_an_unknown_experiment_set_is_refused_and_no_store_is_made(
@@ -580,15 +546,6 @@ def test_while_a_run_is_trained_the_machine_is_watched(
         after_an_evaluation()
     assert_every_point_once(stored, config, 50)
     assert not [thread for thread in threading.enumerate() if thread.name == "SystemMetricsMonitor"]
-
-
-def test_without_a_store_nothing_is_watched_and_training_goes_on(
-    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "mlflow", None)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
-    with mirroring(fake_run(tmp_path, config, trained=False)) as after_an_evaluation:
-        after_an_evaluation()
 
 
 def test_the_page_that_compares_names_the_newest_finished_runs(config: RunConfig, store: str, tmp_path: Path) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from biva import cli, records
 from biva.errors import UserError
 from biva.records import RunFolder, read_json, write_json
-from biva.verification.verify import verify
+from biva.verification import verify
 from tests.fake_runs import cut_record, edit
 
 pytest.importorskip("mlflow")
@@ -208,12 +211,16 @@ TAMPERINGS: dict[str, tuple[Callable[[], Any], str]] = {
     "number in anomaly/photos.json": (change_number_in_anomaly, "L>0 do not follow from photos.safetensors"),
     "number in results.csv": (change_number_in_csv, "results.csv is not what the records of the runs give; line"),
     "number in the table": (
-        lambda: change_text(FOLDER / "tables/likelihood.tex", r"{\pm}", r"{\pm}1"),
+        lambda: change_text(FOLDER / "tables/likelihood.tex", r"$\pm$", r"$\pm$1"),
         "likelihood.tex is not what the records of the runs give; line",
     ),
     "number in the anomaly table": (
-        lambda: change_text(FOLDER / "anomalies/photos.tex", r"{\pm}0", r"{\pm}1"),
+        lambda: change_text(FOLDER / "anomalies/photos.tex", r"$\pm$0", r"$\pm$1"),
         "photos.tex is not what the records of the runs give; line",
+    ),
+    "number in the page": (
+        lambda: change_text(FOLDER / "tables/likelihood.html", "±", "±1"),
+        "likelihood.html is not what the records of the runs give; line",
     ),
     "number in record.jsonl": (change_number_in_record, "record.jsonl was changed after"),
     "truncated record.jsonl": (lambda: cut_record(run(2), 1), "record.jsonl ends at update 2, but train.json at 4"),
@@ -262,6 +269,36 @@ def test_a_tampering_is_found(name: str, project: Path) -> None:
     tamper, said = TAMPERINGS[name]
     tamper()
     assert said in "\n".join(findings())
+
+
+def test_no_torch_is_needed_from_the_records_on(project: Path) -> None:
+    verbs = [
+        ["collect", SET],
+        ["collect", SET, "--from-mlflow"],
+        ["table", SET, "likelihood"],
+        ["figure", SET, "learning_curves"],
+        ["anomalies", SET, "photos"],
+        ["summary", SET],
+        ["verify", SET],
+        ["publish", SET],
+        ["rebuild", SET],
+    ]
+    script = f"""
+import sys
+class NoTorch:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "torchvision"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, NoTorch)
+from biva.cli import app
+for verb in {verbs!r}:
+    app(verb, standalone_mode=False)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_command_lists_what_it_found_with_status_1(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

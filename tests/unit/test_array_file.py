@@ -17,9 +17,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 
-from biva.data import raw
-from biva.data.array_file import joined, map_arrays, write_arrays
-from biva.data.raw import Arrays, Stream, image_stream
+from biva.data.array_file import map_arrays, one_after_the_other, write_arrays
+from biva.data.raw import Arrays, Stream
 from biva.errors import UserError
 
 
@@ -79,12 +78,12 @@ def test_neighbours_are_joined_without_a_copy(tmp_path: Path) -> None:
     images = {name: np.full((size, 2), size, dtype=np.uint8) for name, size in (("a", 2), ("b", 3), ("c", 1))}
     write_arrays(path, {**images})
     mapped = map_arrays(path)
-    both = joined(mapped["a"], mapped["b"])
+    both = one_after_the_other(mapped["a"], mapped["b"])
     assert both.data_ptr() == mapped["a"].data_ptr()
     assert both.tolist() == [[2, 2]] * 2 + [[3, 3]] * 3
-    assert joined(mapped["a"], mapped["c"]).tolist() == [[2, 2]] * 2 + [[1, 1]]
-    assert joined(mapped["b"], mapped["a"]).tolist() == [[3, 3]] * 3 + [[2, 2]] * 2
-    assert joined(torch.zeros(1, 2), torch.ones(1, 2)).tolist() == [[0, 0], [1, 1]]
+    assert one_after_the_other(mapped["a"], mapped["c"]).tolist() == [[2, 2]] * 2 + [[1, 1]]
+    assert one_after_the_other(mapped["b"], mapped["a"]).tolist() == [[3, 3]] * 3 + [[2, 2]] * 2
+    assert one_after_the_other(torch.zeros(1, 2), torch.ones(1, 2)).tolist() == [[0, 0], [1, 1]]
 
 
 def test_writer_holds_one_piece_at_a_time(tmp_path: Path) -> None:
@@ -106,31 +105,6 @@ def test_writer_holds_one_piece_at_a_time(tmp_path: Path) -> None:
     assert most <= 1
 
 
-def test_image_stream_holds_no_more_than_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(raw, "CHUNK", 3)
-    taken = 0
-
-    def images() -> Iterator[NDArray[np.uint8]]:
-        nonlocal taken
-        for number in range(8):
-            taken += 1
-            yield np.full((1, 1, 1), number, dtype=np.uint8)
-
-    given_so_far = 0
-    for chunk in image_stream(images, (8, 1, 1, 1), "here").chunks():
-        assert len(chunk) <= 3 and taken - given_so_far <= 3
-        assert chunk.flatten().tolist() == list(range(given_so_far, given_so_far + len(chunk)))
-        given_so_far += len(chunk)
-    assert given_so_far == 8
-
-
-@pytest.mark.parametrize(("there", "message"), [(7, "here has 7 images; expected 8"), (9, "more than the expected 8")])
-def test_image_stream_of_another_length(there: int, message: str) -> None:
-    stream = image_stream(lambda: iter([np.zeros((1, 1, 1), dtype=np.uint8)] * there), (8, 1, 1, 1), "here")
-    with pytest.raises(UserError, match=message):
-        list(stream.chunks())
-
-
 def test_an_earlier_file_stays_when_a_stream_fails(tmp_path: Path) -> None:
     def chunks() -> Iterator[NDArray[np.uint8]]:
         yield np.zeros((1, 1), dtype=np.uint8)
@@ -141,10 +115,3 @@ def test_an_earlier_file_stays_when_a_stream_fails(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="damaged"):
         write_arrays(path, {"a": Stream((2, 1), chunks)})
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [(path.name, b"earlier")]
-
-
-def test_a_reader_that_gives_another_number_of_bytes_is_a_mistake_in_the_code(tmp_path: Path) -> None:
-    stream = Stream((2, 1), lambda: iter([np.zeros((1, 1), dtype=np.uint8)]))
-    with pytest.raises(ValueError, match="1 bytes for a of shape"):
-        write_arrays(tmp_path / "data.safetensors", {"a": stream})
-    assert list(tmp_path.iterdir()) == []

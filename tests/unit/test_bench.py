@@ -13,12 +13,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from biva.bench import Bench, bench, benchmarked, check, initialised, largest_convolution, report
 from biva.bounds import elbo
 from biva.config import RunConfig
+from biva.data.datasets import Dataset
 from biva.errors import UserError
 from biva.models.architectures import Architecture, Dropout, ModelName, Stage
 from biva.plan import count
 from biva.training.state import State, initial_state, step
+from tests.fake_runs import labelled_config
 from tests.models import MODELS, tiny_architecture
-from tests.unit.test_semi_supervised import labelled_dataset, labelled_run
 
 CPU = torch.device("cpu")
 
@@ -70,23 +71,25 @@ def test_only_what_needs_a_sample_is_counted_per_sample() -> None:
     assert lvae.sampling < biva.sampling
 
 
-def flops_of_a_step(state: State, run: RunConfig) -> int:
+def flops_of_a_step(state: State) -> int:
     with FlopCounterMode(display=False) as counter:
-        step(state, run.training)
-    return counter.get_total_flops()
+        step(state)
+    return int(counter.get_total_flops())
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_flops_of_training_are_those_of_a_real_update(model: ModelName) -> None:
     run = tiny_run(model)
-    real = flops_of_a_step(initialised(run, CPU), run)
+    real = flops_of_a_step(initialised(run, CPU))
     assert count(run.architecture, model).training == real / run.training.batch_size
 
 
 @pytest.mark.parametrize("model", ["biva", "classifier"])
 def test_flops_of_learning_from_labels_are_those_of_a_real_update(model: str) -> None:
-    run = labelled_run(model)
-    real = flops_of_a_step(initial_state(run, labelled_dataset(), CPU), run)
+    run = labelled_config(model)
+    images, labels = {"train": torch.zeros(100, 1, 8, 8, dtype=torch.uint8)}, {"train": torch.arange(100) % 10}
+    dataset = Dataset("digits", "", (1, 8, 8), 2, "static", images, labels)
+    real = flops_of_a_step(initial_state(run, dataset, CPU))
     costs = count(run.architecture, model, run.labels, run.training.batch_size)
     assert costs.training == real / run.training.batch_size
 

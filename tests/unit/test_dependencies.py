@@ -33,21 +33,12 @@ def direct(*, dev: bool) -> dict[str, SpecifierSet]:
     return {canonicalize_name(r.name): r.specifier for r in map(Requirement, lines)}
 
 
-def locked() -> dict[str, str]:
-    """Package -> its version."""
-    return {name: version for name, (version, _) in entries().items()}
-
-
-def entries() -> dict[str, tuple[str, list[str]]]:
+def lock() -> dict[str, tuple[str, list[str]]]:
     """Package -> its version and the hashes of its files."""
-    lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
-    requirements = "\n".join(lines).replace(" \\\n", "").splitlines()
-    pinned = [requirement.split(" --hash=") for requirement in map(squeezed, requirements)]
-    return {pin.split("==")[0]: (pin.split("==")[1], hashes) for pin, *hashes in pinned}
-
-
-def squeezed(text: str) -> str:
-    return " ".join(text.split())
+    pins = re.findall(
+        r"^([\w.-]+)==(\S+)((?: \\\n +--hash=\S+)*)$", (ROOT / "requirements.lock").read_text(), re.MULTILINE
+    )
+    return {name: (version, re.findall(r"--hash=(\S+)", hashes)) for name, version, hashes in pins}
 
 
 def conda() -> dict[str, SpecifierSet]:
@@ -63,26 +54,21 @@ def conda() -> dict[str, SpecifierSet]:
 
 
 def test_the_lock_pins_every_direct_dependency_within_its_range() -> None:
-    versions = locked()
+    versions = lock()
     for name, specifier in direct(dev=True).items():
-        assert versions[name] in specifier, f"{name}: {versions[name]} is not {specifier}"
+        assert versions[name][0] in specifier, f"{name}: {versions[name][0]} is not {specifier}"
 
 
-def test_the_lock_is_exact_and_sorted_and_portable() -> None:
-    """No local versions such as +cpu, no project, no package of one CUDA version."""
-    versions = locked()
-    assert all(re.fullmatch(r"[0-9][0-9A-Za-z.]*", version) for version in versions.values())
-    assert list(versions) == sorted(versions)
-    assert not [name for name in versions if name == "biva" or name.startswith(("nvidia", "cuda", "triton"))]
-
-
-def test_every_package_of_the_lock_has_hashes() -> None:
-    """Of more than one file where there are builds, so that other platforms and versions of Python install too."""
-    for name, (_, hashes) in entries().items():
-        assert hashes, name
-        assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", text) for text in hashes), name
+def test_the_lock_is_exact_sorted_portable_and_has_hashes() -> None:
+    """No local versions such as +cpu, no project, no package of one CUDA version; hashes of all builds of a package."""
+    names = list(lock())
+    assert names == sorted(names)
+    assert not [name for name in names if name == "biva" or name.startswith(("nvidia", "cuda", "triton"))]
+    for name, (version, hashes) in lock().items():
+        assert re.fullmatch(r"[0-9][0-9A-Za-z.]*", version), name
+        assert hashes and all(re.fullmatch(r"sha256:[0-9a-f]{64}", text) for text in hashes), name
         assert len(set(hashes)) == len(hashes), name
-    assert all(len(entries()[name][1]) > 12 for name in ("torch", "numpy", "scipy", "pandas", "safetensors"))
+    assert all(len(lock()[name][1]) > 12 for name in ("torch", "numpy", "scipy", "pandas", "safetensors"))
 
 
 def test_make_installs_the_locked_files_and_nothing_else_before_them() -> None:
@@ -101,10 +87,8 @@ def test_no_file_names_an_index() -> None:
 def test_the_licence_of_every_direct_dependency_is_listed_as_its_metadata_name_it() -> None:
     text = (ROOT / "docs" / "licences.md").read_text()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")][1:]
-    versions = locked()
-    assert {canonicalize_name(name): version for name, version, _, _ in rows} == {
-        name: versions[name] for name in direct(dev=True)
-    }
+    versions = {name: version for name, (version, _) in lock().items() if name in direct(dev=True)}
+    assert {canonicalize_name(name): version for name, version, _, _ in rows} == versions
     assert not [name for name, _, licence, _ in rows if licence in ("", "unknown", "UNKNOWN")]
     printed = subprocess.run([sys.executable, ROOT / ".ci" / "licences"], capture_output=True, text=True, check=True)
     for row, line in zip(rows, printed.stdout.splitlines()[-len(rows) :], strict=True):
@@ -113,22 +97,13 @@ def test_the_licence_of_every_direct_dependency_is_listed_as_its_metadata_name_i
             assert line == f"| {' | '.join(row)} |", name
 
 
-def test_environment_yml_names_the_dependencies_of_pyproject_with_the_same_ranges() -> None:
-    theirs = conda()
+def test_environment_yml_names_the_dependencies_of_pyproject_with_the_same_ranges_from_conda_forge_alone() -> None:
+    theirs, supported = conda(), SpecifierSet(project()["requires-python"])
     assert theirs.pop("pip") == SpecifierSet()
-    assert theirs.pop("python") & SpecifierSet(project()["requires-python"])
+    assert str(theirs.pop("python")).removeprefix("==").removesuffix(".*") in supported
     assert theirs == {CONDA_NAMES.get(name, name): specifier for name, specifier in direct(dev=False).items()}
-
-
-def test_environment_yml_needs_conda_forge_only() -> None:
     content = yaml.safe_load((ROOT / "environment.yml").read_text())
-    assert content["name"] == "biva"
-    assert content["channels"] == ["conda-forge"]
-
-
-def test_python_of_the_environment_is_one_that_the_package_supports() -> None:
-    version = str(conda()["python"]).removeprefix("==").removesuffix(".*")
-    assert version in SpecifierSet(project()["requires-python"])
+    assert (content["name"], content["channels"]) == ("biva", ["conda-forge"])
 
 
 @pytest.mark.parametrize("tool", ["ruff", "mypy", "snakefmt", "pytest"])

@@ -118,7 +118,7 @@ def test_a_quoted_message_is_one_that_is_said(message: str) -> None:
 
 
 def test_the_reference_is_that_of_the_code_and_every_key_has_a_meaning() -> None:
-    """Mended by `biva schema`, or by a description in biva/config.py."""
+    """If this fails: run `biva schema`, or describe the key in biva/config/."""
     page = reference()
     assert (ROOT / "docs/configuration.md").read_text() == page
     rows = re.findall(r"^\| `(\w+)` \|.*\| (.*) \|$", page, re.MULTILINE)

@@ -22,7 +22,7 @@ from biva.config import FigureName
 from biva.errors import UserError
 from biva.records import RunFolder
 from biva.reporting.canvas import save
-from biva.reporting.figures import FIGURES, caption, draw, reads_arrays
+from biva.reporting.figures import FIGURES, caption, draw, inputs, reads_arrays
 from biva.reporting.figures.latents import group_order
 from biva.reporting.style import COLOURS
 from tests.fake_runs import cut_record, edit, fake_config, fake_run, ramp, record_line, sheet
@@ -184,6 +184,7 @@ def test_every_figure_that_a_set_may_ask_for_has_a_caption_and_is_drawn_without_
     assert all(caption(name).endswith(".") for name in get_args(FigureName))
     shown = {"samples", "temperatures", "reconstructions", "layers", "interpolations"}
     assert {name for name in get_args(FigureName) if reads_arrays(name)} == shown
+    assert (inputs("learning_curves"), inputs("kl_per_layer")) == (("train.json",), ("evaluation.json",))
     run = fake_run(tmp_path, bounds=BOUNDS).path
     subprocess.run([sys.executable, "-c", WITHOUT_TORCH, str(run), *FIGURES], check=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from biva import records
-from biva.config import RunConfig, Training
+from biva.config import RunConfig
 from biva.data.datasets import Dataset
 from biva.errors import UserError
 from biva.records import RunFolder
@@ -59,8 +60,8 @@ def test_it_starts_from_the_selected_weights(
     """Model and moving average before the first update, every value of both."""
     expected = load_file(parent.weights)
 
-    def first(state: State, _training: Training) -> None:
-        for module in (state.model, state.ema.module):
+    def first(state: State) -> None:
+        for module in (state.model, state.ema):
             weights = module.state_dict()
             assert weights.keys() == expected.keys()
             assert all(torch.equal(weights[name], value) for name, value in expected.items())
@@ -74,18 +75,15 @@ def test_it_starts_from_the_selected_weights(
 
 def test_its_loss_is_the_negative_elbo(parent: RunFolder) -> None:
     """Computed anew at the same noise, where some of the single-sample KL terms are negative."""
-    run = finetuned()
-    state = initial_state(run, toy_dataset(), CPU, load_file(parent.weights))
-    generator, batches = torch.get_rng_state(), state.batches.state_dict()
-    step(state, run.training)
-    again = initial_state(run, toy_dataset(), CPU, load_file(parent.weights))
-    again.batches.load_state_dict(batches)
+    state, again = (initial_state(finetuned(), toy_dataset(), CPU, load_file(parent.weights)) for _ in range(2))
+    generator = torch.get_rng_state()
+    step(state)
     torch.set_rng_state(generator)
     with torch.no_grad():
-        terms = again.model.train()(again.batches.next(), lambda _name, shape: torch.randn(shape))
+        terms = again.model(again.batches.next(), again.noise)
     assert (terms.kl < 0).any()
     elbo = sum(terms.log_likelihood.tolist()) - sum(sum(row) for row in terms.kl.tolist())
-    assert state.sums[2].item() == pytest.approx(-elbo / len(terms.kl), rel=1e-6)
+    assert state.sums["loss"] == pytest.approx(-elbo / len(terms.kl), rel=1e-6)
 
 
 def test_its_random_numbers_are_not_its_parents(parent: RunFolder) -> None:
@@ -109,7 +107,7 @@ def test_the_record_names_the_parent(parent: RunFolder, tmp_path: Path) -> None:
     assert {path: path.read_bytes() for path in before} == before
 
 
-@pytest.mark.parametrize("updates", [1, 4, 7, 12])
+@pytest.mark.parametrize("updates", [1, 7])
 def test_killed_and_resumed_it_ends_with_the_same_bits(
     parent: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, updates: int
 ) -> None:
@@ -133,22 +131,19 @@ def test_finished_it_is_not_trained_again(parent: RunFolder, tmp_path: Path, mon
         (lambda folder: folder.training.unlink(), "whose training is not complete"),
         (lambda folder: folder.weights.unlink(), "whose training is not complete"),
         (lambda folder: folder.identity.unlink(), r"run\.json does not exist"),
+        (
+            lambda folder: folder.weights.write_bytes(last_bit_flipped(folder.weights.read_bytes())),
+            r"is not what training wrote.*run `biva train toys toy/tiny/biva/seed1`",
+        ),
     ],
 )
-def test_a_parent_that_is_not_complete_is_refused(tmp_path: Path, spoil: Any, said: str) -> None:
-    parent = run_to_end(tmp_path / "parent", PARENT)
-    spoil(parent)
+def test_a_parent_that_is_not_complete_or_was_damaged_is_refused(
+    parent: RunFolder, tmp_path: Path, spoil: Any, said: str
+) -> None:
+    spoilt = RunFolder(shutil.copytree(parent.path, tmp_path / "parent"))
+    spoil(spoilt)
     with pytest.raises(UserError, match=said):
-        finetune(tmp_path / "child", parent)
-    assert not (tmp_path / "child" / "run.json").exists()
-
-
-def test_a_parent_with_damaged_weights_is_refused(tmp_path: Path) -> None:
-    parent = run_to_end(tmp_path / "parent", PARENT)
-    whole = parent.weights.read_bytes()
-    parent.weights.write_bytes(last_bit_flipped(whole))
-    with pytest.raises(UserError, match=r"is not what training wrote.*run `biva train toys toy/tiny/biva/seed1`"):
-        finetune(tmp_path / "child", parent)
+        finetune(tmp_path / "child", spoilt)
     assert not (tmp_path / "child" / "run.json").exists()
 
 
@@ -174,7 +169,7 @@ def test_a_parent_trained_anew_sets_the_earlier_fine_tuning_aside(parent: RunFol
     """Same settings, other weights, as after a training on another device."""
     first = finetune(tmp_path / "child", parent)
     identity, weights = records.read_json(first.identity), first.weights.read_bytes()
-    anew = run_to_end(tmp_path / "parent", PARENT)
+    anew = RunFolder(shutil.copytree(parent.path, tmp_path / "parent"))
     changed = {name: value + 0.01 for name, value in load_file(anew.weights).items()}
     save_file(changed, anew.weights)
     records.seal(anew, [anew.weights])
@@ -183,11 +178,3 @@ def test_a_parent_trained_anew_sets_the_earlier_fine_tuning_aside(parent: RunFol
     assert kept.weights.read_bytes() == weights
     assert records.read_json(kept.identity) == identity
     assert numbers(second) != numbers(kept)
-
-
-def test_a_run_recorded_before_there_was_fine_tuning_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = run_to_end(tmp_path, PARENT)
-    identity = {k: v for k, v in records.read_json(folder.identity).items() if k not in ("parent", "variant")}
-    records.write_json(folder.identity, identity)
-    monkeypatch.setattr(loop, "step", lambda *_: pytest.fail("trained again"))
-    assert records.read_json(run_to_end(tmp_path, PARENT).identity)["run_id"] == identity["run_id"]

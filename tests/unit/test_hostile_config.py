@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -35,24 +35,15 @@ NAME = re.compile("[a-z0-9_]+")
 
 LAUGHS = "a: &a [ha, ha]\n" + "".join(f"{new}: &{new} [{f'*{old}, ' * 20}]\n" for old, new in pairwise("abcdefgh"))
 MERGES = "a: &a {x: 1}\n" + "".join(f"{new}: &{new}\n  <<: [{f'*{old}, ' * 20}]\n" for old, new in pairwise("abcdefgh"))
+WORDS = r"""null true -1 0 1e400 .nan -.inf 2001-99-99 = << *a ~ --- '' "\0" "\x1b[31m" "\ud800" "\UFFFFFFFF" "\n"
+../../x /etc/passwd '`id`' \input{/etc/passwd} '%s%n{}'"""
 SCALARS = [
-    *("null", "true", "-1", "0", "1e400", ".nan", "-.inf", "9" * 25, "9" * 5000, "0x" + "f" * 5000, "1:" * 400 + "1"),
-    *("2001-99-99", "!!timestamp x", "!!int x", "!!int ''", "!!bool x", "!!float x", "!!binary é", "=", "<<", "*a"),
-    *("&a [*a]", "&a {b: *a}", "!!set {a}", "!!omap [a: 1]", "!!python/object/apply:os.system [touch executed]"),
-    *("!!python/name:os.system", "!x y", "[" * 400, "{" * 400, "- " * 400, "? ", "[a, [b, {c: d}]]", "{a: 1, a: 2}"),
-    *('"\\0"', '"\\x1b[31m"', '"\\ud800"', '"\\UFFFFFFFF"', "../../x", "/etc/passwd", "a;touch executed", "'`id`'"),
-    *(
-        '"$(touch executed)"',
-        "\\input{/etc/passwd}",
-        "'%s%n{}'",
-        "é中\u202e",
-        "x" * 5000,
-        "''",
-        '"\\n"',
-        "~",
-        "---",
-        "%YAML 9",
-    ),
+    *WORDS.split(),
+    *("9" * 25, "9" * 5000, "0x" + "f" * 5000, "1:" * 400 + "1", "[" * 400, "{" * 400, "- " * 400, "x" * 5000),
+    *("!!timestamp x", "!!int x", "!!int ''", "!!bool x", "!!float x", "!!binary é", "!!set {a}", "!!omap [a: 1]"),
+    *("!x y", "&a [*a]", "&a {b: *a}", "? ", "[a, [b, {c: d}]]", "{a: 1, a: 2}", "%YAML 9", "é中\u202e"),
+    *("a;touch executed", '"$(touch executed)"', "!!python/object/apply:os.system [touch executed]"),
+    "!!python/name:os.system",
 ]
 
 
@@ -82,24 +73,20 @@ def load_datasets_of(config: Path) -> None:
         assert all(not file.name.startswith(".") and "/" not in file.name for file in dataset.files)
 
 
-def load_collection(config: Path) -> None:
-    assert all(NAME.fullmatch(name) for name in load_sets("paper", config))
-
-
-def load_main_config(config: Path) -> None:
-    assert NAME.fullmatch(load_main(config).experiments)
-
-
 def load_shapes(config: Path) -> None:
     architecture = load_architecture("digits_8x8", config)
     assert min(min(shape) for shape in architecture.stage_shapes + architecture.latent_shapes) > 0
 
 
+def named(names: Iterable[str]) -> None:
+    assert all(map(NAME.fullmatch, names))
+
+
 FILES: dict[str, Callable[[Path], Any]] = {
-    "config.yaml": load_main_config,
+    "config.yaml": lambda config: named([load_main(config).experiments]),
     "datasets.yaml": load_datasets_of,
     "experiments/quick.yaml": load_set,
-    "experiments/paper.yaml": load_collection,
+    "experiments/paper.yaml": lambda config: named(load_sets("paper", config)),
     "architectures/digits_8x8.yaml": load_shapes,
     "paper_results.csv": lambda config: load_paper_results(config / "paper_results.csv"),
 }
@@ -155,6 +142,9 @@ def places(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         yield from places(value, (*path, key))
 
 
+MARKER = "MARKER"
+
+
 @given(data=st.data())
 def test_a_hostile_value_in_any_place_is_read_or_refused(config: Path, name: str, data: st.DataObject) -> None:
     if name.endswith(".csv"):
@@ -164,21 +154,17 @@ def test_a_hostile_value_in_any_place_is_read_or_refused(config: Path, name: str
         said(config, name, "\n".join(map(",".join, cells)).encode())
         return
     content = copy.deepcopy(plain(name))
-    path = data.draw(st.sampled_from(sorted(places(content), key=str)))
-    marker = "MARKER"
-    as_key = data.draw(st.booleans())
-    if path:
-        *parents, last = path
-        inner = content
-        for key in parents:
-            inner = inner[key]
-        if as_key and isinstance(inner, dict):
-            inner[marker] = inner.pop(last)
-        else:
-            inner[last] = marker
+    drawn: tuple[Any, ...] = data.draw(st.sampled_from(sorted(places(content), key=str)))
+    *parents, last = ("", *drawn)
+    whole = inner = {"": content}
+    for key in parents:
+        inner = inner[key]
+    if data.draw(st.booleans()) and isinstance(inner, dict):
+        inner[MARKER] = inner.pop(last)
     else:
-        content = marker
-    said(config, name, yaml.safe_dump(content).replace(marker, data.draw(st.sampled_from(SCALARS))).encode())
+        inner[last] = MARKER
+    text = yaml.safe_dump(whole.get("", MARKER))
+    said(config, name, text.replace(MARKER, data.draw(st.sampled_from(SCALARS))).encode())
 
 
 @pytest.mark.parametrize("bomb", [LAUGHS, MERGES], ids=["aliases", "merged aliases"])
@@ -220,56 +206,47 @@ def test_a_key_may_stand_in_many_sections_and_before_what_is_merged(config: Path
     assert load_experiments("quick", merged) == load_experiments("quick", config)
 
 
-@pytest.mark.parametrize("value", ["9" * 5000, "0x" + "f" * 100, str(2**63), str(-(2**70))])
-def test_a_number_too_large_is_refused(config: Path, value: str) -> None:
-    text = original("experiments/quick.yaml").replace("max_updates: 6000", f"max_updates: {value}")
-    assert "is not valid YAML" in said(config, "experiments/quick.yaml", text.encode())
+QUICK, DATASETS, DIGITS = "experiments/quick.yaml", "datasets.yaml", "architectures/digits_8x8.yaml"
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "key"),
+    ("name", "before", "after", "told"),
     [
-        ("learning_rate: 0.01\n", "learning_rate: .inf\n", "training.learning_rate"),
-        ("learning_rate: 0.01\n", "betas: [0.9, .nan]\n", "training.betas.1"),
-        ("learning_rate: 0.01\n", "betas: [0.9, 1.0]\n", "training.betas.1"),
-        ("threads: 1\n", "threads: 1000000000000\n", "threads"),
+        *(
+            (QUICK, "max_updates: 6000", f"max_updates: {number}", "is not valid YAML")
+            for number in ("9" * 5000, "0x" + "f" * 100, str(2**63), str(-(2**70)))
+        ),
+        (QUICK, "learning_rate: 0.01\n", "learning_rate: .inf\n", "- training.learning_rate:"),
+        (QUICK, "learning_rate: 0.01\n", "betas: [0.9, .nan]\n", "- training.betas.1:"),
+        (QUICK, "learning_rate: 0.01\n", "betas: [0.9, 1.0]\n", "- training.betas.1:"),
+        (QUICK, "threads: 1\n", "threads: 1000000000000\n", "- threads:"),
+        *(
+            (file, "shape: [1, 8, 8]", f"shape: {shape}", f"- {key}")
+            for file, key in ((DATASETS, "datasets.digits.shape"), (DIGITS, "input_shape"))
+            for shape in ([0, 8, 8], [1, -8, -8], [1, 8])
+        ),
+        *(
+            (DATASETS, "name: digits.csv", f"name: {file!r}", "files.0.name")
+            for file in ("..", ".", ".hidden", "a/b", "a\\b", "")
+        ),
     ],
 )
-def test_a_number_that_no_training_takes_is_refused(config: Path, before: str, after: str, key: str) -> None:
-    text = original("experiments/quick.yaml").replace(before, after, 1)
-    assert f"- {key}:" in said(config, "experiments/quick.yaml", text.encode())
-
-
-@pytest.mark.parametrize("shape", [[0, 8, 8], [1, -8, -8], [1, 8]])
-def test_a_shape_without_pixels_is_refused(config: Path, shape: list[int]) -> None:
-    for name, key in (("datasets.yaml", "datasets.digits.shape"), ("architectures/digits_8x8.yaml", "input_shape")):
-        text = original(name).replace("shape: [1, 8, 8]", f"shape: {shape}", 1)
-        assert f"- {key}" in said(config, name, text.encode())
+def test_a_value_that_nothing_can_take_is_refused(config: Path, name: str, before: str, after: str, told: str) -> None:
+    assert before in original(name)
+    assert told in said(config, name, original(name).replace(before, after, 1).encode())
 
 
 @pytest.mark.parametrize("value", ["a;touch executed", "../x", "$(id)", "a b", "A", "\\input{x}", "é", "", "a\n"])
 def test_whatever_becomes_part_of_a_path_is_a_plain_name(config: Path, value: str) -> None:
-    places: list[tuple[Any, ...]] = [
-        ("runs", 0, "dataset"),
-        ("runs", 0, "architecture"),
-        ("runs", 0, "model"),
-        ("tables", 0, "name"),
-    ]
-    places += [("tables", 0, "dataset"), ("anomalies", 0, "name"), ("anomalies", 0, "anomalous"), ("figures", 0)]
-    places += [("semi_supervised", 0, "name"), ("semi_supervised", 0, "dataset"), ("runs", 0, "seeds", 0)]
-    for place in places:
-        content = inner = copy.deepcopy(plain("experiments/quick.yaml"))
-        for key in place[:-1]:
+    places = "runs.0.dataset runs.0.architecture runs.0.model runs.0.seeds.0 tables.0.name tables.0.dataset figures.0"
+    places += " anomalies.0.name anomalies.0.anomalous semi_supervised.0.name semi_supervised.0.dataset"
+    for place in places.split():
+        content = inner = copy.deepcopy(plain(QUICK))
+        *parents, last = (int(key) if key.isdigit() else key for key in place.split("."))
+        for key in parents:
             inner = inner[key]
-        inner[place[-1]] = value
-        message = said(config, "experiments/quick.yaml", yaml.safe_dump(content).encode())
-        assert "- " + ".".join(map(str, place)) + ":" in message
-
-
-@pytest.mark.parametrize("file", ["..", ".", ".hidden", "a/b", "a\\b", ""])
-def test_a_file_of_a_dataset_is_no_path(config: Path, file: str) -> None:
-    text = original("datasets.yaml").replace("name: digits.csv", f"name: {file!r}")
-    assert "files.0.name" in said(config, "datasets.yaml", text.encode())
+        inner[last] = value
+        assert f"- {place}:" in said(config, QUICK, yaml.safe_dump(content).encode())
 
 
 @pytest.mark.parametrize("name", ["../experiments/quick", "quick\n", "a" * 5000, "a\0b", "", ".", "QUICK", "quick; id"])
@@ -285,7 +262,7 @@ def test_a_mirror_that_no_environment_variable_can_hold_is_refused() -> None:
         parse(MainConfig, {"experiments": "quick", "data_mirror": "a\0b"}, "config.yaml")
 
 
-def test_what_cannot_be_read_is_told(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_read_is_reported(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def denied(*_: Any, **__: Any) -> str:
         raise PermissionError(13, "Permission denied")
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from biva.models.architectures import Architecture
 from biva.models.layers import (
-    EluDropout,
     GatedBlock,
     SameConv2d,
     SameConvTranspose2d,
@@ -16,9 +16,14 @@ from biva.models.layers import (
     data_dependent_init,
     dense,
     fold_weight_norm,
-    gate,
     transposed_conv,
 )
+from tests.models import tiny_architecture
+
+
+def with_filters(filters: int, code: str = "tensorflow") -> Architecture:
+    """An architecture of which blocks read only what is given here."""
+    return tiny_architecture().model_copy(update={"filters": filters, "reference_code": code})
 
 
 def same_convolution(x: np.ndarray, weight: np.ndarray, stride: int) -> np.ndarray:
@@ -47,7 +52,7 @@ def test_same_convolution_is_tensorflows(size: int, kernel: int, stride: int) ->
     np.testing.assert_allclose(layer(x)[0].detach().numpy(), expected, atol=1e-12)
 
 
-@pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (5, 2), (3, 1), (5, 4)])
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (5, 2), (3, 1), (5, 4), (1, 2)])
 def test_transposed_convolution_is_the_adjoint(kernel: int, stride: int) -> None:
     """<conv(x), y> = <x, transposed_conv(y)> for the same weights, as TensorFlow defines it."""
     torch.manual_seed(0)
@@ -121,16 +126,22 @@ def pointwise(layer: Any, x: np.ndarray) -> np.ndarray:
     return y
 
 
-def test_gated_block_is_the_papers_formula() -> None:
-    """On a single pixel: h = conv(elu x) + conv(elu a); h1, h2 = conv(elu h); y = h1 sigmoid(h2) + x, zero-padded."""
+@pytest.mark.parametrize(("code", "shortcut"), [("tensorflow", True), ("tensorflow", False), ("pytorch", False)])
+def test_gated_block_is_the_papers_formula(code: str, shortcut: bool) -> None:
+    """On a single pixel: h = conv(elu x) + conv(elu a); h1, h2 = conv(elu h); y = h1 sigmoid(h2) + x, zero-padded.
+
+    The authors' PyTorch code has no ELU of x in a block without a shortcut.
+    """
     torch.manual_seed(1)
-    block = GatedBlock((2, 1, 1), 3, 1, auxiliary=(4, 1, 1), shortcut="tensorflow", dropout=0.0).double()
+    block = GatedBlock(
+        with_filters(3, code), (2, 1, 1), 1, dropout=0.0, auxiliary=(4, 1, 1), shortcut=shortcut
+    ).double()
     for parameter in block.parameters():
         nn.init.normal_(parameter)
     x, a = np.array([0.3, -0.7]), np.array([1.0, -2.0, 0.5, 0.1])
-    h = pointwise(block.conv_in, elu(x)) + pointwise(block.conv_aux, elu(a))
+    h = pointwise(block.conv_in, x if code == "pytorch" else elu(x)) + pointwise(block.conv_aux, elu(a))
     first, second = np.split(pointwise(block.conv_out, elu(h)), 2)
-    expected = first / (1 + np.exp(-second)) + np.array([0.3, -0.7, 0.0])
+    expected = first / (1 + np.exp(-second)) + shortcut * np.array([0.3, -0.7, 0.0])
     y = block(torch.tensor(x).view(1, 2, 1, 1), torch.tensor(elu(a)).view(1, 4, 1, 1))
     np.testing.assert_allclose(y.detach().numpy().ravel(), expected, atol=1e-12)
 
@@ -143,7 +154,7 @@ ZEROS = [[0.0, 0.0], [0.0, 0.0]]
 
 
 @pytest.mark.parametrize(
-    ("convention", "channels", "expected"),
+    ("code", "channels", "expected"),
     [
         ("tensorflow", 1, [MEANS_2X2, ZEROS]),  # channels grow: filled with zeros
         ("tensorflow", 2, [MEANS_2X2, MEANS_2X2]),
@@ -153,8 +164,8 @@ ZEROS = [[0.0, 0.0], [0.0, 0.0]]
         ("pytorch", 3, [MEANS_3X3, MEANS_3X3]),  # channels shrink: cropped
     ],
 )
-def test_shortcut_of_a_strided_block(convention: str, channels: int, expected: list[list[list[float]]]) -> None:
-    block: Any = GatedBlock((channels, 4, 4), 2, 3, stride=2, shortcut=convention, dropout=0.0).double()  # type: ignore[arg-type]
+def test_shortcut_of_a_strided_block(code: str, channels: int, expected: list[list[list[float]]]) -> None:
+    block: Any = GatedBlock(with_filters(2, code), (channels, 4, 4), 3, dropout=0.0, stride=2).double()
     with torch.no_grad():
         block.conv_out.parametrizations.weight.original0.zero_()  # the gated path gives 0
     y = block(torch.from_numpy(IMAGE).expand(1, channels, 4, 4))
@@ -164,57 +175,12 @@ def test_shortcut_of_a_strided_block(convention: str, channels: int, expected: l
 @pytest.mark.parametrize("transposed", [False, True])
 def test_dropout_only_acts_in_training(transposed: bool) -> None:
     torch.manual_seed(0)
-    block = GatedBlock((2, 4, 4), 2, 3, stride=2, transposed=transposed, shortcut=None, dropout=0.5)
+    block = GatedBlock(with_filters(2), (2, 4, 4), 3, dropout=0.5, stride=2, transposed=transposed, shortcut=False)
     x = torch.randn(4, 2, 4, 4)
     assert not torch.equal(block(x), block(x))
     block.eval()
     torch.testing.assert_close(block(x), block(x), rtol=0, atol=0)
     assert block(x).shape[1:] == block.output_shape
-
-
-@pytest.mark.parametrize("rate", [0.2, 0.5])
-def test_dropout_keeps_at_its_rate_independently(rate: float) -> None:
-    """In n elements the kept ones are binomial; so are pairs kept together, whose four share 64 random bits."""
-    torch.manual_seed(0)
-    n = 400_000
-    y = EluDropout(rate)(torch.ones(4, n // 4, 1, 1))
-    kept = y.flatten() > 0
-    torch.testing.assert_close(y[y > 0], torch.full((int(kept.sum()),), 1 / (1 - rate)))
-    pairs = [kept] + [kept.view(-1, 4)[:, a] & kept.view(-1, 4)[:, b] for a, b in [(0, 1), (1, 2), (2, 3), (0, 3)]]
-    for together, probability in zip(pairs, [1 - rate] + 4 * [(1 - rate) ** 2], strict=True):
-        deviation = (probability * (1 - probability) / len(together)) ** 0.5
-        assert abs(together.double().mean().item() - probability) < 5 * deviation
-
-
-def test_dropout_in_any_memory_format_scales_or_zeroes_the_elu() -> None:
-    torch.manual_seed(0)
-    h = torch.randn(2, 3, 5, 7).contiguous(memory_format=torch.channels_last)
-    activated = torch.from_numpy(elu(h.numpy()))
-    y = EluDropout(0.5)(h)
-    assert y.is_contiguous(memory_format=torch.channels_last)
-    assert (torch.isclose(y, torch.zeros(())) | torch.isclose(y, 2 * activated)).all()
-
-
-def test_gradient_of_elu_and_dropout() -> None:
-    """By finite differences, with one mask."""
-
-    def dropped(h: torch.Tensor) -> torch.Tensor:
-        torch.manual_seed(0)
-        y: torch.Tensor = dropout(h)
-        return y
-
-    dropout = EluDropout(0.3)
-    h = torch.randn(2, 3, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1), requires_grad=True)
-    assert torch.autograd.gradcheck(dropped, h)
-
-
-def test_gate_and_its_gradient() -> None:
-    """y = a sigmoid(b); the gradient by finite differences."""
-    torch.manual_seed(0)
-    h = torch.randn(2, 6, 3, 4, dtype=torch.float64, requires_grad=True)
-    expected = h.detach().numpy()[:, :3] / (1 + np.exp(-h.detach().numpy()[:, 3:]))
-    np.testing.assert_allclose(gate(h).detach().numpy(), expected)
-    assert torch.autograd.gradcheck(gate, h)
 
 
 def test_folding_weight_norm_changes_no_output() -> None:

@@ -87,16 +87,40 @@ def test_mixture_samples_follow_the_density() -> None:
     assert (np.abs(observed - expected) < 5 * np.sqrt(expected * (1 - expected) / n) + 1e-6).all()
 
 
-def test_mixture_samples_shift_with_earlier_channels() -> None:
-    """With narrow components and coefficients tanh(50) = 1: green = red + its mean, blue = red + green + its mean."""
-    output = torch.zeros(1, 100, 1, 1)
+def test_mixture_samples_follow_the_joint_distribution_of_all_channels() -> None:
+    """Narrow components, so that few levels have any probability, and all of those are enumerated.
+
+    Green and blue are predicted from the level of red, not from the number that was rounded to it: with the latter,
+    frequencies and the mean of log p would both be off by many standard errors.
+    """
+    rng, n = np.random.default_rng(0), 200_000
+    output = torch.zeros(1, 100, 1, 1, dtype=torch.float64)
     channels = output[0, 10:].view(3, 3, 10)
-    channels[:, 1], channels[:, 2] = -7, 50
-    channels[0, 0], channels[1, 0], channels[2, 0] = 0.2, 0.1, -0.1
-    red, green, blue = MixtureOfLogistics(3).sample(output, torch.Generator().manual_seed(0)).flatten().tolist()
-    assert red == pytest.approx(0.2, abs=0.02)
-    assert green == pytest.approx(red + 0.1, abs=0.02)
-    assert blue == pytest.approx(red + green - 0.1, abs=0.02)
+    channels[:, 0] = torch.tensor(rng.normal(0.1, 0.004, (3, 10)))
+    channels[:, 1], channels[:, 2] = -6.5, torch.tensor(rng.choice([-1.5, 1.5], (3, 10)))
+    likelihood = MixtureOfLogistics(3)
+    x = likelihood.sample(output.expand(n, -1, 1, 1), torch.Generator().manual_seed(0))
+    levels = np.rint((x[..., 0, 0].numpy() + 1) * 127.5).astype(int)
+    assert np.abs(LEVELS[levels] - x[..., 0, 0].numpy()).max() < 1e-12
+    axes = [np.arange(max(of.min() - 1, 0), min(of.max() + 1, 255) + 1) for of in levels.T]
+    grid = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
+    log_p = torch.cat(
+        [
+            likelihood.log_prob(output.expand(len(part), -1, 1, 1), torch.tensor(LEVELS[part])[..., None, None])
+            for part in np.array_split(grid, 1 + len(grid) // 50_000)
+        ]
+    ).numpy()
+    p = np.exp(log_p)
+    assert p.sum() == pytest.approx(1, abs=1e-5)
+
+    of_samples = dict(zip(map(tuple, grid), log_p, strict=True))
+    drawn = np.array([of_samples[tuple(level)] for level in levels])
+    assert abs(drawn.mean() - (p * log_p).sum()) < 4 * drawn.std() / np.sqrt(n)
+    index = np.ravel_multi_index(tuple(levels.T - [[axis[0]] for axis in axes]), [len(axis) for axis in axes])
+    expected, observed = n * p, np.bincount(index, minlength=len(grid))
+    often = expected >= 10
+    expected, observed = expected[often], observed[often]
+    assert stats.chisquare(observed, expected * observed.sum() / expected.sum()).pvalue > 1e-3
 
 
 def test_mixture_is_for_three_channels() -> None:

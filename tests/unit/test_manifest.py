@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import pytest
+
+from biva.errors import UserError
 from biva.records import manifest_digest, read_json, seal
 from tests.fake_runs import edit, fake_run
 
@@ -30,7 +33,8 @@ def test_another_run_in_the_folder_starts_a_manifest_of_its_own(tmp_path: Path) 
     assert read_json(folder.manifest)["run_id"] == "another"
 
 
-def test_a_run_of_before_there_were_manifests_has_the_empty_digest(tmp_path: Path) -> None:
+def test_a_run_without_a_manifest_has_no_digest(tmp_path: Path) -> None:
     folder = fake_run(tmp_path)
     folder.manifest.unlink()
-    assert manifest_digest(folder) == ""
+    with pytest.raises(UserError, match=r"manifest\.json does not exist"):
+        manifest_digest(folder)

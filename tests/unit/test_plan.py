@@ -141,12 +141,9 @@ def test_the_newest_measurement_is_taken(tmp_path: Path) -> None:
 
 def test_a_measurement_of_something_else_is_not_taken(tmp_path: Path) -> None:
     run = fake_config()
-    for name, other in {
-        "model": {"model": "vae"},
-        "machine": {"processor": "another"},
-        "threads": {"threads": 9},
-    }.items():
-        benchmark(tmp_path, name, run, "2026-01-01", conditions=conditions(run, torch.device("cpu")) | other)
+    for key, value in (("model", "vae"), ("processor", "another"), ("threads", 9)):
+        other = conditions(run, torch.device("cpu")) | {key: value}
+        benchmark(tmp_path, key, run, "2026-01-01", conditions=other)
     benchmark(tmp_path, "work", run, "2026-01-01", training=[])
     assert rates(run, tmp_path) == assumed(ASSUMED_CPU, "default")
 

@@ -14,7 +14,7 @@ from biva.errors import UserError
 from biva.records import RunFolder
 from biva.training import loop
 from biva.training.loop import train
-from biva.training.schedule import learning_rate_factor
+from biva.training.schedule import learning_rate
 from biva.training.state import step
 from tests.unit.test_training import toy_dataset, toy_run
 
@@ -26,10 +26,10 @@ def settings(**changes: Any) -> Training:
 def test_the_papers_rate_reaches_its_minimum_after_three_million_updates() -> None:
     """0.002 x 0.999999^n = 0.0001 at n = ln 20 / 1e-6, nearly."""
     paper = settings()
-    assert paper.learning_rate * learning_rate_factor(paper, 1, 0.0) == pytest.approx(0.001999998)
-    assert learning_rate_factor(paper, 2_995_000, 0.0) > 0.05
-    assert learning_rate_factor(paper, 2_996_000, 0.0) == pytest.approx(0.05)
-    assert learning_rate_factor(paper, 9_000_000, 1e9) == pytest.approx(0.05)
+    assert learning_rate(paper, 1, 0.0) == pytest.approx(0.001999998)
+    assert learning_rate(paper, 2_995_000, 0.0) > 0.0001
+    assert learning_rate(paper, 2_996_000, 0.0) == pytest.approx(0.0001)
+    assert learning_rate(paper, 9_000_000, 1e9) == pytest.approx(0.0001)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_the_papers_rate_reaches_its_minimum_after_three_million_updates() -> No
 )
 def test_by_the_clock_it_rises_stays_and_falls_to_zero(seconds: float, factor: float) -> None:
     """Ten minutes: 12 seconds up, and from 7 minutes on down."""
-    assert learning_rate_factor(settings(minutes=10), 12345, seconds) == pytest.approx(factor)
+    assert learning_rate(settings(minutes=10), 12345, seconds) == pytest.approx(0.002 * factor)
 
 
 @pytest.mark.parametrize("other", [{"learning_rate_decay": 0.9}, {"learning_rate_minimum": 0.0}])
@@ -79,7 +79,7 @@ def test_a_run_ends_with_its_minutes_also_in_two_attempts(tmp_path: Path, monkey
     assert (result["stopped"], result["updates"], result["wall_seconds"]) == ("minutes", 30, 30.0)
     lines = [json.loads(line) for line in folder.record.read_text().splitlines()]
     assert [line["update"] for line in lines] == [7, 14, 21, 28, 30]
-    # The rate of an update is that of the second in which it began; told is that of the next one.
+    # The rate of an update is that of the second in which it began.
     assert [line["learning_rate"] for line in lines] == pytest.approx([0.01, 0.01, 0.01, 0.01 / 3, 0.01 / 9])
 
 

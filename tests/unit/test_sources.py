@@ -51,7 +51,7 @@ def config(*addresses: str, names: tuple[str, ...] = ("images",)) -> DatasetConf
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(sources, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(sources, "BACKOFF", 0.0)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     server = Server()
     yield server
@@ -61,7 +61,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 @pytest.fixture
 def closed_address(monkeypatch: pytest.MonkeyPatch) -> str:
     """An address at which nobody listens."""
-    monkeypatch.setattr(sources, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(sources, "BACKOFF", 0.0)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     return f"http://127.0.0.1:{free_port()}"
 
@@ -111,17 +111,16 @@ def test_mirror_folder(tmp_path: Path, subfolder: str, packed: bool) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("images", CONTENT["images"][:-1], "images: gives 10,239 bytes instead of 10,240"),
+        ("images", CONTENT["images"][:-1], "images: wrong content: 10,239 bytes of sha256"),
         ("images", CONTENT["images"] + b"\0", "images: gives more than the declared 10,240 bytes"),
-        ("images", b"\1" + CONTENT["images"][1:], "images: wrong content: SHA-256"),
-        ("images", b"", "images: gives 0 bytes instead of 10,240"),
-        ("images", b"\x1f", "images: gives 1 bytes instead of 10,240"),
+        ("images", b"\1" + CONTENT["images"][1:], "images: wrong content: 10,240 bytes of sha256"),
+        ("images", b"", "images: wrong content: 0 bytes of sha256"),
+        ("images", b"\x1f", "images: wrong content: 1 bytes of sha256"),
         ("images.gz", PACKED[:-9], "images: the gzip data breaks off"),
         ("images.gz", PACKED[: len(PACKED) // 2], "images: the gzip data breaks off"),
         ("images.gz", PACKED[:-8] + bytes(8), "images: the gzip data is damaged"),
         ("images.gz", PACKED + b"garbage", "images: the gzip data is damaged"),
         ("images.gz", gzip.compress(bytes(50_000_000)), "images: gives more than the declared 10,240 bytes"),
-        ("images.gz", gzip.compress(b"") * 2000, "images: gives more than the declared 10,240 bytes"),
         ("elsewhere", CONTENT["images"], "images: neither it nor images.gz is there"),
     ],
 )
@@ -151,12 +150,6 @@ def test_gzip_of_several_members(tmp_path: Path) -> None:
     assert_fetched(config(), tmp_path / "raw", tmp_path)
 
 
-def test_mirror_that_does_not_exist(tmp_path: Path) -> None:
-    message = refusal(config(), tmp_path / "raw", tmp_path / "nowhere")
-    assert f"  - {tmp_path / 'nowhere'}: there is no such folder" in message
-    assert "BIVA_DATA_MIRROR" in message and "data_mirror" in message and "`biva fetch tiny`" in message
-
-
 def test_no_source_at_all(tmp_path: Path) -> None:
     assert "`sources` is empty and no mirror is set" in refusal(config(), tmp_path / "raw")
 
@@ -169,11 +162,6 @@ def test_package(tmp_path: Path, good_mirror: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.syspath_prepend(tmp_path / "path")
     assert_fetched(config("package:package_with_images"), tmp_path / "raw")
     sys.modules.pop("package_with_images")
-
-
-def test_missing_package(tmp_path: Path) -> None:
-    message = refusal(config("package:no_such_package_here"), tmp_path / "raw")
-    assert "  - package:no_such_package_here: the package cannot be imported" in message
 
 
 # ----------------------------------------------------------------------------------------------------- network
@@ -216,12 +204,12 @@ def test_address_that_gives_the_file(server: Server, tmp_path: Path, answers: di
     [
         ({}, "images: HTTP 404 Not Found", 2),
         ({"/images": [status(500)]}, "images: HTTP 500 Internal Server Error; HTTP 404 Not Found", 4),
-        ({"/images": [body(b"\1" + CONTENT["images"][1:])]}, "images: wrong content: SHA-256", 2),
-        ({"/images.gz": [body(PACKED[:-100])]}, "images: HTTP 404 Not Found; the gzip data breaks off", 4),
+        ({"/images": [body(b"\1" + CONTENT["images"][1:])]}, "images: wrong content: 10,240 bytes of sha256", 2),
+        ({"/images.gz": [body(PACKED[:-100])]}, "images: HTTP 404 Not Found; the gzip data breaks off", 2),
         ({"/images.gz": [body(gzip.compress(bytes(50_000_000)))]}, "gives more than the declared 10,240 bytes", 2),
         ({"/images": [body(bytes(50_000_000))]}, "gives more than the declared 10,240 bytes", 2),
         ({"/images": [body(CONTENT["images"][:99], Content_Length="10240")]}, "images: the download broke off", 4),
-        ({"/images": [hang_up]}, "no connection (Remote end closed connection without response)", 3),
+        ({"/images": [hang_up]}, "Remote end closed connection without response", 3),
     ],
     ids=["404", "500", "wrong bytes", "truncated gzip", "gzip bomb", "too much", "broken off", "hang up"],
 )
@@ -251,6 +239,8 @@ def test_every_source_is_listed_in_order(server: Server, closed_address: str, tm
     places = [message.index(f"  - {source}: ") for source in (tmp_path / "nowhere", server.address, closed_address)]
     assert places == sorted(places)
     assert message.startswith("Dataset 'tiny': no source gives images.")
+    assert f"  - {tmp_path / 'nowhere'}: there is no such folder" in message
+    assert "BIVA_DATA_MIRROR" in message and "data_mirror" in message and "`biva fetch tiny`" in message
 
 
 # ------------------------------------------------------------------------- other digests, and trust at first use
@@ -285,7 +275,7 @@ def test_md5_where_no_sha256_is_published(tmp_path: Path, good_mirror: Path) -> 
     assert_fetched(with_file(config(), sha256=None, md5=md5), tmp_path / "raw", good_mirror)
     assert_fetched(with_file(config(), sha256=None, md5=md5), tmp_path / "raw", tmp_path / "nowhere")
     message = refusal(with_file(config(), sha256=None, md5="0" * 32), tmp_path / "other", good_mirror)
-    assert "wrong content: SHA-256" in message and f"instead of MD5 {'0' * 32}" in message
+    assert "wrong content: 10,240 bytes of md5" in message and f"of {'0' * 32}" in message
 
 
 def test_an_official_gzip_file_is_kept_as_it_is(server: Server, tmp_path: Path) -> None:
@@ -399,27 +389,17 @@ def test_full_disk_stops_at_once(
     assert server.requests == ["/images"]
 
 
-def test_disk_that_is_full_at_the_end(good_mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(descriptor: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "fsync", full)
-    assert "No space left on device" in refusal(config(), tmp_path / "raw", good_mirror)
-
-
 def test_folder_that_cannot_be_made(good_mirror: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"Cannot write .*Mend the folder"):
+    with pytest.raises(UserError, match=r"Cannot write .*Not a directory"):
         fetch("tiny", config(), tmp_path / "file" / "raw", str(good_mirror))
 
 
-def test_interrupt_leaves_nothing(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    server.answers = {"/images": [body(CONTENT["images"])]}
-
+def test_interrupt_leaves_nothing(good_mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*args: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sources._Receiver, "finish", interrupt)
+    monkeypatch.setattr(sources, "expected_digest", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        fetch("tiny", config(server.address), tmp_path / "raw", None)
+        fetch("tiny", config(), tmp_path / "raw", str(good_mirror))
     assert contents(tmp_path / "raw") == {}

@@ -13,12 +13,15 @@ import pytest
 from biva.config import Experiments, FigureName, RunConfig
 from biva.reporting.canvas import save
 from biva.reporting.figures import draw
+from biva.reporting.markup import escape_latex, text
 from biva.reporting.summary import compile_pdf, summary
-from biva.reporting.tables import environment, escape
+from biva.reporting.table import Cell, Table
 from tests.fake_runs import fake_config, fake_run
 
 RUNS = [fake_config(model, seed, max_updates=50_000, patience=7) for model in ("vae", "biva") for seed in (1, 2)]
-BODY = r"\begin{tabular}{@{}lr@{}}\toprule A & 1 \\ \bottomrule\end{tabular}"
+TABLE = Table(
+    "likelihood", text("A caption."), [[Cell("A"), Cell("B")]], [[[Cell("C"), Cell(value=1)]]], [text("A note.")]
+)
 
 
 def experiments(**changes: Any) -> Experiments:
@@ -55,7 +58,7 @@ def test_without_any_result_everything_is_named_as_not_run(tmp_path: Path) -> No
     assert r"Table \texttt{tables/likelihood}: not run." in tex
     assert r"Table \texttt{anomalies/pair}: not run." in tex
     for stem in [*(f"figures/{name}" for name in get_args(FigureName)), "anomalies/pair"]:
-        assert rf"Figure \texttt{{{escape(stem)}}}: not run." in tex
+        assert rf"Figure \texttt{{{escape_latex(stem)}}}: not run." in tex
     assert tex.count(r"1, 2 & not run & ") == 2
     assert "includegraphics" not in tex
     assert r"\input{" not in tex
@@ -66,11 +69,11 @@ def test_protocol_budget_and_seeds_are_those_of_the_set_and_of_its_runs(tmp_path
         fake_run(tmp_path / "set" / "runs", config, updates=30 * config.seed)
     tex = written(tmp_path / "set").read_text()
     assert r"\texttt{clean}: trained on the training images" in tex
-    assert "at most 50{,}000 updates, or until 7 evaluations bring no new best" in tex
-    assert "$K$ = 1, 1,000" in tex
+    assert "at most 50,000 updates, or until 7 evaluations bring no new best" in tex
+    assert r"\textit{K} = 1, 1,000." in tex
     cells = [[cell.strip(" \\") for cell in line.split("&")] for line in tex.splitlines() if "& VAE &" in line]
-    assert [row[3:] for row in cells] == [["1, 2", "1 of 2", "$1{,}234$", "$60$", "$0$"]]
-    assert "& BIVA & 1, 2 & 2 of 2 & $1{,}234$ & $30$--$60$ &" in tex
+    assert [row[3:] for row in cells] == [["1, 2", "1 of 2", "1,234", "60", "0"]]
+    assert "& BIVA & 1, 2 & 2 of 2 & 1,234 & 30--60 &" in tex
     assert r"Device cpu. Commit \texttt{0123abc}." in tex
     assert r"Data \texttt{digits}: \texttt{ffffffffffff}." in tex
 
@@ -97,7 +100,7 @@ def complete(tmp_path: Path) -> Path:
         shutil.copy(tmp_path / "high.pdf", tmp_path / f"{stem}.pdf")
     (tmp_path / "tables").mkdir()
     for stem in ("tables/likelihood", "anomalies/pair"):
-        (tmp_path / f"{stem}.tex").write_text(environment("A caption.", f"tab:{stem}", BODY, ["A note."]))
+        (tmp_path / f"{stem}.tex").write_text(TABLE.latex())
     return written(tmp_path, runs)
 
 
@@ -132,7 +135,7 @@ def test_hostile_texts_are_printed_and_not_obeyed(tmp_path: Path) -> None:
         fake_run(tmp_path / "runs", run, device=hostile)
     document = written(tmp_path, runs, description=hostile)
     assert compile_pdf(document) == ""
-    assert document.read_text().count(escape(hostile)) == 3
+    assert document.read_text().count(escape_latex(hostile)) == 3
     assert not re.search(r"\\(immediate|write18|input)", document.read_text())
     assert not list(tmp_path.rglob("executed"))
 
@@ -147,7 +150,7 @@ def test_without_latex_there_is_a_reason_and_no_old_pdf(tmp_path: Path, monkeypa
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
-def test_what_latex_refuses_is_told_in_its_words(tmp_path: Path) -> None:
+def test_what_latex_refuses_is_reported_in_its_words(tmp_path: Path) -> None:
     (tmp_path / "tables").mkdir()
     (tmp_path / "tables/likelihood.tex").write_text(r"\nonsense")
     document = written(tmp_path)

@@ -1,9 +1,16 @@
+"""Copies of the project in which the real Snakemake runs.
+
+Loading Snakemake takes longer than most of what tests ask of it, so one process loads it once and every call is a fork.
+"""
+
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +20,22 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["snakemake.cli"])
+
+
+def run_snakemake(folder: Path, arguments: tuple[str, ...], environment: dict[str, str], output: Path) -> None:
+    """Be the command `snakemake`; what it prints goes to a file."""
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    with output.open("wb") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    from snakemake.cli import main
+
+    sys.argv = ["snakemake", *arguments]
+    main()
 
 
 @dataclass(frozen=True)
@@ -23,25 +46,29 @@ class Project:
 
     def snakemake(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run Snakemake in the copy with these environment variables; `stdout` has its messages and the jobs'."""
-        return self._run("snakemake", *arguments, **variables)
+        with tempfile.TemporaryDirectory() as scratch:
+            output = Path(scratch) / "output"
+            call = (self.path, arguments, self._environment(variables), output)
+            process = PROCESSES.Process(target=run_snakemake, args=call)
+            process.start()
+            process.join()
+            return subprocess.CompletedProcess(arguments, process.exitcode or 0, output.read_text())
 
     def biva(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run the copy's own `biva`."""
-        return self._run("biva", *arguments, **variables)
-
-    def _run(self, module: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(("BIVA_", "SNAKEMAKE_"))}
-        environment |= {"XDG_CACHE_HOME": str(self.path / ".cache")} | variables
-        command = [sys.executable, "-m", module, *arguments]
         return subprocess.run(
-            command,
+            [sys.executable, "-m", "biva", *arguments],
             cwd=self.path,
-            env=environment,
+            env=self._environment(variables),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             check=False,
         )
+
+    def _environment(self, variables: dict[str, str]) -> dict[str, str]:
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(("BIVA_", "SNAKEMAKE_"))}
+        return kept | {"XDG_CACHE_HOME": str(self.path / ".cache")} | variables
 
     def planned(self, *arguments: str) -> dict[str, int]:
         """Rule -> number of jobs that a dry run plans; without `all`."""

@@ -5,44 +5,65 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import venv
 from pathlib import Path
+
+import pytest
 
 from tests.workflow.conftest import ROOT, Project, two_short_runs
 
 WORKFLOW_TESTS = ROOT / "tests" / "workflow"
+WITHOUT_CONDA = os.pathsep.join(
+    folder for folder in os.environ["PATH"].split(os.pathsep) if not Path(folder, "conda").exists()
+)
+ACTIVE = {
+    "nothing": ([], 0),
+    "base": (["base"], 1),
+    "a virtual environment over base": (["venv", "base"], 1),
+    "an environment": (["named"], 1),
+    "an environment over base": (["named"], 2),
+}
+"""What is active -> whose folders stand first in PATH, and how deep conda is."""
 
 
-def install_stand_in(folder: Path) -> str:
-    """Install the stand-in for conda; the PATH that has it."""
-    conda = folder / "bin" / "conda"
-    conda.parent.mkdir(parents=True)
-    conda.write_text(f"#!{sys.executable}\n{(WORKFLOW_TESTS / 'stand_in_conda.py').read_text()}")
-    conda.chmod(0o755)
-    return f"{conda.parent}{os.pathsep}{os.environ['PATH']}"
+@pytest.fixture
+def conda(tmp_path: Path) -> Path:
+    """Where the stand-in for conda is installed; like conda's, its base environment has a Python."""
+    base = tmp_path / "conda"
+    venv.create(base, symlinks=True)
+    command = base / "bin" / "conda"
+    command.write_text(f"#!{sys.executable}\n{(WORKFLOW_TESTS / 'stand_in_conda.py').read_text()}")
+    command.chmod(0o755)
+    return base
 
 
+@pytest.mark.parametrize("active", ACTIVE)
 def test_every_job_runs_the_projects_own_code_in_the_environment_of_environment_yml(
-    project: Project, tmp_path: Path
+    project: Project, conda: Path, active: str
 ) -> None:
     shutil.copy(WORKFLOW_TESTS / "stand_in_cli.py", project.path / "biva" / "cli.py")
     project.edit("config/experiments/quick.yaml", two_short_runs)
-    path = install_stand_in(tmp_path / "conda")
-    done = project.snakemake("--cores", "2", "--use-conda", PATH=path)
+    folders = {"base": conda, "named": conda / "envs" / "biva", "venv": Path(sys.prefix)}
+    venv.create(folders["named"], symlinks=True)
+    first, depth = ACTIVE[active]
+    (conda / "condabin").symlink_to("bin")
+    path = [*(str(folders[name] / "bin") for name in first), str(conda / "condabin"), WITHOUT_CONDA]
+    variables = {"CONDA_SHLVL": str(depth), "CONDA_PREFIX": str(folders[first[-1]])} if depth else {}
+    target = (
+        "results/quick/tracked.txt" if active == "base" else "results/quick/runs/digits/digits_8x8/vae/seed1/train.json"
+    )
+    done = project.snakemake("--cores", "2", "--use-conda", target, PATH=os.pathsep.join(path), **variables)
     assert done.returncode == 0, done.stdout
 
     (made,) = (project.path / ".snakemake" / "conda").glob("*/environment.yml")
     assert made.read_bytes() == (ROOT / "environment.yml").read_bytes()
-    called = sorted((made.parent / "calls").read_text().splitlines())
-    ran = [line.split(" | ")[0] for line in (project.path / "calls.txt").read_text().splitlines()]
-    assert called == sorted(f"-m biva {line}" for line in ran)
-    assert {line.split()[0] for line in ran} == {
-        "fetch", "prepare", "train", "evaluate", "collect", "table", "figure", "summary", "track",
-    }  # fmt: skip
+    assert set((project.path / "pythons.txt").read_text().splitlines()) == {str(made.parent)}
+    (trained, *_) = (project.path / "results").rglob("run.json")
+    assert trained.read_text() == str(made.parent)
 
 
 def test_without_conda_the_error_says_what_to_do(project: Project) -> None:
-    folders = [folder for folder in os.environ["PATH"].split(os.pathsep) if not Path(folder, "conda").exists()]
-    done = project.snakemake("--cores", "1", "--use-conda", PATH=os.pathsep.join(folders))
+    done = project.snakemake("--cores", "1", "--use-conda", PATH=WITHOUT_CONDA)
     assert done.returncode != 0
     for part in ["error: --use-conda needs the command `conda`", "Install Miniforge", "leave --use-conda out"]:
         assert part in done.stdout

@@ -101,10 +101,7 @@ def test_the_report_shows_tables_figures_captions_statistics_and_configuration(
     assert rows[1][-1].split("\t")[2:6] == ["1000", "-24.50 (2)", "-24.50 (unconfirmed)", "+0.00 nats"]
     browser.leave_frame()
     browser.run("document.querySelector('a[iconname=information-circle]').click()")
-    browser.wait_for_text(
-        "bounds at K = 1, 1000 on the dataset digits; protocol clean; seeds 1, 2",
-        "BIVA, log likelihood bound, K = 1000: ours -24.50 (2), reported -24.50 (unconfirmed), delta +0.00 nats",
-    )
+    browser.wait_for_text("bounds at K = 1, 1000 on the dataset digits; protocol clean; seeds 1, 2")
     keep_picture(browser, "report_caption")
     browser.open((project.path / "results/report.html").as_uri() + "?again")
     browser.click("Figures")
@@ -113,7 +110,7 @@ def test_the_report_shows_tables_figures_captions_statistics_and_configuration(
     browser.wait_for(f"return {IMAGES}.length")
     keep_picture(browser, "report_figure")
     browser.run("document.querySelector('a[iconname=information-circle]').click()")
-    browser.wait_for_text("The evidence lower bound during training", "seeds 1, 2")
+    browser.wait_for_text("The evidence lower bound (ELBO) during training", "seeds 1, 2")
     browser.open((project.path / "results/report.html").as_uri() + "?statistics")
     browser.click("Statistics")
     browser.wait_for("return document.querySelectorAll('canvas, svg.marks').length")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -66,13 +67,22 @@ def test_shared_by_three_jobs_one_of_them_killed_it_is_the_same_to_the_byte(eval
     done = project.snakemake("--cores", "2", *shared, **NO_TRACKING)
     assert done.returncode == 0, done.stdout
     assert result(project) == result(evaluated)
-    assert not list((project.path / FOLDER).glob("evaluation_parts/*"))
-    for jobs in (1, 3):
+    for jobs in (1, 3, 4):
         assert project.planned(EVALUATION, "--config", f"evaluation_jobs={jobs}") == {}
     project.edit("config/experiments/quick.yaml", lambda content: content["evaluation"].update(max_images=100))
     again = project.planned(EVALUATION, "--config", "evaluation_jobs=4")
-    assert again == {"evaluate": 1, "evaluate_part": 4}
+    assert again == {"evaluate": 1, "evaluate_part": 3}
+    shutil.rmtree(project.path / FOLDER)
+    assert project.planned(EVALUATION, "--config", "evaluation_jobs=4")["evaluate_part"] == 4
 
 
 def test_another_number_of_jobs_repeats_no_evaluation(evaluated: Project) -> None:
     assert evaluated.planned(EVALUATION, "--config", "evaluation_jobs=8") == {}
+
+
+def test_a_copy_of_a_run_elsewhere_is_evaluated_where_it_is(evaluated: Project, tmp_path: Path) -> None:
+    files = shutil.ignore_patterns("evaluation*", "checkpoint")
+    copy = RunFolder(shutil.copytree(evaluated.path / FOLDER, tmp_path / "copy", ignore=files))
+    done = evaluated.biva("evaluate", "quick", RUN, "--run", str(copy.path), **NO_TRACKING)
+    assert done.returncode == 0, done.stdout
+    assert copy.arrays.read_bytes() == (evaluated.path / FOLDER / copy.arrays.name).read_bytes()

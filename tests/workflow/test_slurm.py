@@ -51,7 +51,6 @@ def test_a_small_set_runs_as_jobs_two_at_a_time(project: Project, cluster: dict[
 
 
 @pytest.mark.scale
-@pytest.mark.ci
 def test_quick_runs_as_jobs_two_at_a_time(project: Project, cluster: dict[str, str]) -> None:
     done = project.snakemake(*PROFILE, *IMPATIENT, **cluster)
     assert done.returncode == 0, done.stdout

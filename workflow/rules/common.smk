@@ -192,14 +192,6 @@ def figure_settings(wildcards):
     return about(drawn_runs(wildcards.experiments)) | ks
 
 
-def figure_files(wildcards):
-    """What a figure reads of every run but those with labels. record.jsonl is complete once train.json is there."""
-    runs = drawn_runs(wildcards.experiments)
-    if wildcards.figure in ("learning_curves", "bound_over_time", "latents_over_training"):
-        return files_of(wildcards.experiments, runs, "train.json")
-    return files_of(wildcards.experiments, runs, "evaluation.json", "evaluation.safetensors")
-
-
 def pair_settings(wildcards):
     """What `detect` depends on, beside the runs."""
     return find_pair(wildcards.experiments, wildcards.pair).model_dump(mode="json")

@@ -5,6 +5,8 @@
 report: "../report/workflow.rst"
 
 
+from biva.reporting.figures import caption, inputs
+
 config["shown_settings"] = shown_settings(config["experiments"])
 
 
@@ -59,7 +61,7 @@ rule table:
 
 rule figure:
     input:
-        figure_files,
+        lambda w: files_of(w.experiments, drawn_runs(w.experiments), *inputs(w.figure)),
     output:
         pdf=f"{SET}/figures/{{figure}}.pdf",
         png=report(
@@ -77,6 +79,7 @@ rule figure:
         "../../environment.yml"
     params:
         settings=figure_settings,
+        caption=lambda w: caption(w.figure),
         folder=subpath(output.pdf, ancestor=2),
     shell:
         call_biva("figure {wildcards.experiments} {wildcards.figure} --results {params.folder} > {log} 2>&1")

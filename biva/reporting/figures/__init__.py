@@ -38,6 +38,12 @@ def caption(name: FigureName) -> str:
     return FIGURES[name].caption
 
 
+def inputs(name: FigureName) -> tuple[str, ...]:
+    """The files in a run's folder that a figure waits for; `record.jsonl` is complete once `train.json` is there."""
+    of_arrays = ("evaluation.json", "evaluation.safetensors")
+    return {"record": ("train.json",), "evaluation": of_arrays[:1], "arrays": of_arrays}[FIGURES[name].reads]
+
+
 def reads_arrays(name: FigureName) -> bool:
     """Whether a figure shows images and so needs `evaluation.safetensors`, which is not published."""
     return FIGURES[name].reads == "arrays"

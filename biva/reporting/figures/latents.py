@@ -53,7 +53,7 @@ def kl_per_layer(part: Any, group: Group) -> None:
         axes.barh(places, kl.mean(axis=0), height=0.7, color=COLOURS[model])
         if len(runs) > 1:
             axes.plot(kl.T, places, ".", color="black", markersize=2)
-        for place, name in enumerate(names):
+        for place, name in enumerate(names if records[0]["active_units"] else ()):  # K = 1 counts none
             units = [record["active_units"][name] for record in records]
             text = f"{np.mean([unit['active'] for unit in units]):g}/{units[0]['total']}"
             end, look = (max(kl[:, place].max(), 0), place), {"va": "center", "fontsize": 5, "color": MUTED}

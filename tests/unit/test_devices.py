@@ -1,19 +1,87 @@
-"""Precisions: what computes in which type, and that nothing is left set behind."""
+"""Processes that claim GPUs at once (no GPU is needed: a claim is a locked file), and precisions."""
 
 from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from biva.config import Precision
+from biva.devices import _one_gpu, choose_device, claim, computing_in, find_precision
 from biva.errors import UserError
 from biva.models.architectures import ModelName
 from biva.models.hierarchical_vae import Terms
-from biva.precision import computing_in, find_precision
 from tests.models import MODELS, tiny_model
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+def claimed(folder: Path) -> tuple[str, Any]:
+    """The GPU that a claim leaves, and the claim."""
+    kept = claim(["0", "1", "GPU-a1"], folder)
+    return os.environ["CUDA_VISIBLE_DEVICES"], kept
+
+
+def test_claims_are_spread_evenly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first three have a GPU of their own, the next two a second place on one."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    kept = [claimed(tmp_path) for _ in range(5)]
+    assert [gpu for gpu, _ in kept] == ["0", "1", "GPU-a1", "0", "1"]
+
+
+def test_the_gpu_of_a_killed_process_is_free_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    processes = multiprocessing.get_context("fork")
+    ours, theirs = processes.Pipe()
+
+    def hold() -> None:
+        gpu, _kept = claimed(tmp_path)
+        theirs.send(gpu)
+        time.sleep(600)
+
+    child = processes.Process(target=hold)
+    child.start()
+    assert ours.recv() == "0"
+    assert claimed(tmp_path)[0] == "1"
+    child.kill()
+    child.join()
+    assert claimed(tmp_path)[0] == "0"
+
+
+@pytest.mark.parametrize(
+    ("variables", "device", "left"),
+    [
+        ({"CUDA_VISIBLE_DEVICES": "4,7"}, "auto", "4"),
+        ({"CUDA_VISIBLE_DEVICES": "4,7"}, "cpu", "4,7"),
+        ({"CUDA_VISIBLE_DEVICES": "4,7", "LOCAL_RANK": "1"}, "auto", "4,7"),
+        ({"CUDA_VISIBLE_DEVICES": "7"}, "auto", "7"),
+        ({"CUDA_VISIBLE_DEVICES": ""}, "auto", ""),
+    ],
+)
+def test_a_run_on_gpus_claims_one_of_several(
+    variables: dict[str, str], device: str, left: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("biva.devices.claim", partial(claim, folder=tmp_path))
+    _one_gpu.cache_clear()
+    choose_device(device)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == left
+    _one_gpu.cache_clear()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+def test_a_gpu_that_is_not_there() -> None:
+    assert choose_device("auto") == CPU
+    with pytest.raises(UserError, match="finds no CUDA device"):
+        choose_device("cuda")
 
 
 def tf32() -> tuple[bool, bool]:
@@ -33,8 +101,7 @@ def test_convolutions_and_products_compute_in_the_precision(precision: Precision
 
 @pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda'")
 def test_tf32_is_set_within_and_put_back_after_an_error() -> None:
-    before = tf32()
-    seen = []
+    before, seen = tf32(), []
 
     def fail() -> None:
         seen.append(tf32())
@@ -46,7 +113,7 @@ def test_tf32_is_set_within_and_put_back_after_an_error() -> None:
     assert tf32() == before
 
 
-def test_what_is_not_there_is_refused() -> None:
+def test_a_precision_that_is_not_there_is_refused() -> None:
     with pytest.raises(UserError, match="tf32 is a mode of NVIDIA GPUs"), computing_in("tf32", CPU):
         pass
     with pytest.raises(UserError, match="no precision 'fp8'"):

@@ -1,0 +1,147 @@
+"""The table of likelihood bounds: ours beside the reported ones, so that every cell says where it comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from biva.config import LikelihoodTable, RunConfig
+from biva.errors import UserError
+from biva.reporting.comparison import distances, reported_names
+from biva.reporting.markup import L_K, P_X, K, Text, code, sub, text
+from biva.reporting.ours import by_model, notes_on_differences, notes_on_ours, our_cell, results_of
+from biva.reporting.provenance import differences
+from biva.reporting.reported import ReportedCells, of_paper_table
+from biva.reporting.table import NOT_RUN, Cell, Table
+
+
+@dataclass(frozen=True)
+class _Quantity:
+    """What the table shows of one kind of image."""
+
+    metric: str
+    unit: str
+    title: Text
+    better: str
+
+
+NATS = _Quantity(
+    "log_likelihood_bound", "nats", text("Importance-weighted lower bounds ", L_K, " on log ", P_X), "higher"
+)
+BITS = _Quantity(
+    "bits_per_dim", "bits/dim", text("Importance-weighted upper bounds on −log", sub("2"), " ", P_X), "lower"
+)
+
+
+def likelihood_table(
+    results: pd.DataFrame, paper: pd.DataFrame, settings: LikelihoodTable, planned: list[RunConfig]
+) -> Table:
+    """A row per model and architecture, and per K our value and, if any, the reported value.
+
+    Bounds are in nats, higher is better, or for colour images in bits/dim, lower is better. Models that only others
+    report stand below ours. What has no result is `not run`.
+
+    Args:
+        results: the frame of `biva.reporting.results.collect`.
+        paper: the frame of `biva.reporting.results.load_paper_results`.
+        settings: which dataset, which K, and which reported values.
+        planned: the runs of the experiment set; those on the table's dataset get a row and decide which results count.
+
+    Raises:
+        UserError: no run is planned on the dataset, or `paper` has no table of that name for it.
+    """
+    planned = [run for run in planned if settings.includes(run)]
+    if not planned:
+        raise UserError(f"Table {settings.name!r} is of dataset {settings.dataset!r}, on which no run is planned.")
+    quantity = BITS if planned[0].architecture.likelihood == "mixture_of_logistics" else NATS
+    ours = results_of(planned, results, quantity.metric)
+    unlike = differences(ours, planned)
+    reported, reported_cells = None, ReportedCells()
+    if settings.paper_table:
+        wanted = paper["dataset"] == settings.dataset
+        reported = of_paper_table(paper, wanted, settings.name, settings.paper_table)
+        reported = reported[reported["metric"].isin([quantity.metric, "log_likelihood"])]
+
+    rows = []
+    for name, runs in by_model(planned).items():
+        of_model = ours[(ours["architecture"] == runs[0].architecture_name) & (ours["model"] == runs[0].variant)]
+        cells = [our_cell(of_model[of_model["k"] == k], len(runs), unlike) for k in settings.k]
+        if reported is not None:
+            beside = reported[reported["model"].isin(reported_names(runs[0]))]
+            cells = _alternating(cells, _reported_row(beside, settings.k, reported_cells))
+        rows.append([Cell(name), *cells])
+    taken = [name for run in planned for name in reported_names(run)]
+    others = [] if reported is None else _others(reported[~reported["model"].isin(taken)], settings.k, reported_cells)
+    return Table(
+        name=settings.name,
+        caption=text(
+            quantity.title,
+            " of ",
+            code(settings.dataset),
+            f" test images, in {quantity.unit}; {quantity.better} is better.",
+        ),
+        headings=_headings(settings.k, beside_reported=reported is not None),
+        blocks=[rows, *([others] if others else [])],
+        notes=[
+            *notes_on_ours(ours, planned),
+            *_note_on_precision(results_of(planned, results, "difference_from_fp32")),
+            *notes_on_differences(unlike),
+            *(reported_cells.notes() if reported is not None else [_why_nothing_reported(paper, settings)]),
+        ],
+        distances=distances(results, paper, settings, planned),
+    )
+
+
+def _headings(ks: tuple[int, ...], *, beside_reported: bool) -> list[list[Cell]]:
+    heads = [Cell(text(K, f" = {k}"), columns=2 if beside_reported else 1) for k in ks]
+    if not beside_reported:
+        return [[Cell("Model"), *heads]]
+    return [[Cell(), *heads], [Cell("Model"), *[Cell("ours"), Cell("reported")] * len(ks)]]
+
+
+def _alternating(ours: list[Cell], reported: list[Cell]) -> list[Cell]:
+    return [cell for pair in zip(ours, reported, strict=True) for cell in pair]
+
+
+def _reported_row(of_model: pd.DataFrame, ks: tuple[int, ...], cells: ReportedCells) -> list[Cell]:
+    """The reported value of a model at every K. One whose K is not stated stands in the last column, in brackets."""
+    row = [cells.cell(of_model[of_model["k"] == k]) for k in ks[:-1]]
+    at_last, without_k = of_model[of_model["k"] == ks[-1]], of_model[of_model["k"].isna()]
+    if at_last.empty and not without_k.empty:
+        return [*row, cells.cell(without_k, in_brackets=True)]
+    return [*row, cells.cell(at_last)]
+
+
+def _others(reported: pd.DataFrame, ks: tuple[int, ...], cells: ReportedCells) -> list[list[Cell]]:
+    """A row for every reported model without a run of ours: first those with a K of the table, then the others."""
+    at_k = set(reported.loc[reported["k"].isin(ks), "model"])
+    shown = at_k | set(reported.loc[reported["k"].isna(), "model"])
+    models = sorted((m for m in dict.fromkeys(reported["model"]) if m in shown), key=lambda model: model not in at_k)
+    return [
+        [
+            Cell(model),
+            *_alternating([Cell(NOT_RUN)] * len(ks), _reported_row(reported[reported["model"] == model], ks, cells)),
+        ]
+        for model in models
+    ]
+
+
+def _note_on_precision(differences: pd.DataFrame) -> list[Text]:
+    """What is known of runs that were not evaluated in fp32."""
+    if differences.empty:
+        return []
+    return [
+        text(
+            f"{differences['run_id'].nunique()} of our runs evaluated in less than fp32: on some of the test images, "
+            "with the same noise, the mean of ",
+            L_K,
+            f" differs by at most {differences['value'].abs().max():.1g} {differences['unit'].iloc[0]}.",
+        )
+    ]
+
+
+def _why_nothing_reported(paper: pd.DataFrame, settings: LikelihoodTable) -> Text:
+    if (paper["dataset"] == settings.dataset).any():
+        return text("Reported values are left out of this table: its configuration names no paper_table.")
+    return text("The paper reports no value on this dataset.")

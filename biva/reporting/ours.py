@@ -1,0 +1,210 @@
+"""Our values in a table: the cell of a model's seeds, and the notes on how they came to be."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from string import ascii_lowercase
+
+import numpy as np
+import pandas as pd
+
+from biva.config import FINETUNED, RunConfig
+from biva.reporting.markup import Text, bold, code, joined, sup, text
+from biva.reporting.provenance import Difference, names_of
+from biva.reporting.style import LABELS, MODELS
+from biva.reporting.table import NOT_RUN, Cell
+
+PROTOCOLS = {
+    "paper": "trained on the training and validation images; the evaluation with the best ELBO on the test images was "
+    "selected, as the authors did",
+    "clean": "trained on the training images; the evaluation with the best ELBO on the validation images was selected; "
+    "the test images were used once",
+}
+
+SELECTION = {"paper": "test images", "clean": "validation images"}
+"""Protocol -> what the best evaluation is selected on."""
+
+PAPER_IMAGES = 3_000_000 * 48
+"""Images after which 0.999999 per update has brought the paper's learning rate from 2e-3 to its minimum, 1e-4."""
+
+
+def by_model(runs: Iterable[RunConfig]) -> dict[Text, list[RunConfig]]:
+    """The runs of one dataset as a table shows them: name of a model and architecture -> its runs by seed, in order.
+
+    Architectures are told apart by their number of stages, L, or by their names where that does not do it.
+    """
+    runs = list(runs)
+    stages = {run.architecture_name: len(run.architecture.stages) for run in runs}
+    by_stages = len(set(stages.values())) == len(stages)
+
+    def place(run: RunConfig) -> tuple[int, int, str, int]:
+        return MODELS.index(run.variant), stages[run.architecture_name], run.architecture_name, run.seed
+
+    models: dict[Text, list[RunConfig]] = {}
+    for run in sorted(runs, key=place):
+        name = text(LABELS[run.variant])
+        if len(stages) > 1:
+            of = f"L={stages[run.architecture_name]}" if by_stages else text("(", code(run.architecture_name), ")")
+            name = text(name, " ", of)
+        models.setdefault(name, []).append(run)
+    return models
+
+
+def results_of(planned: Iterable[RunConfig], results: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The part of `biva.reporting.results.collect`'s frame that holds a metric of planned runs."""
+    names = {(run.dataset, run.architecture_name, run.variant, run.seed) for run in planned}
+    keys = zip(results["dataset"], results["architecture"], results["model"], results["seed"], strict=True)
+    is_planned = np.array([key in names for key in keys], dtype=bool)
+    return results[is_planned & (results["metric"] == metric).to_numpy()]
+
+
+def our_cell(found: pd.DataFrame, planned: int, unlike: list[Difference]) -> Cell:
+    """Our value of one model at one K: the mean over the seeds that ran, their spread and their number.
+
+    The spread is the standard deviation of the sample (n - 1). One seed has none: the standard error over test images
+    stands there, marked as such.
+
+    Args:
+        found: results of the model, one per seed.
+        planned: number of seeds.
+        unlike: `biva.reporting.provenance.differences` of the table; the cell gets the letters of those it has.
+    """
+    values = found["value"].to_numpy(dtype=float)
+    if not len(values):
+        return Cell(NOT_RUN)
+    spread = np.std(values, ddof=1) if len(values) > 1 else found["standard_error"].iloc[0]
+    return Cell(
+        value=float(values.mean()),
+        spread=float(spread) if np.isfinite(spread) else None,
+        of_images=len(values) == 1,
+        seeds=counted(len(values), planned),
+        marks=letters(unlike, names_of(found)),
+    )
+
+
+def counted(ran: int, planned: int) -> str:
+    """Number of seeds that ran, and out of how many where that is not all."""
+    return f"{ran}" if ran == planned else f"{ran}/{planned}"
+
+
+# ------------------------------------------------------------------------------------------------- how they came to be
+
+ON_SEEDS = text(
+    "Ours: mean ± standard deviation over seeds (number of seeds; 1/2: one of two planned). With one seed there is "
+    "none: ± is then the standard error over test images, marked ",
+    sup("se"),
+    ".",
+)
+
+
+def notes_on_ours(ours: pd.DataFrame, planned: list[RunConfig], protocols: dict[str, str] = PROTOCOLS) -> list[Text]:
+    """How our numbers came to be, from the results and not from the plan.
+
+    Args:
+        ours: results of the table's metric.
+        planned: the table's runs.
+        protocols: what the notes say of each protocol.
+    """
+    if ours.empty:
+        return [text("Ours: ", architectures(planned), f"; {NOT_RUN}.")]
+    runs = ours.drop_duplicates("run_id")
+    seeds = ", ".join(map(str, sorted(set(runs["seed"]))))
+    images = part_of_split(runs["images_evaluated"], runs["images_in_split"], "test images")
+    made = f"; {_updates(runs)}; {images}; device {', '.join(sorted(set(runs['device'])))}."
+    return [
+        text(ON_SEEDS, f" Seeds {seeds}; ", architectures(planned), made),
+        *_notes_on_minutes(runs, planned),
+        *(
+            text(
+                "Protocol ",
+                code(protocol),
+                f": {protocols[protocol]}.{_selected_on(of_protocol, SELECTION[protocol])}",
+            )
+            for protocol, of_protocol in (
+                (name, runs[runs["protocol"] == name]) for name in sorted(set(runs["protocol"]))
+            )
+        ),
+    ]
+
+
+def architectures(runs: Iterable[RunConfig]) -> Text:
+    """The architectures of the runs and their numbers of stages."""
+    stages = {run.architecture_name: len(run.architecture.stages) for run in runs}
+    return text("architecture ", joined(", ", (text(code(name), f" (L={stages[name]})") for name in sorted(stages))))
+
+
+def part_of_split(images: pd.Series, in_split: pd.Series, what: str) -> str:
+    """Which part of a split was used, such as "1,000 of 10,000 test images, drawn"; runs may differ."""
+    parts = sorted({(int(used), int(there)) for used, there in zip(images, in_split, strict=True)})
+    return " or ".join(
+        f"all {there:,} {what}" if used == there else f"{used:,} of {there:,} {what}, drawn" for used, there in parts
+    )
+
+
+def _selected_on(runs: pd.DataFrame, what: str) -> str:
+    selecting = runs.dropna(subset=["selection_images", "selection_images_in_split"])
+    if selecting.empty:
+        return ""
+    part = part_of_split(selecting["selection_images"], selecting["selection_images_in_split"], what)
+    return f" Selected on {part}."
+
+
+def _notes_on_minutes(runs: pd.DataFrame, planned: list[RunConfig]) -> list[Text]:
+    """How far training by the clock is from the paper's."""
+    minutes = {run.variant: run.training.minutes for run in planned if run.training.minutes is not None}
+    if not minutes:
+        return []
+    seen = runs.loc[runs["model"].isin(minutes), "images_seen"]
+    budgets = ", ".join(f"{LABELS[variant]} {value:g}" for variant, value in minutes.items())
+    return [
+        text(
+            bold("Not the paper's schedule"),
+            f": training ended after so many minutes: {budgets}. The learning rate rose, stayed, and fell to 0 at the "
+            f"end. {span(seen)} images seen, {100 * seen.mean() / PAPER_IMAGES:.2g}% of those after which the paper's "
+            "learning rate has reached its minimum.",
+        )
+    ]
+
+
+def _updates(runs: pd.DataFrame) -> str:
+    """The training budget used; that of fine-tuning comes on top of its parent's."""
+    finetuned = runs["model"].str.endswith(FINETUNED)
+    parts = [(runs[~finetuned], ""), (runs[finetuned], " of fine-tuning")]
+    return ", ".join(f"{span(part['updates'])} updates{kind}" for part, kind in parts if not part.empty)
+
+
+def span(values: pd.Series) -> str:
+    """Smallest to largest, with thousands separated."""
+    low, high = f"{int(values.min()):,}", f"{int(values.max()):,}"
+    return low if low == high else f"{low}–{high}"
+
+
+# -------------------------------------------------------------------------------------- what is not like the others
+
+
+def letters(unlike: list[Difference], names: Iterable[str]) -> tuple[str, ...]:
+    """A letter for everything that these runs (`ARCHITECTURE/MODEL/seedN`) do not have in common with the others."""
+    names = set(names)
+    return tuple(ascii_lowercase[place] for place, difference in enumerate(unlike) if names & difference.has.keys())
+
+
+def notes_on_differences(unlike: list[Difference]) -> list[Text]:
+    """What the letters at our values mean: what differs, in which runs, and what the others have."""
+    notes = []
+    for letter, difference in zip(ascii_lowercase, unlike, strict=False):
+        by_value: dict[str, list[str]] = {}
+        for name, value in difference.has.items():
+            by_value.setdefault(value, []).append(name)
+        has = joined(
+            "; ",
+            (text(joined(", ", map(code, names)), ": ", _shortened(value)) for value, names in by_value.items()),
+        )
+        usual = text("; the others: ", _shortened(difference.usual)) if difference.usual not in (*by_value, "") else ""
+        notes.append(text(sup(letter), " ", bold("Not like the others"), f", {difference.what}: ", has, usual, "."))
+    return notes
+
+
+def _shortened(value: str) -> Text:
+    """Commits and fingerprints by their first 12 digits, which a line has room for."""
+    return code(re.sub(r"\b([0-9a-f]{12})[0-9a-f]{8,}", r"\1", value))

@@ -1,0 +1,84 @@
+"""Reported values in a table: the number of each one's source, and a mark unless it is confirmed."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from biva.errors import UserError
+from biva.reporting.markup import K, Text, joined, sup, text
+from biva.reporting.table import Cell
+
+NOT_REPORTED = "–"
+
+MARKS = {"yes": (), "no": ("†",), "value only": ("‡",)}
+"""Column `confirmed` of `config/paper_results.csv` -> the mark of the value."""
+
+EXACT = "∗"
+
+_EXPLANATIONS = {
+    "†": "unconfirmed: from memory, not checked against the source.",
+    "‡": "the value is confirmed, its setting is not.",
+    EXACT: "exact log-likelihood, not a bound.",
+}
+
+
+class ReportedCells:
+    """Makes cells of reported values, and remembers what it made them of, so that the notes explain that alone."""
+
+    def __init__(self) -> None:
+        self._sources: list[str] = []
+        self._marks: set[str] = set()
+        self._brackets = self._gaps = False
+
+    def cell(self, reported: pd.DataFrame, digits: int = 2, *, in_brackets: bool = False) -> Cell:
+        """The first of some values that `biva.reporting.results.load_paper_results` gives, or that there is none.
+
+        Args:
+            reported: values of one model and metric.
+            digits: after the decimal point.
+            in_brackets: the value's K is not stated.
+        """
+        if reported.empty:
+            self._gaps = True
+            return Cell(NOT_REPORTED)
+        first = reported.to_dict("records")[0]
+        if first["source"] not in self._sources:
+            self._sources.append(first["source"])
+        marks = MARKS[first["confirmed"]] + ((EXACT,) if first["metric"] == "log_likelihood" else ())
+        self._marks.update(marks)
+        self._brackets |= in_brackets
+        number = str(self._sources.index(first["source"]) + 1)
+        return Cell(value=first["value"], digits=digits, marks=(number, *marks), in_brackets=in_brackets)
+
+    def notes(self) -> list[Text]:
+        """What brackets, marks and numbers at the reported values mean."""
+        sentences: list[str | Text] = ["Reported: values of the paper and the literature, from the numbered sources."]
+        if self._gaps:
+            sentences.append(f"{NOT_REPORTED} : no reported value known.")
+        if self._brackets:
+            sentences.append(text("In brackets: ", K, " is not stated, or does not apply."))
+        sentences += [text(sup(mark), " ", meaning) for mark, meaning in _EXPLANATIONS.items() if mark in self._marks]
+        sources = [text(sup(str(number)), " ", source) for number, source in enumerate(self._sources, start=1)]
+        return [joined(" ", sentences), *([text("Sources: ", joined("; ", sources), ".")] if sources else [])]
+
+
+def of_paper_table(paper: pd.DataFrame, wanted: pd.Series, name: str, paper_table: str) -> pd.DataFrame:
+    """The values of one table of `config/paper_results.csv`.
+
+    Args:
+        paper: the frame of `biva.reporting.results.load_paper_results`.
+        wanted: of every row of `paper`, whether our table could show it.
+        name: of our table.
+        paper_table: the one to take the values from.
+
+    Raises:
+        UserError: it has none that could be shown.
+    """
+    reported = paper[wanted & (paper["table"] == paper_table)]
+    if reported.empty:
+        raise UserError(
+            f"Table {name!r} asks for paper_table {paper_table!r}, of which config/paper_results.csv has no row on its "
+            f"dataset and metric; it has: {', '.join(sorted(set(paper.loc[wanted, 'table']))) or 'none'}. "
+            "Use one of these, or paper_table: null."
+        )
+    return reported

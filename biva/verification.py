@@ -1,0 +1,380 @@
+"""Does everything in a set's folder follow from its runs, and are the runs what they were when they ended?
+
+Each check gives findings: sentences that name a file, what is wrong with it and, where that is not plain, what to do.
+Whoever changes records, manifests, tables and MLflow's copy alike is not found out.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from biva import records, tracking
+from biva.config import (
+    AnomalyPair,
+    Evaluation,
+    Experiments,
+    RunConfig,
+    find_dataset,
+    load_experiments,
+    parse,
+    resolve_runs,
+)
+from biva.errors import UserError
+from biva.records import (
+    PUBLISHED,
+    RunFolder,
+    is_scored,
+    manifest_digest,
+    read_json,
+    read_lines,
+    settings_digest,
+    sha256,
+)
+from biva.reporting.provenance import is_of_one_commit
+from biva.reporting.texts import write_texts
+from biva.seeds import derive_seed
+
+TOLERANCE = 1e-6
+"""Relative; means of float32 numbers may be added up in another order on another machine."""
+
+SPEED = "images_per_second"
+
+Check = tuple[str, Iterable[str]]
+"""What is looked at, and the findings."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was looked at, and what was found."""
+
+    findings: list[str]
+    runs: int
+    """Runs that were looked at: those whose training is complete."""
+    planned: int
+    """Runs that the set has."""
+
+
+def verify(experiments: str, folder: Path, resources: Path) -> Verification:
+    """Look at everything in `folder`, which is `results/NAME` or its copy `results/published/NAME`.
+
+    A copy has no weights and arrays, and neither data nor MLflow beside it.
+
+    Args:
+        experiments: name of the set.
+        folder: its results.
+        resources: folder of the datasets; those that are not there are not compared.
+
+    Raises:
+        UserError: the set is unknown, or `folder` has no finished run of it.
+    """
+    settings = load_experiments(experiments)
+    runs = resolve_runs(experiments, settings)
+    place = {run.name: RunFolder(folder / "runs" / run.name) for run in runs}
+    made = [run for run in runs if place[run.name].training.is_file() or place[run.name].manifest.is_file()]
+    if not made:
+        raise UserError(f"There is nothing to verify: {folder} has no finished run of the set {experiments!r}.")
+    published = folder.parent.name == PUBLISHED
+    folders = [place[run.name] for run in made]
+    checks = [check for run in made for check in _checks_of_run(run, place, settings, small_files_only=published)]
+    checks += [("run.json", _copies(folders)), ("results.csv and tables", _text_findings(experiments, folder))]
+    if not published:
+        checks += [
+            ("data", _data_findings(folders, resources)),
+            ("figures", _missing_figures(settings, folder, folders)),
+            ("MLflow", _mlflow_findings(experiments, folder, [run for run in folders if run.evaluation.is_file()])),
+        ]
+    return Verification([text for where, check in checks for text in _findings(where, check)], len(made), len(runs))
+
+
+def _findings(where: str, check: Iterable[str]) -> Iterator[str]:
+    """The findings, and as the last one what kept the check from going on."""
+    try:
+        yield from check
+    except UserError as error:
+        yield str(error)
+    except (LookupError, TypeError, ValueError, AttributeError, OSError, SafetensorError) as error:
+        yield f"{where}: a record does not have the form that biva writes ({type(error).__name__}: {error})"
+
+
+# --------------------------------------------------------------------------------------------------------- one run
+
+
+def _checks_of_run(
+    run: RunConfig, place: dict[str, RunFolder], settings: Experiments, *, small_files_only: bool
+) -> Iterator[Check]:
+    folder = place[run.name]
+    where = str(folder.path)
+    yield where, _manifest_findings(folder, small_files_only=small_files_only)
+    yield where, _identity_findings(folder, run)
+    if folder.training.is_file():
+        yield where, _training_findings(folder)
+    if folder.evaluation.is_file():
+        yield where, _evaluation_findings(folder, run, settings.evaluation)
+    for pair in settings.anomalies:
+        if folder.anomaly(pair.name).is_file():
+            yield where, _anomaly_findings(folder, run, pair)
+    if run.parent_name:
+        yield where, _parent_findings(folder, place[run.parent_name])
+
+
+def _manifest_findings(folder: RunFolder, *, small_files_only: bool) -> Iterator[str]:
+    """Files that are not what the run wrote.
+
+    Args:
+        folder: of a finished run.
+        small_files_only: the folder is a published copy, without weights and arrays.
+    """
+    manifest_digest(folder)  # its absence is the finding
+    manifest = read_json(folder.manifest)
+    for name, digest in manifest["files"].items():
+        path = folder.path / name
+        if path.is_file():
+            if sha256(path) != digest:
+                yield f"{path} was changed after the run had written it"
+        elif not (small_files_only and path.suffix == ".safetensors"):
+            yield f"{path} is missing"
+    for path in sorted(
+        {*folder.records(), *folder.path.glob("*.safetensors"), *folder.path.glob("anomaly/*.safetensors")}
+    ):
+        if path != folder.manifest and path.relative_to(folder.path).as_posix() not in manifest["files"]:
+            yield f"{path} is not in {folder.manifest.name}: the run did not write it, or was killed before its end"
+    if manifest["run_id"] != read_json(folder.identity)["run_id"]:
+        yield f"{folder.manifest} is of the run {manifest['run_id']}, but {folder.identity.name} of another"
+
+
+def _identity_findings(folder: RunFolder, run: RunConfig) -> Iterator[str]:
+    """Ways in which `run.json` is not of the run as it is planned now, or of no code that anybody can get again."""
+    identity = read_json(folder.identity)
+    config = parse(RunConfig, identity["config"], folder.identity)
+    if (identity["experiments"], identity["name"]) != (run.experiments, run.name):
+        yield f"{folder.identity} is of the run {identity['experiments']}: {identity['name']}, not of {run.name}"
+    if config.digest != identity["config_digest"]:
+        yield f"{folder.identity}: its settings have the digest {config.digest}, not {identity['config_digest']}"
+    elif config.digest != run.digest:
+        yield (
+            f"{folder.identity}: trained with settings other than the present ones (digest {config.digest}, now "
+            f"{run.digest}); `snakemake` trains it again"
+        )
+    written = [read_json(path) for path in (folder.evaluation, *folder.anomalies()) if path.is_file()]
+    for commit in records.commits(identity, *written):
+        if not is_of_one_commit(commit):
+            yield f"{folder.path}: made by code that is in no commit ({commit})"
+
+
+def _training_findings(folder: RunFolder) -> Iterator[str]:
+    """Ways in which `record.jsonl` and `train.json` contradict each other."""
+    training, lines = read_json(folder.training), {line["update"]: line for line in read_lines(folder.record)}
+    if not folder.record.is_file() or not folder.record.read_bytes().endswith(b"\n"):
+        yield f"{folder.record} is missing or ends within a line"
+    if max(lines, default=0) != training["updates"]:
+        end = f"{max(lines, default=0)}, but {folder.training.name} at {training['updates']}"
+        yield f"{folder.record} ends at update {end}"
+    selected = training["selected"]
+    line = lines.get(selected["update"])
+    if line is None or line["selection"].get("elbo") != selected.get("elbo"):
+        yield f"{folder.training} has another ELBO of the selected update than {folder.record.name}"
+
+
+def _evaluation_findings(folder: RunFolder, run: RunConfig, settings: Evaluation) -> Iterator[str]:
+    """Ways in which `evaluation.json` does not follow from weights, settings and the arrays beside it."""
+    record, where = read_json(folder.evaluation), folder.evaluation
+    if folder.weights.is_file() and record["weights_sha256"] != sha256(folder.weights):
+        yield f"{where} is of other weights than {folder.weights.name}"
+    if settings_digest(record["settings"]) != settings_digest(settings.model_dump(mode="json")):
+        yield f"{where}: evaluated with settings other than the present ones; `snakemake` evaluates it again"
+    if record["seed"] != derive_seed(run.seed, "evaluation"):
+        yield f"{where} is of another seed than the run's"
+    arrays = load_file(folder.arrays) if folder.arrays.is_file() else {}
+    for metric in record["metrics"]:
+        bound = arrays.get(f"bound/{metric['k']}")
+        if metric["metric"] == "log_likelihood_bound" and bound is not None:
+            if not _close(float(bound.mean(dtype="float64")), metric["value"]):
+                yield f"{where}: the bound at K={metric['k']} is not the mean of those in {folder.arrays.name}"
+            if len(bound) != record["images"]:
+                yield f"{where} is of {record['images']} images, but {folder.arrays.name} has {len(bound)}"
+
+
+def _anomaly_findings(folder: RunFolder, run: RunConfig, pair: AnomalyPair) -> Iterator[str]:
+    """Ways in which `anomaly/NAME.json` does not follow from settings and the arrays beside it."""
+    from biva.evaluation.separation import separation  # needs no torch, unlike the rest of biva.evaluation
+
+    where = folder.anomaly(pair.name)
+    record, path = read_json(where), where.with_suffix(".safetensors")
+    if settings_digest(record["settings"]) != settings_digest(pair.model_dump(mode="json")):
+        yield f"{where}: scored with settings other than the present ones; `snakemake` scores it again"
+    if record["seed"] != derive_seed(run.seed, "anomaly", pair.name):
+        yield f"{where} is of another seed than the run's"
+    arrays = load_file(path) if path.is_file() else {}
+    for score, numbers in record["scores"].items() if arrays else ():
+        found = separation(arrays[f"score/{score}/normal"], arrays[f"score/{score}/anomalous"])
+        if not all(_close(getattr(found, name), number["value"]) for name, number in numbers.items()):
+            yield f"{where}: the numbers of {score} do not follow from {path.name}"
+
+
+def _close(one: float, other: float) -> bool:
+    return math.isclose(one, other, rel_tol=TOLERANCE) or (math.isnan(one) and math.isnan(other))
+
+
+def _parent_findings(folder: RunFolder, parent: RunFolder) -> Iterator[str]:
+    """Ways in which a fine-tuned run did not start from the run in `parent`."""
+    recorded = read_json(folder.identity)["parent"]
+    if recorded["run_id"] != read_json(parent.identity)["run_id"]:
+        yield f"{folder.identity}: it started from the run {recorded['run_id']}, which is not the one in {parent.path}"
+    if parent.weights.is_file() and recorded["weights_sha256"] != sha256(parent.weights):
+        yield f"{folder.identity}: it started from other weights than those in {parent.path}"
+
+
+# --------------------------------------------------------------------------------------------------------- the set
+
+
+def _copies(folders: list[RunFolder]) -> Iterator[str]:
+    """Folders that hold one run."""
+    seen: dict[str, Path] = {}
+    for folder in folders:
+        other = seen.setdefault(read_json(folder.identity)["run_id"], folder.path)
+        if other != folder.path:
+            yield f"{folder.path} holds the same run as {other}: one of them is a copy"
+
+
+def _text_findings(experiments: str, folder: Path) -> Iterator[str]:
+    """`results.csv` and tables that are not, byte for byte, what the records give."""
+    with TemporaryDirectory() as scratch:
+        for rebuilt in write_texts(experiments, folder / "runs", Path(scratch)):
+            path = folder / rebuilt.relative_to(scratch)
+            if not path.is_file():
+                yield f"{path} is missing; `snakemake` makes it"
+            elif path.read_bytes() != rebuilt.read_bytes():
+                yield f"{path} is not what the records of the runs give{_first_difference(path, rebuilt)}"
+
+
+def _first_difference(path: Path, rebuilt: Path) -> str:
+    """The first line that differs, for the message."""
+    there, right = (file.read_text(encoding="utf-8", errors="replace").splitlines() for file in (path, rebuilt))
+    for number, (one, other) in enumerate(zip(there, right, strict=False), start=1):
+        if one != other:
+            return f"; line {number} is\n    {one}\n  should be\n    {other}"
+    return f": it has {len(there)} lines, should have {len(right)}"
+
+
+def _missing_figures(settings: Experiments, folder: Path, runs: list[RunFolder]) -> Iterator[str]:
+    """Figures that are not there; of an anomaly pair that no run has scored yet there is none."""
+    unscored = {f"anomalies/{pair.name}" for pair in settings.anomalies if not is_scored(pair.name, runs)}
+    for stem in sorted({*settings.figure_stems} - unscored):
+        for path in (folder / f"{stem}.pdf", folder / f"{stem}.png"):
+            if not path.is_file():
+                yield f"{path} is missing; `snakemake` makes it"
+
+
+def _data_findings(folders: list[RunFolder], resources: Path) -> Iterator[str]:
+    """Of every dataset that a run read and that is in `resources`: whether it is still what the run read."""
+    from biva.data.checksums import is_intact  # reads files alone, unlike the rest of biva.data
+
+    read_by: dict[str, dict[str, list[Path]]] = {}
+    for folder in folders:
+        identity = read_json(folder.identity)
+        read = [(identity["config"]["dataset"], identity["data_fingerprint"], folder.identity)]
+        for path in folder.anomalies():
+            record = read_json(path)
+            read += [(record[kind]["dataset"], record[kind]["fingerprint"], path) for kind in ("normal", "anomalous")]
+        for dataset, fingerprint, path in read:
+            read_by.setdefault(dataset, {}).setdefault(fingerprint, []).append(path)
+    for name, records_of in read_by.items():
+        for file in find_dataset(name).files:
+            path = resources / name / "raw" / file.name
+            if path.is_file() and not is_intact(path, file):
+                yield f"{path} is not the published file; `biva fetch {name}` fetches it again"
+        arrays, description = resources / name / "data.safetensors", resources / name / "data.json"
+        if not arrays.is_file():
+            continue
+        present = sha256(arrays)
+        if not description.is_file() or read_json(description)["fingerprint"] != present:
+            yield f"{arrays} is not the file that {description.name} describes; `biva prepare {name}` makes it again"
+        for fingerprint, where in records_of.items():
+            if fingerprint != present:
+                names = ", ".join(map(str, where))
+                yield f"{arrays} has the fingerprint {present[:12]}, but {fingerprint[:12]} was read by {names}"
+
+
+# --------------------------------------------------------------------------------------------------- MLflow's copy
+
+
+def _mlflow_findings(experiments: str, folder: Path, finished: list[RunFolder]) -> Iterator[str]:
+    """Differences between MLflow's copy and the disk; none where MLflow is not installed, which has no copy then."""
+    if find_spec("mlflow") is None:
+        print(f"{folder}: MLflow is not installed here, so nothing was compared with it", file=sys.stderr)
+        return
+    try:
+        with tracking.stored_runs(experiments) as stored, TemporaryDirectory() as scratch:
+            for run in finished:
+                copy = stored.get(read_json(run.identity)["run_id"])
+                if copy is None:
+                    yield f"{run.path}: MLflow has no finished run of this run_id; `biva track {run.path}` completes it"
+                else:
+                    yield from (f"{run.path}: MLflow {text}" for text in _differences(run, copy, Path(scratch)))
+            if tracking.SUMMARY_NAME in stored:
+                yield from _reports(folder, stored[tracking.SUMMARY_NAME], Path(scratch) / "reports")
+            else:
+                yield f"{folder}: MLflow has no copy of the tables and figures; `biva track` logs them"
+    except tracking.TrackingError as error:
+        yield f"{folder}: not compared with MLflow. {error}"
+
+
+def _differences(run: RunFolder, copy: tracking.StoredRun, scratch: Path) -> Iterator[str]:
+    """How MLflow's copy of one run differs from its records."""
+    identity = read_json(run.identity)
+    tags = {name: identity[name] for name in ("name", "commit", "config_digest", "data_fingerprint")}
+    for tag, value in (tags | {tracking.MANIFEST: manifest_digest(run)}).items():
+        if copy.tags.get(tag) != value:
+            yield f"has the tag {tag} {copy.tags.get(tag)}, the disk {value}"
+    points = tracking.points_of(run)
+    latest = tracking.finals_of(run) | {name: expected[-1][1] for name, expected in points.items()}
+    for name, value in latest.items():
+        found = copy.points(name)
+        if name in points and not _same_points(name, found, points[name]):
+            yield f"has other points of the metric {name} than {run.record.name}"
+        elif name != SPEED and not (found and _same(found[-1][1], value) and _same(copy.metrics[name], value)):
+            yield f"has {copy.metrics.get(name)} as the metric {name}, the disk {value}"
+    copies = copy.download(tracking.RECORDS.as_posix(), _made(scratch / identity["run_id"]))
+    for path in run.records():
+        file = copies / path.relative_to(run.path)
+        if not (file.is_file() and file.read_bytes() == path.read_bytes()):
+            yield f"has another {path.relative_to(run.path)} than the disk"
+
+
+def _same_points(name: str, found: list[tuple[int, float]], expected: list[tuple[int, float]]) -> bool:
+    """Whether steps and values agree; of the speed the steps, since a resumed run repeats updates at another one."""
+    if [step for step, _ in found] != [step for step, _ in expected]:
+        return False
+    return name == SPEED or all(_same(one, other) for (_, one), (_, other) in zip(found, expected, strict=True))
+
+
+def _same(stored: float, value: float) -> bool:
+    """Whether two numbers agree, where MLflow's databases keep an infinity as the largest number."""
+    if math.isinf(value):
+        return stored == value or stored == math.copysign(sys.float_info.max, value)
+    return stored == value or (math.isnan(stored) and math.isnan(value))
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _reports(folder: Path, copy: tracking.StoredRun, scratch: Path) -> Iterator[str]:
+    """Tables and figures that are not those that were logged."""
+    logged = copy.download("", _made(scratch))
+    for path in sorted(path for path in logged.rglob("*") if path.is_file()):
+        file = folder / path.relative_to(logged)
+        if not file.is_file():
+            yield f"{file} is missing; MLflow has a copy"
+        elif file.read_bytes() != path.read_bytes():
+            yield f"{file} is not the one that MLflow has"
