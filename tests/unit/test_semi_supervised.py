@@ -347,8 +347,8 @@ def test_the_record_of_a_semi_supervised_run_is_complete_and_selects_by_the_boun
     folder = run_to_end(tmp_path, labelled_run())
     lines, result = numbers(folder), records.read_json(folder.training)
     for line in lines:
-        for part in ("train", "selection"):
-            assert line[part]["elbo"] == pytest.approx(line[part]["log_likelihood"] - line[part]["kl"])
+        for kind in ("train", "selection"):
+            assert line[kind]["elbo"] == pytest.approx(line[kind]["log_likelihood"] - line[kind]["kl"])
         assert sum(line["kl_per_group"].values()) == pytest.approx(line["selection"]["kl"])
         assert set(line["kl_per_group"]) == {"z1_bu", "z1_td", "z2", "y"}
         assert 0 <= line["kl_per_group"]["y"] <= math.log(10)
