@@ -185,20 +185,6 @@ def settings_digest(settings: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def is_current(folder: RunFolder, config_digest: str, settings: dict[str, Any]) -> bool:
-    """Whether the folder holds the evaluation that is asked for.
-
-    Args:
-        folder: of a run.
-        config_digest: `RunConfig.digest` of the run as it is configured now.
-        settings: of the evaluation now, as JSON.
-    """
-    if not (folder.identity.is_file() and folder.evaluation.is_file()):
-        return False
-    made_by = read_json(folder.identity)["config_digest"], settings_digest(read_json(folder.evaluation)["settings"])
-    return made_by == (config_digest, settings_digest(settings))
-
-
 def anomaly_metrics(record: dict[str, Any]) -> list[dict[str, Any]]:
     """The numbers of an anomaly record as a list of metrics, such as `evaluation.json` has.
 

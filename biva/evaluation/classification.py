@@ -48,7 +48,7 @@ def unlabelled_terms(
             for images in batches(range(len(x)), IMAGES_PER_BATCH)
         ]
     )
-    bound, log_likelihood, *kl = columns.unbind(1)
+    bound, log_likelihood, *kl = (column.contiguous() for column in columns.unbind(1))
     checked(bound[None])
     return UnlabelledTerms(bound, log_likelihood, dict(zip([*model.group_names, "y"], kl, strict=True)))
 

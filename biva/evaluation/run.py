@@ -77,6 +77,8 @@ def load_trained(folder: RunFolder, dataset: Dataset) -> Trained:
     return Trained(run, load_model(run, weights, device), device, digest)
 
 
+LOOKED_AT = 64
+
 Record = dict[str, Any]
 Arrays = dict[str, Tensor]
 
@@ -88,6 +90,8 @@ class Sampling:
     trained: Trained
     x: Tensor
     """Model input, (N, C, H, W)."""
+    some: Tensor
+    """That of the evaluated images that are looked at closely: at most `LOOKED_AT`, drawn, the same in all runs."""
     k: int
     rows: int
     """Samples at once."""
@@ -95,10 +99,13 @@ class Sampling:
     """Where batches are kept."""
 
     @classmethod
-    def of(cls, trained: Trained, x: Tensor, settings: Evaluation, folder: RunFolder) -> Sampling:
+    def of(cls, trained: Trained, dataset: Dataset, settings: Evaluation, folder: RunFolder) -> Sampling:
         """As the evaluation's settings ask for."""
+        x, total = fixed_input(dataset, "test"), len(dataset.split("test"))
+        some = x[part(dataset.name, "test", total, min(LOOKED_AT, settings.max_images or total))]
         rows = rows_for(trained.run.architecture, settings.memory_budget_mb, trained.device)
-        return cls(trained, x, max(settings.importance_samples), rows, folder.unfinished_evaluation)
+        k = max(settings.importance_samples)
+        return cls(trained, x[evaluated_images(dataset, settings)], some, k, rows, folder.unfinished_evaluation)
 
     def draw(self, precision: Precision, share: slice = slice(None)) -> list[Batch]:
         """A share of the batches, drawn in a precision, or read where they have been drawn before."""
@@ -136,9 +143,8 @@ def evaluate_share(folder: RunFolder, settings: Evaluation, dataset: Dataset, sh
     trained = load_trained(folder, dataset)
     if trained.run.labels is not None:
         raise UserError(f"{trained.run.name} learned from labels; its evaluation is one pass and has no parts.")
-    x = fixed_input(dataset, "test")[evaluated_images(dataset, settings)]
     with computing_in("fp32", trained.device):
-        sampling = Sampling.of(trained, x, settings, folder)
+        sampling = Sampling.of(trained, dataset, settings, folder)
         if not share.start:
             rounding(sampling, settings)
         sampling.draw(settings.precision, share)
@@ -155,19 +161,17 @@ def evaluate(folder: RunFolder, settings: Evaluation, dataset: Dataset) -> None:
             the evaluation's precision changes the bounds too much.
     """
     started = time.monotonic()
-    trained, indices = load_trained(folder, dataset), evaluated_images(dataset, settings)
-    images = fixed_input(dataset, "test")
-    x, shown = images[indices], images[part(dataset.name, "test", len(images), SHOWN)]
+    trained = load_trained(folder, dataset)
     with computing_in("fp32", trained.device):
         if trained.run.labels is None:
-            arrays, numbers = _likelihood(Sampling.of(trained, x, settings, folder), settings, shown)
+            arrays, numbers = _likelihood(Sampling.of(trained, dataset, settings, folder), settings)
         else:
-            arrays, numbers = _classification(trained, x, dataset.labels_of("test")[indices], settings)
+            arrays, numbers = _classification(trained, dataset, settings)
     records.write_atomically(folder.arrays, serialise(arrays))
     result = {
         "settings": settings.model_dump(mode="json"),
         "split": "test",
-        "images": len(x),
+        "images": len(evaluated_images(dataset, settings)),
         "images_in_split": len(dataset.split("test")),
         "device": device_name(trained.device),
         "seed": evaluation_seed(trained.run),
@@ -182,8 +186,8 @@ def evaluate(folder: RunFolder, settings: Evaluation, dataset: Dataset) -> None:
     shutil.rmtree(folder.unfinished_evaluation, ignore_errors=True)
 
 
-def _likelihood(sampling: Sampling, settings: Evaluation, shown: Tensor) -> tuple[Arrays, Record]:
-    """Bounds, KL per latent group, active units, and pictures of these test images and of samples."""
+def _likelihood(sampling: Sampling, settings: Evaluation) -> tuple[Arrays, Record]:
+    """Bounds, KL per latent group, active units, and pictures of some test images and of samples."""
     run, model, device = sampling.trained.run, sampling.trained.model, sampling.trained.device
     differences = rounding(sampling, settings)
     samples = sampling.samples(settings.precision)
@@ -194,9 +198,8 @@ def _likelihood(sampling: Sampling, settings: Evaluation, shown: Tensor) -> tupl
             file=sys.stderr,
         )
     bounds = {k: importance_weighted_bound(samples.log_weights, k) for k in sorted(set(settings.importance_samples))}
-    arrays = {f"bound/{k}": bound for k, bound in bounds.items()}
-    arrays |= pictures(model, shown, settings, evaluation_seed(run), device)
-    return arrays, {
+    shown = pictures(model, sampling.some[:SHOWN], settings, evaluation_seed(run), device)
+    return {f"bound/{k}": bound for k, bound in bounds.items()} | shown, {
         "metrics": metrics(samples, bounds, run) + differences,
         "kl_per_group": {name: _mean(value) for name, value in samples.kl.items()},
         "active_units": count_active(samples),
@@ -205,13 +208,12 @@ def _likelihood(sampling: Sampling, settings: Evaluation, shown: Tensor) -> tupl
 
 
 LARGEST_DIFFERENCE = {"nats": 0.01, "bits/dim": 0.001}
-IMAGES_COMPARED = 64
 
 
 def rounding(sampling: Sampling, settings: Evaluation) -> list[Record]:
     """L_K in the evaluation's precision minus L_K in fp32, from the same noise, of some test images: a metric per K.
 
-    In fp32 there is nothing to compare. The images are drawn from those that are evaluated.
+    In fp32 there is nothing to compare.
 
     Raises:
         UserError: a mean difference is not below 0.01 nats, for colour images 0.001 bits/dim.
@@ -219,8 +221,8 @@ def rounding(sampling: Sampling, settings: Evaluation) -> list[Record]:
     precision, run = settings.precision, sampling.trained.run
     if precision == "fp32":
         return []
-    few = replace(sampling, x=sampling.x[part(run.dataset, "test", len(sampling.x), IMAGES_COMPARED)])
-    rounded, exact = (few.samples(each).log_weights for each in (precision, "fp32"))
+    compared = replace(sampling, x=sampling.some)
+    rounded, exact = (compared.samples(each).log_weights for each in (precision, "fp32"))
     return [
         _difference(importance_weighted_bound(rounded, k) - importance_weighted_bound(exact, k), k, precision, run)
         for k in sorted(set(settings.importance_samples))
@@ -241,10 +243,12 @@ def _difference(nats: Tensor, k: int, precision: Precision, run: RunConfig) -> R
     return metric
 
 
-def _classification(trained: Trained, x: Tensor, labels: Tensor, settings: Evaluation) -> tuple[Arrays, Record]:
+def _classification(trained: Trained, dataset: Dataset, settings: Evaluation) -> tuple[Arrays, Record]:
     """Test error in percent, log q(y | x) of every image; of a semi-supervised model also its bound on log p(x)."""
     run, model, device = trained.run, trained.model, trained.device
     rows = rows_for(run.architecture, settings.memory_budget_mb, device)
+    images = evaluated_images(dataset, settings)
+    x, labels = fixed_input(dataset, "test")[images], dataset.labels_of("test")[images]
     log_q = classify(model, x, rows=rows, device=device)
     arrays, kl = {"log_q": log_q}, {}
     metrics = [_metric("test_error", None, 100 * (log_q.argmax(dim=1) != labels).double(), "percent")]

@@ -23,7 +23,7 @@ from biva.evaluation.kept import parse_share
 from biva.evaluation.pictures import INTERPOLATION_STEPS, LAYER_IMAGES, PER_TEMPERATURE
 from biva.evaluation.run import evaluate, evaluate_share
 from biva.models.hierarchical_vae import HierarchicalVAE
-from biva.records import RunFolder, is_current
+from biva.records import RunFolder
 from biva.tracking import _evaluation_metrics
 from biva.training.loop import train
 from tests.hostile import last_bit_flipped
@@ -31,6 +31,7 @@ from tests.models import tiny_architecture
 from tests.unit.test_training import toy_dataset, toy_run
 
 SETTINGS = Evaluation(importance_samples=(1, 10, 40), max_images=7, prior_samples=5)
+TEST_IMAGES = fixed_input(toy_dataset(), "test")
 
 
 @pytest.fixture(scope="module")
@@ -175,22 +176,14 @@ def test_what_is_no_share_is_refused(text: str) -> None:
 
 
 def test_the_images_are_the_drawn_ones_and_the_record_says_of_how_many(trained: RunFolder) -> None:
+    """The bounds of seven drawn images begin with those of three; the reconstructed ones are among them."""
     evaluate(trained, SETTINGS, toy_dataset())
-    drawn = part("toy", "test", len(toy_dataset().images["test"]), 7)
-    expected = fixed_input(toy_dataset(), "test")[drawn]
-    np.testing.assert_array_equal(load_file(trained.arrays)["originals"], expected)
-    record = records.read_json(trained.evaluation)
-    assert (record["images"], record["images_in_split"]) == (7, len(toy_dataset().images["test"]))
-
-
-def test_an_evaluation_is_current_until_run_or_settings_change(trained: RunFolder, tmp_path: Path) -> None:
-    evaluate(trained, SETTINGS, toy_dataset())
-    digest, settings = toy_run().digest, SETTINGS.model_dump(mode="json")
-    assert is_current(trained, digest, settings)
-    assert is_current(trained, digest, settings | {"memory_budget_mb": 32})
-    assert not is_current(trained, digest, settings | {"max_images": 8})
-    assert not is_current(trained, "0" * 16, settings)
-    assert not is_current(RunFolder(tmp_path), digest, settings)
+    record, arrays, total = records.read_json(trained.evaluation), load_file(trained.arrays), len(TEST_IMAGES)
+    assert (record["images"], record["images_in_split"]) == (7, total)
+    originals = arrays["sheet/reconstructions"][0, 1:5, 1:].reshape(4, 7, 5)[:, :, :4].swapaxes(0, 1)
+    np.testing.assert_array_equal(originals / 255, TEST_IMAGES[part("toy", "test", total, 7)][:, 0])
+    evaluate(trained, SETTINGS.model_copy(update={"max_images": 3}), toy_dataset())
+    np.testing.assert_allclose(load_file(trained.arrays)["bound/40"], arrays["bound/40"][:3], rtol=1e-5)
 
 
 def test_a_run_with_labels_has_no_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

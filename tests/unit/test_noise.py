@@ -22,7 +22,7 @@ def block(
 ) -> Tensor:
     """Numbers of k samples, (k, B, units)."""
     numbers = sample_noise(seed, images, first, CPU)(name, torch.Size([k * len(images), *units]))
-    return numbers.unflatten(0, (k, len(images)))
+    return numbers.view(k, len(images), *units)
 
 
 @pytest.mark.parametrize("units", [(3,), (100,), (2, 30, 30)])

@@ -20,6 +20,7 @@ from biva import records
 from biva.bounds import class_kl, elbo, labelled_bound, unlabelled_bound
 from biva.config import AnomalyPair, Evaluation, Labels, RunConfig
 from biva.data.datasets import Dataset
+from biva.data.inputs import part
 from biva.data.labels import balanced_draw
 from biva.errors import UserError
 from biva.evaluation.classification import unlabelled_terms
@@ -346,8 +347,8 @@ def test_the_record_of_a_semi_supervised_run_is_complete_and_selects_by_the_boun
     folder = run_to_end(tmp_path, labelled_run())
     lines, result = numbers(folder), records.read_json(folder.training)
     for line in lines:
-        for part in ("train", "selection"):
-            assert line[part]["elbo"] == pytest.approx(line[part]["log_likelihood"] - line[part]["kl"])
+        for kind in ("train", "selection"):
+            assert line[kind]["elbo"] == pytest.approx(line[kind]["log_likelihood"] - line[kind]["kl"])
         assert sum(line["kl_per_group"].values()) == pytest.approx(line["selection"]["kl"])
         assert set(line["kl_per_group"]) == {"z1_bu", "z1_td", "z2", "y"}
         assert 0 <= line["kl_per_group"]["y"] <= math.log(10)
@@ -384,7 +385,9 @@ def test_the_test_error_counts_the_wrong_images(tmp_path: Path, model: str) -> N
     rows = {(row["metric"], row["k"]): row for row in record["metrics"]}
     assert arrays["log_q"].shape == (7, 10)
     np.testing.assert_allclose(np.exp(arrays["log_q"]).sum(1), 1, rtol=1e-5)
-    wrong = sum(np.argmax(log_q) != n % 10 for n, log_q in enumerate(arrays["log_q"]))
+    labels = labelled_dataset().labels["test"]
+    drawn = part("toy", "test", len(labels), 7)
+    wrong = (np.argmax(arrays["log_q"], axis=1) != labels[drawn].numpy()).sum()
     assert rows["test_error", None]["value"] == pytest.approx(100 * wrong / 7)
     assert rows["test_error", None]["unit"] == "percent"
     assert ("log_likelihood_bound", 1) in rows or model == "classifier"
