@@ -32,6 +32,7 @@ def summary(settings: Experiments, runs: list[RunConfig], folder: Path) -> str:
         runs: all its runs.
         folder: `results/NAME`, with what exists of its runs, tables and figures.
     """
+    about = {f"figures/{name}": caption(name) for name in settings.figures}
     return render(
         "summary.tex.j2",
         name=folder.name,
@@ -43,14 +44,8 @@ def summary(settings: Experiments, runs: list[RunConfig], folder: Path) -> str:
         runs=_runs(runs, folder),
         origin=_origin(runs, folder),
         tables=[(stem, (folder / f"{stem}.tex").is_file()) for stem in settings.table_stems],
-        figures=[(stem, (folder / f"{stem}.pdf").is_file(), _about(stem)) for stem in settings.figure_stems],
+        figures=[(stem, (folder / f"{stem}.pdf").is_file(), about.get(stem, "")) for stem in settings.figure_stems],
     )
-
-
-def _about(stem: str) -> str:
-    """The caption of a figure; that of an anomaly pair has none, since its table stands beside it."""
-    kind, _, name = stem.partition("/")
-    return caption(name) if kind == "figures" else ""
 
 
 def _runs(runs: list[RunConfig], folder: Path) -> list[dict[str, str]]:

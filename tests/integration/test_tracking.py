@@ -445,9 +445,9 @@ def test_tables_and_figures_are_one_run_with_the_latest_files(config: RunConfig,
     (tmp_path / "figures/samples.png").write_bytes(b"png")
     (tmp_path / "summary.tex").write_text("a")
     for content in ("first", "second"):
-        table = Table("likelihood", text("Bounds"), [[Cell("Model")]], [[[Cell(content)]]], [])
-        (tmp_path / "tables/likelihood.tex").write_text(table.latex())
-        (tmp_path / "tables/likelihood.json").write_text(table.frame().to_json(orient="split", index=False))
+        shown = Table("likelihood", text("Bounds"), [[Cell("Model")]], [[[Cell(content)]]], [])
+        (tmp_path / "tables/likelihood.tex").write_text(shown.latex())
+        (tmp_path / "tables/likelihood.json").write_text(shown.frame().to_json(orient="split", index=False))
         mirror_reports(config.experiments, tmp_path)
     stored = Store(config, store)
     run = stored.run()
