@@ -77,13 +77,6 @@ def _picture(model: HierarchicalVAE, output: Tensor, seed: int) -> Tensor:
     return model.likelihood.picture(output, generator)
 
 
-@torch.inference_mode()
-def samples(model: HierarchicalVAE, number: int, seed: int, device: torch.device) -> Tensor:
-    """Images from the prior, (number, C, H, W) uint8; one seed gives the same noise to any weights."""
-    image = _picture(model, model.sample(number, named_noise(seed, device)), seed)
-    return (255 * image.float()).round().byte().cpu()
-
-
 def temperatures(model: HierarchicalVAE, values: tuple[float, ...], seed: int, device: torch.device) -> Tensor:
     """Images from the prior with its deviations times each of `values`, with the same noise: (T, N, C, H, W)."""
     outputs = [model.sample(PER_TEMPERATURE, named_noise(seed, device), temperature) for temperature in values]
