@@ -67,7 +67,7 @@ def sheet(images: Tensor, columns: int) -> Tensor:
     """
     from biva.vision import torchvision
 
-    grid = torchvision.utils.make_grid(images.float(), nrow=columns, padding=1, pad_value=1.0)
+    grid: Tensor = torchvision.utils.make_grid(images.float(), nrow=columns, padding=1, pad_value=1.0)
     return (255 * grid).round().byte().contiguous().cpu()
 
 
