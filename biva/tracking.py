@@ -608,7 +608,7 @@ def _log_result(client: Any, stored: Any, result: _Result) -> None:
     points = [
         Metric(name, value, result.finished, result.update)
         for name, value in result.metrics.items()
-        if name not in logged or not (logged[name] == value or (math.isnan(logged[name]) and math.isnan(value)))
+        if repr(logged.get(name)) != repr(float(value))  # as text, since nan differs from itself
     ]
     if points:
         client.log_batch(stored.info.run_id, metrics=points)

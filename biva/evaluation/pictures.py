@@ -67,7 +67,7 @@ def sheet(images: Tensor, columns: int) -> Tensor:
     """
     from biva.vision import torchvision
 
-    grid = torchvision.utils.make_grid(images.float(), nrow=columns, padding=1, pad_value=1.0)
+    grid: Tensor = torchvision.utils.make_grid(images.float(), nrow=columns, padding=1, pad_value=1.0)
     return (255 * grid).round().byte().contiguous().cpu()
 
 
@@ -75,13 +75,6 @@ def _picture(model: HierarchicalVAE, output: Tensor, seed: int) -> Tensor:
     """What to show of p(x | z); where that is a sample, all pictures with one seed share its noise."""
     generator = torch.Generator(output.device).manual_seed(derive_seed(seed, "pixels"))
     return model.likelihood.picture(output, generator)
-
-
-@torch.inference_mode()
-def samples(model: HierarchicalVAE, number: int, seed: int, device: torch.device) -> Tensor:
-    """Images from the prior, (number, C, H, W) uint8; one seed gives the same noise to any weights."""
-    image = _picture(model, model.sample(number, named_noise(seed, device)), seed)
-    return (255 * image.float()).round().byte().cpu()
 
 
 def temperatures(model: HierarchicalVAE, values: tuple[float, ...], seed: int, device: torch.device) -> Tensor:

@@ -188,7 +188,7 @@ def test_samples_of_a_training_are_pictures_by_update_with_the_kl_up_to_then(
     with Image.open(stored.client.download_artifacts(stored.run().info.run_id, names[2], str(tmp_path))) as picture:
         assert picture.size == (418, 418)  # two images of 8 pixels and three lines beside each other, 22 times enlarged
         enlarged = [(22 * column, 22 * row) for row in (5, 14) for column in (3, 16)]
-        assert [picture.getpixel(place)[0] for place in enlarged] == [0, 191, 127, 63]
+        assert [picture.getpixel(place) for place in enlarged] == [(grey,) * 3 for grey in (0, 191, 127, 63)]
         assert picture.getpixel((22 * 9 + 11, 30)) == (255, 255, 255)
 
 
@@ -459,8 +459,8 @@ def test_tables_and_figures_are_one_run_with_the_latest_files(config: RunConfig,
         "tables/likelihood.json",
         "tables/likelihood.tex",
     ]
-    table = stored.client.download_artifacts(run.info.run_id, "tables/likelihood.tex", str(tmp_path))
-    assert "second" in Path(table).read_text()
+    tex = stored.client.download_artifacts(run.info.run_id, "tables/likelihood.tex", str(tmp_path))
+    assert "second" in Path(tex).read_text()
     loaded = stored.client.load_table(stored.experiment.experiment_id, "tables/likelihood.json", [run.info.run_id])
     assert loaded.to_dict("records") == [{"Model": "second"}]
 

@@ -22,8 +22,9 @@ from biva.config import FigureName
 from biva.errors import UserError
 from biva.records import RunFolder
 from biva.reporting.canvas import save
-from biva.reporting.figures import FIGURES, caption, draw, inputs, reads_arrays
+from biva.reporting.figures import caption, draw, inputs, reads_arrays
 from biva.reporting.figures.latents import group_order
+from biva.reporting.figures.registry import FIGURES
 from biva.reporting.style import COLOURS
 from tests.fake_runs import cut_record, edit, fake_config, fake_run, ramp, record_line, sheet
 

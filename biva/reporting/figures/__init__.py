@@ -33,18 +33,18 @@ def folders_to_draw(experiments: str, results: Path) -> list[RunFolder]:
     return [RunFolder(results / "runs" / run.name) for run in runs if run.labels is None]
 
 
-def caption(name: FigureName) -> str:
+def caption(name: str) -> str:
     """What a reader must know to read a figure: a few sentences of plain text on one line."""
     return FIGURES[name].caption
 
 
-def inputs(name: FigureName) -> tuple[str, ...]:
+def inputs(name: str) -> tuple[str, ...]:
     """The files in a run's folder that a figure waits for; `record.jsonl` is complete once `train.json` is there."""
     of_arrays = ("evaluation.json", "evaluation.safetensors")
     return {"record": ("train.json",), "evaluation": of_arrays[:1], "arrays": of_arrays}[FIGURES[name].reads]
 
 
-def reads_arrays(name: FigureName) -> bool:
+def reads_arrays(name: str) -> bool:
     """Whether a figure shows images and so needs `evaluation.safetensors`, which is not published."""
     return FIGURES[name].reads == "arrays"
 
@@ -66,8 +66,9 @@ def draw(name: FigureName, folders: Iterable[RunFolder]) -> Figure:
     groups: dict[str, Group] = {}
     for run in ready:
         groups.setdefault(f"{run.dataset}, {run.architecture}", []).append(run)
-    parts = [
-        Part(f"{figure.title}: {place}", figure.height(group), lambda part, group=group: figure.draw(part, group))
-        for place, group in groups.items()
-    ]
+
+    def part(place: str, group: Group) -> Part:
+        return Part(f"{figure.title}: {place}", figure.height(group), lambda canvas: figure.draw(canvas, group))
+
+    parts = [part(place, group) for place, group in groups.items()]
     return stack(parts, missing=[run.name for run in runs if run not in ready])

@@ -40,12 +40,8 @@ class Sheet:
     @property
     def columns(self) -> int:
         """The number of images in a row."""
-        return round(self.picture.shape[1] / self.tile[1])
-
-    @property
-    def rows(self) -> int:
-        """The number of images in a column."""
-        return round(self.picture.shape[0] / self.tile[0])
+        count: int = round(self.picture.shape[1] / self.tile[1])
+        return count
 
 
 def _sheets(name: str, group: Group) -> list[Sheet]:
@@ -69,8 +65,8 @@ def _height(name: str) -> Callable[[Group], float]:
     def height(group: Group) -> float:
         sheets = _sheets(name, group)
         width = min(LARGEST_TILE * sheets[0].columns, COLUMN_WIDTH / _per_line(sheets) - 0.25)
-        shape = sheets[0].picture.shape
-        return 0.3 + (0.32 + width * shape[0] / shape[1]) * math.ceil(len(sheets) / _per_line(sheets))
+        rows, columns, _ = sheets[0].picture.shape
+        return 0.3 + (0.32 + width * float(rows / columns)) * math.ceil(len(sheets) / _per_line(sheets))
 
     return height
 

@@ -56,7 +56,8 @@ def kl_per_layer(part: Any, group: Group) -> None:
         for place, name in enumerate(names if records[0]["active_units"] else ()):  # K = 1 counts none
             units = [record["active_units"][name] for record in records]
             text = f"{np.mean([unit['active'] for unit in units]):g}/{units[0]['total']}"
-            end, look = (max(kl[:, place].max(), 0), place), {"va": "center", "fontsize": 5, "color": MUTED}
+            end: Any = (max(kl[:, place].max(), 0), place)
+            look: Any = {"va": "center", "fontsize": 5, "color": MUTED}
             axes.annotate(text, end, xytext=(3, 0), textcoords="offset points", **look)
         axes.set_yticks(places, [_group_label(name) for name in names])
         axes.set_title(LABELS[model])
