@@ -59,5 +59,5 @@ def test_a_dataset_and_a_model_are_a_file_and_an_entry(project: Project) -> None
     assert done.returncode == 0, done.stderr
     assert "digits_8x8, mean_field" in done.stdout
     table = (project.path / "results/ink/tables/likelihood.tex").read_text()
-    assert re.search(r"mean field +& *\$?-\d", table), table
+    assert re.search(r"mean field +& *\$-\$\d", table), table
     assert (project.path / "results/ink/figures/learning_curves.pdf").is_file()

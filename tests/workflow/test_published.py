@@ -23,7 +23,7 @@ def test_published_sets_are_rebuilt_every_time_without_training(project: Project
     assert {"results.csv", "tables/likelihood.tex", "anomalies/photo_patches.tex"} < made
     assert {"figures/learning_curves.pdf", "figures/kl_per_layer.png"} < made
     assert not any("samples" in name or "runs" in name for name in made)
-    assert "-24.00" in (folder / "tables/likelihood.tex").read_text()
+    assert "$-$24.00" in (folder / "tables/likelihood.tex").read_text()
     others = {name for name in files_below(project.path / "results") if not name.startswith("published/quick/")}
     assert others == {"logs/published.log"}
     assert project.planned("published") == {"published": 1}
