@@ -162,7 +162,7 @@ class Bench:
         """K samples of every image, beside full passes of one sample per image, which keep nothing for the next one."""
         _log.info("evaluation, %s, K = %d", precision, k)
         state = initialised(with_training(self.run, batch_size=max(images, IMAGES_PER_BATCH)), self.device)
-        model, x = cast(HierarchicalVAE, fold_weight_norm(state.model.eval())), state.batches.next()
+        model, x = cast(HierarchicalVAE, fold_weight_norm(state.model.eval())), cast(Tensor, state.batches.next())
         del state  # the optimiser and the moving average take memory
         rows = rows_for(self.run.architecture, None, self.device)
 
@@ -303,7 +303,7 @@ def check(run: RunConfig) -> str:
         UserError: an image's ELBO differs by more than rounding can make.
     """
     device, state = choose_device(run.device), initialised(run, torch.device("cpu"))
-    model, x = cast(HierarchicalVAE, state.model.eval()), state.batches.next()[:CHECKED_IMAGES]
+    model, x = cast(HierarchicalVAE, state.model.eval()), cast(Tensor, state.batches.next())[:CHECKED_IMAGES]
     exact = _elbo(copy.deepcopy(model).double(), x.double())
     with computing_in("fp32", device):
         difference = (_elbo(model.to(device), x.to(device)).cpu() - exact).abs().max().item()

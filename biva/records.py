@@ -25,7 +25,6 @@ import platform
 import subprocess
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -37,39 +36,22 @@ PUBLISHED = "published"
 """Folder below `results/` with copies of sets' records, which git keeps."""
 
 
-@dataclass(frozen=True)
 class RunFolder:
     """Names of the files in one run's folder."""
 
-    path: Path
-
-    @property
-    def identity(self) -> Path:
-        return self.path / "run.json"
-
-    @property
-    def record(self) -> Path:
-        return self.path / "record.jsonl"
-
-    @property
-    def samples(self) -> Path:
-        return self.path / "samples.safetensors"
-
-    @property
-    def training(self) -> Path:
-        return self.path / "train.json"
-
-    @property
-    def weights(self) -> Path:
-        return self.path / "weights.safetensors"
-
-    @property
-    def evaluation(self) -> Path:
-        return self.path / "evaluation.json"
-
-    @property
-    def arrays(self) -> Path:
-        return self.path / "evaluation.safetensors"
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.identity = path / "run.json"
+        self.record = path / "record.jsonl"
+        self.samples = path / "samples.safetensors"
+        self.training = path / "train.json"
+        self.weights = path / "weights.safetensors"
+        self.evaluation = path / "evaluation.json"
+        self.arrays = path / "evaluation.safetensors"
+        self.manifest = path / "manifest.json"
+        self.checkpoint = path / "checkpoint"
+        self.unfinished_evaluation = path / "checkpoint" / "evaluation"
+        """What a killed evaluation goes on from."""
 
     def anomaly(self, name: str) -> Path:
         """Record of an anomaly pair; its arrays lie beside it as `.safetensors`."""
@@ -83,19 +65,6 @@ class RunFolder:
         """The small files that there are: all but weights, arrays and checkpoints."""
         files = (self.identity, self.record, self.training, self.evaluation, self.manifest, *self.anomalies())
         return [path for path in files if path.is_file()]
-
-    @property
-    def manifest(self) -> Path:
-        return self.path / "manifest.json"
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.path / "checkpoint"
-
-    @property
-    def unfinished_evaluation(self) -> Path:
-        """What a killed evaluation goes on from."""
-        return self.path / "checkpoint" / "evaluation"
 
 
 @contextmanager
@@ -200,16 +169,8 @@ def read_weights(folder: RunFolder, train: str) -> tuple[bytes, str]:
 
 
 def manifest_digest(folder: RunFolder) -> str:
-    """SHA-256 of `manifest.json`, which `results.csv` and MLflow hold.
-
-    Raises:
-        UserError: the run has none.
-    """
-    if not folder.manifest.is_file():
-        raise UserError(
-            f"{folder.manifest} does not exist, so nobody can tell whether the run's files were edited. `biva train` "
-            "writes it and keeps the result where checkpoint/ still is; then run `biva evaluate`."
-        )
+    """SHA-256 of `manifest.json`, which `results.csv` and MLflow hold; a run without one is refused."""
+    read_json(folder.manifest)
     return sha256(folder.manifest)
 
 
@@ -264,12 +225,6 @@ def _score_name(score: str) -> str:
     """`L>2` and `LLR>2` in words that MLflow takes for a name."""
     kind, _, stage = score.partition(">")
     return f"{'bound' if kind == 'L' else 'llr'}_above_{stage}"
-
-
-def variant_of(run: dict[str, Any]) -> str:
-    """`RunConfig.variant` by the content of a `run.json`."""
-    variant: str = run["variant"]
-    return variant
 
 
 def append_line(path: Path, content: dict[str, Any]) -> None:

@@ -35,7 +35,7 @@ from filelock import FileLock
 
 from biva.config import FigureName
 from biva.errors import UserError
-from biva.records import RunFolder, anomaly_metrics, manifest_digest, read_json, read_lines, sha256, variant_of
+from biva.records import RunFolder, anomaly_metrics, manifest_digest, read_json, read_lines, sha256
 
 STORE = Path("results/mlflow")
 """Folder of the database and the artifacts, unless MLFLOW_TRACKING_URI names another store."""
@@ -433,14 +433,14 @@ def _create_run(client: Any, experiment: str, run: dict[str, Any]) -> Any:
     return client.create_run(
         experiment,
         start_time=_milliseconds(run["started"]),
-        run_name=f"{config['dataset']} / {variant_of(run)} / seed {config['seed']}",
+        run_name=f"{config['dataset']} / {run['variant']} / seed {config['seed']}",
         tags={
             "biva.run_id": run["run_id"],
             **{name: run[name] for name in ("name", "experiments", "started", "commit", "config_digest", "device")},
             "data_fingerprint": run["data_fingerprint"],
             "protocol": config["training"]["protocol"],
             "dataset": config["dataset"],
-            "model": variant_of(run),
+            "model": run["variant"],
             "architecture": config["architecture_name"],
             "seed": str(config["seed"]),
             "mlflow.source.type": "LOCAL",

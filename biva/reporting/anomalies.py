@@ -12,7 +12,7 @@ import pandas as pd
 
 from biva.config import AnomalyPair, RunConfig
 from biva.errors import UserError
-from biva.reporting.markup import K, Text, code, italic, sup, text
+from biva.reporting.markup import Text, styled, text
 from biva.reporting.ours import (
     PROTOCOLS,
     architectures,
@@ -65,14 +65,9 @@ def anomaly_table(scored: Scored, pair: AnomalyPair, paper: pd.DataFrame, made: 
     reported = _reported_block(paper, pair, cells)
     return Table(
         name=pair.name,
-        caption=text(
-            "Anomaly detection by ",
-            _bound_above("k"),
-            ": test images of ",
-            code(pair.normal),
-            " are normal, those of ",
-            code(pair.anomalous),
-            " anomalous.",
+        caption=styled(
+            f"Anomaly detection by *L*^{{>k}}: test images of `{pair.normal}` are normal, those of `{pair.anomalous}` "
+            "anomalous."
         ),
         headings=[[Cell("Model"), Cell("Score"), *map(Cell, METRICS.values())]],
         blocks=[*blocks, *([reported] if reported else [])],
@@ -97,36 +92,12 @@ def symbol(score: str) -> str:
     return f"$L^{{>{k}}}$" if kind == "L" else rf"$\mathrm{{LLR}}^{{>{k}}}$"
 
 
-def _bound_above(k: str) -> Text:
-    return text(italic("L"), sup(f">{k}"))
-
-
-def _ratio_above(k: str) -> Text:
-    return text("LLR", sup(f">{k}"))
-
-
-_DEFINITIONS = text(
-    "Scores: −",
-    _bound_above("k"),
-    " (rows ",
-    _bound_above("k"),
-    "), where ",
-    _bound_above("k"),
-    " takes only the latents above stage ",
-    italic("k"),
-    " from the posterior and the others from the prior, so that ",
-    _bound_above("0"),
-    " = ",
-    italic("L"),
-    " is the plain bound; and ",
-    _ratio_above("k"),
-    " = ",
-    italic("L"),
-    " − ",
-    _bound_above("k"),
-    " (Havtorn et al. 2021). An image with a higher score is taken for an anomaly. AUROC, AUPRC (anomalies are the "
-    "positives): higher is better. FPR80, the fraction of normal images taken for anomalies when 80% of the anomalies "
-    "are found: lower is better. Bold: the best AUROC of the model.",
+_DEFINITIONS = styled(
+    "Scores: −*L*^{>k} (rows *L*^{>k}), where *L*^{>k} takes only the latents above stage *k* from the posterior and "
+    "the others from the prior, so that *L*^{>0} = *L* is the plain bound; and LLR^{>k} = *L* − *L*^{>k} (Havtorn et "
+    "al. 2021). An image with a higher score is taken for an anomaly. AUROC, AUPRC (anomalies are the positives): "
+    "higher is better. FPR80, the fraction of normal images taken for anomalies when 80% of the anomalies are found: "
+    "lower is better. Bold: the best AUROC of the model."
 )
 
 
@@ -165,7 +136,7 @@ def _block(name: Cell, runs: list[RunConfig], records: list[Record | None]) -> l
     rows = []
     for score in names:
         kind, _, k = score.partition(">")
-        label = _bound_above(k) if kind == "L" else _ratio_above(k)
+        label = styled(f"*L*^{{>{k}}}" if kind == "L" else f"LLR^{{>{k}}}")
         best = aurocs[score] == max(aurocs.values())
         cells = [
             _our_cell([seed[score][metric] for seed in seeds], len(runs), best=best and metric == "auroc")
@@ -209,9 +180,9 @@ def _notes_on_ours(scored: Scored, pair: AnomalyPair) -> list[Text]:
     budget = span(pd.Series([run.training.max_updates for run in runs]))
     trained = f"; trained for at most {budget} updates; device {', '.join(sorted(set(records['device'])))}."
     notes = [
-        text(f"Ours: {images}; ", K, f" = {span(records['samples'])}{spread}. Seeds {seeds}; ", sizes, trained),
+        text(styled(f"Ours: {images}; *K* = {span(records['samples'])}{spread}. Seeds {seeds}; "), sizes, trained),
         *(
-            text("Protocol ", code(protocol), f": {PROTOCOLS[protocol]}.")
+            styled(f"Protocol `{protocol}`: {PROTOCOLS[protocol]}.")
             for protocol in sorted({run.training.protocol for run in runs})
         ),
     ]

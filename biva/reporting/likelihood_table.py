@@ -9,7 +9,7 @@ import pandas as pd
 from biva.config import LikelihoodTable, RunConfig
 from biva.errors import UserError
 from biva.reporting.comparison import distances, reported_names
-from biva.reporting.markup import L_K, P_X, K, Text, code, sub, text
+from biva.reporting.markup import Text, styled, text
 from biva.reporting.ours import by_model, notes_on_differences, notes_on_ours, our_cell, results_of
 from biva.reporting.provenance import differences
 from biva.reporting.reported import ReportedCells, of_paper_table
@@ -22,16 +22,12 @@ class _Quantity:
 
     metric: str
     unit: str
-    title: Text
+    title: str
     better: str
 
 
-NATS = _Quantity(
-    "log_likelihood_bound", "nats", text("Importance-weighted lower bounds ", L_K, " on log ", P_X), "higher"
-)
-BITS = _Quantity(
-    "bits_per_dim", "bits/dim", text("Importance-weighted upper bounds on −log", sub("2"), " ", P_X), "lower"
-)
+NATS = _Quantity("log_likelihood_bound", "nats", "Importance-weighted lower bounds *L*_{K} on log *p*(*x*)", "higher")
+BITS = _Quantity("bits_per_dim", "bits/dim", "Importance-weighted upper bounds on −log_{2} *p*(*x*)", "lower")
 
 
 def likelihood_table(
@@ -75,11 +71,8 @@ def likelihood_table(
     others = [] if reported is None else _others(reported[~reported["model"].isin(taken)], settings.k, reported_cells)
     return Table(
         name=settings.name,
-        caption=text(
-            quantity.title,
-            " of ",
-            code(settings.dataset),
-            f" test images, in {quantity.unit}; {quantity.better} is better.",
+        caption=styled(
+            f"{quantity.title} of `{settings.dataset}` test images, in {quantity.unit}; {quantity.better} is better."
         ),
         headings=_headings(settings.k, beside_reported=reported is not None),
         blocks=[rows, *([others] if others else [])],
@@ -94,7 +87,7 @@ def likelihood_table(
 
 
 def _headings(ks: tuple[int, ...], *, beside_reported: bool) -> list[list[Cell]]:
-    heads = [Cell(text(K, f" = {k}"), columns=2 if beside_reported else 1) for k in ks]
+    heads = [Cell(styled(f"*K* = {k}"), columns=2 if beside_reported else 1) for k in ks]
     if not beside_reported:
         return [[Cell("Model"), *heads]]
     return [[Cell(), *heads], [Cell("Model"), *[Cell("ours"), Cell("reported")] * len(ks)]]
@@ -132,11 +125,10 @@ def _note_on_precision(differences: pd.DataFrame) -> list[Text]:
     if differences.empty:
         return []
     return [
-        text(
+        styled(
             f"{differences['run_id'].nunique()} of our runs evaluated in less than fp32: on some of the test images, "
-            "with the same noise, the mean of ",
-            L_K,
-            f" differs by at most {differences['value'].abs().max():.1g} {differences['unit'].iloc[0]}.",
+            f"with the same noise, the mean of *L*_{{K}} differs by at most {differences['value'].abs().max():.1g} "
+            f"{differences['unit'].iloc[0]}."
         )
     ]
 

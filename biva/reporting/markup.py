@@ -54,6 +54,26 @@ def text(*parts: str | Text) -> Text:
     return Text(tuple(piece for piece in pieces if piece[1]))
 
 
+def styled(markup: str) -> Text:
+    """A sentence of ours in which `code`, *italic*, **bold**, x^{sup} and x_{sub} are marked so.
+
+    Names of configuration files and numbers may stand in it, but no text that could hold such marks itself.
+    """
+    pieces = [_piece(part) for part in _MARKED.split(markup) if part]
+    return Text(tuple(pieces))
+
+
+_MARKED = re.compile(r"(\*\*.+?\*\*|\*.+?\*|`.+?`|\^\{.+?\}|_\{.+?\})")
+_STYLES: dict[str, Style] = {"**": "bold", "*": "italic", "`": "code", "^{": "sup", "_{": "sub"}
+
+
+def _piece(part: str) -> tuple[Style, str]:
+    for mark, style in _STYLES.items():
+        if part.startswith(mark) and _MARKED.fullmatch(part):
+            return style, part[len(mark) : -1 if mark.endswith("{") else -len(mark)]
+    return "plain", part
+
+
 def joined(separator: str, parts: Iterable[str | Text]) -> Text:
     """The parts with a separator between any two."""
     separated = [piece for part in parts for piece in (separator, part)]
@@ -70,24 +90,9 @@ def code(content: str) -> Text:
     return Text((("code", content),))
 
 
-def italic(content: str) -> Text:
-    """`content` in italic letters, as mathematical symbols are printed."""
-    return Text((("italic", content),))
-
-
-def sub(content: str) -> Text:
-    """`content` as an index."""
-    return Text((("sub", content),))
-
-
 def sup(content: str) -> Text:
     """`content` as an exponent or a footnote mark."""
     return Text((("sup", content),))
-
-
-K = italic("K")
-L_K = text(italic("L"), sub("K"))
-P_X = text(italic("p"), "(", italic("x"), ")")
 
 
 _ESCAPES = {

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from biva.config import FINETUNED, RunConfig
-from biva.reporting.markup import Text, bold, code, joined, sup, text
+from biva.reporting.markup import Text, code, joined, styled, text
 from biva.reporting.provenance import Difference, names_of
 from biva.reporting.style import LABELS, MODELS
 from biva.reporting.table import NOT_RUN, Cell
@@ -90,11 +90,9 @@ def counted(ran: int, planned: int) -> str:
 
 # ------------------------------------------------------------------------------------------------- how they came to be
 
-ON_SEEDS = text(
+_SEEDS = styled(
     "Ours: mean ± standard deviation over seeds (number of seeds; 1/2: one of two planned). With one seed there is "
-    "none: ± is then the standard error over test images, marked ",
-    sup("se"),
-    ".",
+    "none: ± is then the standard error over test images, marked ^{se}."
 )
 
 
@@ -113,17 +111,11 @@ def notes_on_ours(ours: pd.DataFrame, planned: list[RunConfig], protocols: dict[
     images = part_of_split(runs["images_evaluated"], runs["images_in_split"], "test images")
     made = f"; {_updates(runs)}; {images}; device {', '.join(sorted(set(runs['device'])))}."
     return [
-        text(ON_SEEDS, f" Seeds {seeds}; ", architectures(planned), made),
+        text(_SEEDS, f" Seeds {seeds}; ", architectures(planned), made),
         *_notes_on_minutes(runs, planned),
         *(
-            text(
-                "Protocol ",
-                code(protocol),
-                f": {protocols[protocol]}.{_selected_on(of_protocol, SELECTION[protocol])}",
-            )
-            for protocol, of_protocol in (
-                (name, runs[runs["protocol"] == name]) for name in sorted(set(runs["protocol"]))
-            )
+            styled(f"Protocol `{protocol}`: {protocols[protocol]}.{_selected_on(runs, protocol)}")
+            for protocol in sorted(set(runs["protocol"]))
         ),
     ]
 
@@ -142,12 +134,12 @@ def part_of_split(images: pd.Series, in_split: pd.Series, what: str) -> str:
     )
 
 
-def _selected_on(runs: pd.DataFrame, what: str) -> str:
-    selecting = runs.dropna(subset=["selection_images", "selection_images_in_split"])
+def _selected_on(runs: pd.DataFrame, protocol: str) -> str:
+    selecting = runs[(runs["protocol"] == protocol) & runs["selection_images"].notna()]
     if selecting.empty:
         return ""
-    part = part_of_split(selecting["selection_images"], selecting["selection_images_in_split"], what)
-    return f" Selected on {part}."
+    images, in_split = selecting["selection_images"], selecting["selection_images_in_split"]
+    return f" Selected on {part_of_split(images, in_split, SELECTION[protocol])}."
 
 
 def _notes_on_minutes(runs: pd.DataFrame, planned: list[RunConfig]) -> list[Text]:
@@ -158,11 +150,10 @@ def _notes_on_minutes(runs: pd.DataFrame, planned: list[RunConfig]) -> list[Text
     seen = runs.loc[runs["model"].isin(minutes), "images_seen"]
     budgets = ", ".join(f"{LABELS[variant]} {value:g}" for variant, value in minutes.items())
     return [
-        text(
-            bold("Not the paper's schedule"),
-            f": training ended after so many minutes: {budgets}. The learning rate rose, stayed, and fell to 0 at the "
-            f"end. {span(seen)} images seen, {100 * seen.mean() / PAPER_IMAGES:.2g}% of those after which the paper's "
-            "learning rate has reached its minimum.",
+        styled(
+            f"**Not the paper's schedule**: training ended after so many minutes: {budgets}. The learning rate rose, "
+            f"stayed, and fell to 0 at the end. {span(seen)} images seen, {100 * seen.mean() / PAPER_IMAGES:.2g}% of "
+            "those after which the paper's learning rate has reached its minimum."
         )
     ]
 
@@ -201,7 +192,7 @@ def notes_on_differences(unlike: list[Difference]) -> list[Text]:
             (text(joined(", ", map(code, names)), ": ", _shortened(value)) for value, names in by_value.items()),
         )
         usual = text("; the others: ", _shortened(difference.usual)) if difference.usual not in (*by_value, "") else ""
-        notes.append(text(sup(letter), " ", bold("Not like the others"), f", {difference.what}: ", has, usual, "."))
+        notes.append(text(styled(f"^{{{letter}}} **Not like the others**, {difference.what}: "), has, usual, "."))
     return notes
 
 

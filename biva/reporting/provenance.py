@@ -54,38 +54,38 @@ def short_name(run: RunConfig) -> str:
     return f"{run.architecture_name}/{run.variant}/seed{run.seed}"
 
 
-def names_of(rows: pd.DataFrame) -> list[str]:
-    """`short_name` of the run of every row of a results frame."""
-    columns = zip(rows["architecture"], rows["model"], rows["seed"], strict=True)
+def names_of(results: pd.DataFrame) -> list[str]:
+    """`short_name` of the run of every result."""
+    columns = zip(results["architecture"], results["model"], results["seed"], strict=True)
     return [f"{architecture}/{model}/seed{seed}" for architecture, model, seed in columns]
 
 
-def differences(rows: pd.DataFrame, planned: Iterable[RunConfig]) -> list[Difference]:
-    """What rows of a results frame, all of one table, do not have in common; nothing where all is well.
+def differences(results: pd.DataFrame, planned: Iterable[RunConfig]) -> list[Difference]:
+    """What results of one table do not have in common; nothing where all is well.
 
     What most of them have is what is expected.
 
     Args:
-        rows: with the columns of `origin`, architecture, model, seed and images_evaluated.
+        results: with the columns of `origin`, architecture, model, seed and images_evaluated.
         planned: the table's runs as the configuration has them now.
     """
-    names = names_of(rows)
+    names = names_of(results)
 
     def column(values: pd.Series) -> dict[str, str]:
         return dict(zip(names, map(str, values), strict=True))
 
     now = {short_name(run): run.digest for run in planned}
-    evaluations = rows["evaluation_digest"] + " on " + rows["images_evaluated"].astype("str") + " images"
+    evaluations = results["evaluation_digest"] + " on " + results["images_evaluated"].astype("str") + " images"
     found = [
         _unlike_most(
-            "code of another commit than most, of several, or of none", column(rows["commit"]), is_of_one_commit
+            "code of another commit than most, of several, or of none", column(results["commit"]), is_of_one_commit
         ),
-        _unlike_most("other data", column(rows["data_fingerprint"])),
-        _unlike_most("other protocol", column(rows["protocol"])),
+        _unlike_most("other data", column(results["data_fingerprint"])),
+        _unlike_most("other protocol", column(results["protocol"])),
         _unlike_most("other evaluation settings or images", column(evaluations)),
         Difference(
             "configuration other than the present one",
-            {name: digest for name, digest in column(rows["config_digest"]).items() if digest != now.get(name)},
+            {name: digest for name, digest in column(results["config_digest"]).items() if digest != now.get(name)},
             usual="",
         ),
     ]

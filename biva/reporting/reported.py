@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from biva.errors import UserError
-from biva.reporting.markup import K, Text, joined, sup, text
+from biva.reporting.markup import Text, joined, styled, sup, text
 from biva.reporting.table import Cell
 
 NOT_REPORTED = "–"
@@ -56,7 +56,7 @@ class ReportedCells:
         if self._gaps:
             sentences.append(f"{NOT_REPORTED} : no reported value known.")
         if self._brackets:
-            sentences.append(text("In brackets: ", K, " is not stated, or does not apply."))
+            sentences.append(styled("In brackets: *K* is not stated, or does not apply."))
         sentences += [text(sup(mark), " ", meaning) for mark, meaning in _EXPLANATIONS.items() if mark in self._marks]
         sources = [text(sup(str(number)), " ", source) for number, source in enumerate(self._sources, start=1)]
         return [joined(" ", sentences), *([text("Sources: ", joined("; ", sources), ".")] if sources else [])]

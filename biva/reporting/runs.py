@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from biva.errors import UserError
-from biva.records import RunFolder, read_json, variant_of
+from biva.records import RunFolder, read_json
 from biva.reporting.style import MODELS
 
 
@@ -26,7 +26,7 @@ class Run:
         if folder.identity.is_file():
             identity = read_json(folder.identity)
             config = identity["config"]
-            return cls(folder, config["dataset"], config["architecture_name"], variant_of(identity), config["seed"])
+            return cls(folder, config["dataset"], config["architecture_name"], identity["variant"], config["seed"])
         parts = folder.path.resolve().parts[-4:]
         if len(parts) < 4 or parts[2] not in MODELS or not re.fullmatch(r"seed-?\d+", parts[3]):
             raise UserError(f"{folder.path} is no run folder: expected .../DATASET/ARCHITECTURE/MODEL/seedN.")

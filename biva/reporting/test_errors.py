@@ -7,7 +7,7 @@ import pandas as pd
 
 from biva.config import RunConfig, SemiSupervised
 from biva.reporting.comparison import distances
-from biva.reporting.markup import code, italic, sup, text
+from biva.reporting.markup import styled, text
 from biva.reporting.ours import notes_on_differences, notes_on_ours, our_cell, results_of
 from biva.reporting.provenance import differences
 from biva.reporting.reported import ReportedCells, of_paper_table
@@ -63,10 +63,8 @@ def error_table(
         headings, rows = headings[:-1], [row[:-1] for row in rows]
     return Table(
         name=settings.name,
-        caption=text(
-            "Test error on ",
-            code(settings.dataset),
-            f" with {settings.labels} labels, in percent; lower is better.",
+        caption=styled(
+            f"Test error on `{settings.dataset}` with {settings.labels} labels, in percent; lower is better."
         ),
         headings=[headings],
         blocks=[rows],
@@ -81,20 +79,9 @@ def error_table(
     )
 
 
-_ON_LABELS = text(
+_ON_LABELS = styled(
     "Labelled images: as many of every class, drawn anew for every seed; both models get the same ones. A test image "
-    "is classified by the most probable ",
-    italic("y"),
-    " of ",
-    italic("q"),
-    "(",
-    italic("y"),
-    " | ",
-    italic("x"),
-    ") at the posterior means of ",
-    italic("z"),
-    sup("BU"),
-    ".",
+    "is classified by the most probable *y* of *q*(*y* | *x*) at the posterior means of *z*^{BU}."
 )
 
 

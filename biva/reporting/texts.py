@@ -23,21 +23,16 @@ def write_csv(runs: list[RunConfig], records: Path, folder: Path) -> Path:
     return path
 
 
-def table_of(settings: TableSettings, runs: list[RunConfig], folder: Path) -> Table:
-    """A table of likelihood bounds or test errors, from the `results.csv` in `folder`."""
-    results, paper = read_results(folder / "results.csv"), load_paper_results(PAPER_RESULTS)
-    if isinstance(settings, LikelihoodTable):
-        return likelihood_table(results, paper, settings, runs)
-    return error_table(results, paper, settings, runs)
-
-
 def write_table(settings: TableSettings, runs: list[RunConfig], folder: Path) -> list[Path]:
     """Write a table of likelihood bounds or test errors into `folder`, from the `results.csv` there.
 
     Returns:
         The .tex, the .html and the .json.
     """
-    return _write(table_of(settings, runs, folder), folder / "tables")
+    results, paper = read_results(folder / "results.csv"), load_paper_results(PAPER_RESULTS)
+    if isinstance(settings, LikelihoodTable):
+        return _write(likelihood_table(results, paper, settings, runs), folder / "tables")
+    return _write(error_table(results, paper, settings, runs), folder / "tables")
 
 
 def write_anomaly_table(pair: AnomalyPair, runs: list[RunConfig], records: Path, folder: Path) -> list[Path]:
@@ -72,8 +67,3 @@ def write_texts(experiments: str, records: Path, folder: Path) -> list[Path]:
         *(path for table in settings.all_tables for path in write_table(table, runs, folder)),
         *(path for pair in settings.anomalies for path in write_anomaly_table(pair, runs, records, folder)),
     ]
-
-
-def distances(settings: TableSettings, runs: list[RunConfig], folder: Path) -> list[list[str]]:
-    """What a table shows beside a reported value, by the `results.csv` in `folder`."""
-    return table_of(settings, runs, folder).distances.to_numpy().tolist()

@@ -9,19 +9,19 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from biva.reporting.markup import bold, code, escape_latex, italic, sub, sup, text
+from biva.reporting.markup import code, escape_latex, styled, text
 from biva.reporting.table import Cell, Table
 from tests.latex import compiled_on_one_page
 
 TABLE = Table(
     name="a_table",
-    caption=text(italic("L"), sub("K"), " of ", code("my_data"), ", 100%"),
+    caption=styled("*L*_{K} of `my_data`, 100%"),
     headings=[[Cell(), Cell("K = 1", columns=2)], [Cell("Model"), Cell("ours"), Cell("reported")]],
     blocks=[
         [[Cell("BIVA"), Cell(value=-2.5, spread=0.125, of_images=True, seeds="1/2", marks=("a",)), Cell("–")]],
         [[Cell("P&Q", columns=2), Cell(value=-3, in_brackets=True, marks=("1", "†"))]],
     ],
-    notes=[text(bold("Note"), " <one>"), text(sup("a"), " two")],
+    notes=[styled("**Note** <one>"), styled("^{a} two")],
     distances=pd.DataFrame([{"Model": "BIVA", "Source": "a_b <c>"}]),
 )
 
@@ -122,5 +122,5 @@ def test_special_characters_are_escaped() -> None:
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
 def test_every_style_and_symbol_compiles(tmp_path: Path) -> None:
-    symbols = text("− ± † ‡ ∗ ↑ ↓ – ", *(style("x_1") for style in (bold, code, italic, sub, sup)))
+    symbols = styled("− ± † ‡ ∗ ↑ ↓ – **x_1** `x_1` *x_1* x_{x_1} x^{x_1}")
     assert "Overfull" not in compiled_on_one_page(symbols.latex() + TABLE.latex(), tmp_path)
