@@ -71,7 +71,7 @@ class MixedBatches:
         self.labelled, self.unlabelled = labelled, unlabelled
         self.batch_size = labelled.batch_size + unlabelled.batch_size
 
-    def next(self) -> tuple[Tensor, Tensor]:
+    def next(self) -> Any:
         """(L + U, C, H, W) float32, the labelled images first, and the labels of these (L,)."""
         x, labels = self.labelled.next()
         return torch.cat([x, self.unlabelled.next()]), labels

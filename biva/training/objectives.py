@@ -41,9 +41,10 @@ def loss_of(run: RunConfig, model: Any, batch: Any, noise: Noise) -> Loss:
     """
     if run.labels is None:
         return _negative_elbo(model, batch, noise, run.training.free_bits)
+    x, y = batch
     if run.labels.weight is None:
-        return _cross_entropy(model, *batch)
-    return _semi_supervised(model, *batch, noise, run.training.free_bits, run.labels.weight)
+        return _cross_entropy(model, x, y)
+    return _semi_supervised(model, x, y, noise, run.training.free_bits, run.labels.weight)
 
 
 def bound_terms(run: RunConfig, model: Any, x: Tensor, noise: Noise) -> tuple[Tensor, dict[str, Tensor]]:

@@ -14,9 +14,8 @@ import torch.distributed as dist
 
 from biva.config import Labels, RunConfig
 from biva.records import RunFolder
-from biva.training import state
 from biva.training.loop import train
-from biva.training.objectives import Loss
+from biva.training.objectives import Loss, loss_of
 from tests.unit.test_semi_supervised import labelled_dataset
 from tests.unit.test_training import toy_run
 
@@ -50,14 +49,14 @@ def train_all(folder: Path) -> None:
 
 def break_batches(patch: pytest.MonkeyPatch, numbers: set[int]) -> None:
     """Make the loss of these batches NaN, counted from 0; of several processes, in the last one alone."""
-    loss_of, calls = state.loss_of, iter(range(-1, 1000))  # the first call initialises the model
+    calls = iter(range(-1, 1000))  # the first call initialises the model
     last = os.environ.get("RANK", "0") == str(int(os.environ.get("WORLD_SIZE", "1")) - 1)
 
     def broken(*arguments: Any) -> Loss:
         loss = loss_of(*arguments)
         return loss._replace(value=loss.value * torch.nan) if next(calls) in numbers and last else loss
 
-    patch.setattr(state, "loss_of", broken)
+    patch.setattr("biva.training.state.loss_of", broken)
 
 
 if __name__ == "__main__":

@@ -119,12 +119,6 @@ def test_killed_and_resumed_it_ends_with_the_same_bits(
     assert_same_result(finetune(tmp_path / "parts", parent, run), whole)
 
 
-def test_finished_it_is_not_trained_again(parent: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    weights = finetune(tmp_path, parent).weights.read_bytes()
-    monkeypatch.setattr(loop, "step", lambda *_: pytest.fail("trained again"))
-    assert finetune(tmp_path, parent).weights.read_bytes() == weights
-
-
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [

@@ -14,8 +14,8 @@ from biva import records
 from biva.errors import UserError
 from biva.models.hierarchical_vae import HierarchicalVAE
 from biva.tracking import _metrics_of
-from biva.training import checkpoint, state
-from biva.training.objectives import Loss
+from biva.training import checkpoint
+from biva.training.objectives import Loss, loss_of
 from biva.training.state import step
 from tests.unit.test_training import assert_same_result, killed_after, numbers, run_to_end, toy_run, without_randomness
 
@@ -38,14 +38,13 @@ WAYS: dict[str, tuple[Breaks, str]] = {
 
 def broken_where(patch: pytest.MonkeyPatch, is_broken: Callable[[Tensor], bool], how: Breaks = WAYS["NaN"][0]) -> None:
     """Break the loss of the batches that `is_broken` picks; not that of the initialisation."""
-    loss_of = state.loss_of
 
     def broken(run: Any, model: Any, batch: Any, noise: Any) -> Loss:
         loss = loss_of(run, model, batch, noise)
         breaks = loss.value.requires_grad and is_broken(batch)
         return loss._replace(value=how(loss.value, model)) if breaks else loss
 
-    patch.setattr(state, "loss_of", broken)
+    patch.setattr("biva.training.state.loss_of", broken)
 
 
 @pytest.mark.parametrize(("how", "pieces"), [(how, 1) for how in WAYS] + [("NaN", 3)])
