@@ -1,10 +1,10 @@
-"""The one exception that means: the user can mend this, and here is how."""
+"""The one exception for what the user can fix; its message says how."""
 
 from collections.abc import Sequence
 
 
 class UserError(Exception):
-    """A mistake or a missing thing outside the code, told in full in the message.
+    """A mistake or a missing thing outside the code, reported in full by the message.
 
     The message says what was wrong, where, what was expected and what to do. The command line prints it
     without a traceback and exits with status 1.

@@ -32,7 +32,7 @@ PAPER_IMAGES = 3_000_000 * 48
 def by_model(runs: Iterable[RunConfig]) -> dict[Text, list[RunConfig]]:
     """The runs of one dataset as a table shows them: name of a model and architecture -> its runs by seed, in order.
 
-    Architectures are told apart by their number of stages, L, or by their names where that does not do it.
+    Architectures are distinguished by their number of stages, L, or by their names where that number is the same.
     """
     runs = list(runs)
     stages = {run.architecture_name: len(run.architecture.stages) for run in runs}

@@ -38,7 +38,7 @@ def save(folder: Path, state: dict[str, Any]) -> None:
         temporary.unlink(missing_ok=True)
         raise UserError(
             f"Cannot write a checkpoint to {folder}: {error}. The last good checkpoint is kept. "
-            "Free some space or mend the permissions, then run the same command again: training goes on from there."
+            "Free some space or fix the permissions, then run the same command again: training goes on from there."
         ) from error
 
 

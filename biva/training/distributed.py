@@ -161,7 +161,7 @@ def joined_processes(run: RunConfig) -> Iterator[Processes]:
         only_labels = labels is not None and labels.weight is None
         unlabelled = 0 if only_labels else training.batch_size // training.accumulate
         yield Processes(rank, count, labels.batch_size if labels else 0, unlabelled)
-    except Interrupted as interruption:  # told by the first process
+    except Interrupted as interruption:  # reported by the first process
         if rank:
             raise SystemExit(interruption.exit_status) from None
         raise

@@ -1,6 +1,6 @@
 """The faults: each strikes real jobs of a fresh project at random moments, and nothing may be lost or changed by it.
 
-Every function returns how often the fault struck; it fails where something is lost, changed, or told badly.
+Every function returns how often the fault struck; it fails where something is lost, changed, or reported badly.
 """
 
 from __future__ import annotations

@@ -210,7 +210,7 @@ QUICK, DATASETS, DIGITS = "experiments/quick.yaml", "datasets.yaml", "architectu
 
 
 @pytest.mark.parametrize(
-    ("name", "before", "after", "told"),
+    ("name", "before", "after", "expected"),
     [
         *(
             (QUICK, "max_updates: 6000", f"max_updates: {number}", "is not valid YAML")
@@ -231,9 +231,9 @@ QUICK, DATASETS, DIGITS = "experiments/quick.yaml", "datasets.yaml", "architectu
         ),
     ],
 )
-def test_a_value_that_nothing_can_take_is_refused(config: Path, name: str, before: str, after: str, told: str) -> None:
+def test_a_value_that_nothing_can_take_is_refused(config: Path, name: str, before: str, after: str, expected: str) -> None:
     assert before in original(name)
-    assert told in said(config, name, original(name).replace(before, after, 1).encode())
+    assert expected in said(config, name, original(name).replace(before, after, 1).encode())
 
 
 @pytest.mark.parametrize("value", ["a;touch executed", "../x", "$(id)", "a b", "A", "\\input{x}", "é", "", "a\n"])
