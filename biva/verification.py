@@ -275,7 +275,7 @@ def _missing_figures(settings: Experiments, folder: Path, runs: list[RunFolder])
 
 
 def _data_findings(folders: list[RunFolder], resources: Path) -> Iterator[str]:
-    """Of every dataset that a run read and that is in `resources`: whether it is still what the run read."""
+    """Check that every dataset in `resources` that a run read is still what the run read."""
     from biva.data.checksums import is_intact  # reads files alone, unlike the rest of biva.data
 
     read_by: dict[str, dict[str, list[Path]]] = {}

@@ -58,7 +58,7 @@ def _keys_at(schema: dict[str, Any], path: tuple[Any, ...]) -> list[str]:
 
 
 _MOST_BYTES, _MOST_VALUES = 1 << 20, 50_000
-"""Of one file; the longest here, datasets.yaml, has some 18,000 and 600."""
+"""What one file may hold; the longest here, datasets.yaml, has some 18,000 and 600."""
 
 
 class _Loader(yaml.SafeLoader):

@@ -13,7 +13,7 @@ from biva.seeds import derive_seed
 IMAGES_PER_SEED = 64
 SAMPLES_PER_SEED = 16
 NUMBERS_PER_IMAGE = 1024
-"""Of one generator, at most: wide latents have fewer samples per seed, so that no block of numbers is large."""
+"""Samples of one generator, at most: wide latents have fewer samples per seed, so that no block of numbers is large."""
 
 
 def named_noise(seed: int, device: torch.device) -> Noise:

@@ -100,7 +100,7 @@ class Sampling:
 
     @classmethod
     def of(cls, trained: Trained, dataset: Dataset, settings: Evaluation, folder: RunFolder) -> Sampling:
-        """As the evaluation's settings ask for."""
+        """The sampling that the evaluation's settings ask for."""
         x, total = fixed_input(dataset, "test"), len(dataset.split("test"))
         some = x[part(dataset.name, "test", total, min(LOOKED_AT, settings.max_images or total))]
         rows = rows_for(trained.run.architecture, settings.memory_budget_mb, trained.device)
@@ -125,7 +125,7 @@ class Sampling:
 
 
 def evaluation_seed(run: RunConfig) -> int:
-    """Of all random numbers of the run's evaluation."""
+    """The seed of all random numbers of the run's evaluation."""
     return derive_seed(run.seed, "evaluation")
 
 

@@ -50,7 +50,7 @@ def in_order(folders: Iterable[RunFolder]) -> list[Run]:
 
 
 def first_seeds(runs: list[Run]) -> list[Run]:
-    """Of runs in order, the first seed of every model (and architecture)."""
+    """The first seed of every model (and architecture), from runs in order."""
     return list({(run.architecture, run.model): run for run in reversed(runs)}.values())[::-1]
 
 

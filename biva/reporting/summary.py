@@ -62,7 +62,7 @@ def _runs(runs: list[RunConfig], folder: Path) -> list[dict[str, str]]:
 
 
 def _taken(folders: list[RunFolder]) -> dict[str, str]:
-    """Of the runs of one model: how many are trained, parameters, updates and minutes of training."""
+    """How many of one model's runs are trained, their parameters, updates and minutes of training."""
     done = [read_json(folder.identity) | read_json(folder.training) for folder in folders if folder.training.is_file()]
     if not done:
         return {"trained": NOT_RUN, "parameters": "", "updates": "", "minutes": ""}

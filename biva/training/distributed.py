@@ -40,9 +40,9 @@ class Processes:
     rank: int = 0
     count: int = 1
     labelled: int = 0
-    """Of a whole batch."""
+    """Labelled images in a whole batch."""
     unlabelled: int = 0
-    """Of a whole batch, or of one of the pieces that it goes through in."""
+    """Unlabelled images in a whole batch, or in one of the pieces that it goes through in."""
 
     @property
     def first(self) -> bool:

@@ -37,7 +37,7 @@ from biva.training.signals import Interrupted, caught_signals
 from biva.training.state import State, initial_state, step
 
 TELL_SECONDS = 10
-"""Of evaluations that follow each other faster than this, not every one is mirrored at once."""
+"""Evaluations that follow each other faster than this are mirrored together."""
 
 SHOWN = 8
 """Terms that are not finite that a message names."""

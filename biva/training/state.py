@@ -40,12 +40,12 @@ class State:
     optimiser: torch.optim.Optimizer
     batches: Batches | MixedBatches
     noise: Noise
-    """Of training, drawn from torch's global generator."""
+    """The noise of training, drawn from torch's global generator."""
     processes: Processes = field(default_factory=Processes)
     """Those that share every batch."""
     update: int = 0
     seconds: float = 0.0
-    """Of training, over all attempts."""
+    """Seconds of training, over all attempts."""
     sums: dict[str, float] = field(default_factory=dict)
     """`Loss.numbers`, loss and gradient norm, summed over the updates since the last evaluation."""
     lines: int = 0
@@ -61,7 +61,7 @@ class State:
     skipped: int = 0
     """Batches that no update was made of, since the loss or its gradient was not finite."""
     skipped_in_a_row: int = 0
-    """Of these, the ones since the latest update."""
+    """Batches skipped since the latest update."""
 
     _MODULES = ("model", "ema", "optimiser", "batches")
     _VALUES = (

@@ -231,7 +231,9 @@ QUICK, DATASETS, DIGITS = "experiments/quick.yaml", "datasets.yaml", "architectu
         ),
     ],
 )
-def test_a_value_that_nothing_can_take_is_refused(config: Path, name: str, before: str, after: str, expected: str) -> None:
+def test_a_value_that_nothing_can_take_is_refused(
+    config: Path, name: str, before: str, after: str, expected: str
+) -> None:
     assert before in original(name)
     assert expected in said(config, name, original(name).replace(before, after, 1).encode())
 
