@@ -44,7 +44,7 @@ def device_name(device: torch.device) -> str:
 
 @cache
 def _one_gpu() -> FileLock | None:
-    """Leave this process one of several visible GPUs, unless torchrun gave it one. Cached, since the claim must live."""
+    """Leave this process one of several visible GPUs, unless torchrun did. Cached, since the claim must live."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = [str(index) for index in range(torch.cuda.device_count())] if visible is None else visible.split(",")
     return claim(gpus) if len(gpus) > 1 and "LOCAL_RANK" not in os.environ else None

@@ -368,7 +368,7 @@ def test_lake_s_split_is_that_of_all_results(lake: tuple[Dataset, Path]) -> None
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))
 def test_official_sources_are_secure_or_embedded(name: str) -> None:
-    """Plain http only where a published SHA-256 tells what must arrive; no source only where the entry says where a person gets it."""
+    """Plain http needs a published SHA-256; an entry without a source must name a homepage."""
     config = CONFIGS[name]
     assert config.sources or (config.homepage or "").startswith("https://")
     pinned = all(file.sha256 and file.trust == "published" for file in config.files)
