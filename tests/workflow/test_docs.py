@@ -17,8 +17,8 @@ from tests.docs import PAGES, ROOT, Command, commands
 from tests.fake_runs import fake_run, fake_test_error
 from tests.workflow.conftest import Project, copy_project
 
-COMMANDS = [command for page in PAGES if page.name != "adding.md" for command in commands(page)]
-"""All but those of docs/adding.md, which tests/workflow/test_adding.py runs."""
+COMMANDS = [c for page in PAGES if page.name not in ("adding.md", "tutorial.md") for c in commands(page)]
+"""All but those of docs/adding.md and docs/tutorial.md, which have tests of their own."""
 
 RUN_IN_CI = ("make reproduce", "make test")
 """Run by .ci/run; the first is `snakemake --cores all`."""
