@@ -14,7 +14,7 @@ Answer = Callable[[BaseHTTPRequestHandler], None]
 def body(content: bytes, **headers: str) -> Answer:
     def answer(request: BaseHTTPRequestHandler) -> None:
         request.send_response(200)
-        for name, value in ({"Content-Length": str(len(content))} | headers).items():
+        for name, value in ({"Content_Length": str(len(content))} | headers).items():
             request.send_header(name.replace("_", "-"), value)
         request.end_headers()
         request.wfile.write(content)
