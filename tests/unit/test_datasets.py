@@ -25,6 +25,7 @@ from biva.config.datasets import READERS
 from biva.data.datasets import Dataset, Split, load, prepare
 from biva.data.sources import fetch
 from biva.errors import UserError
+from tests.unit.test_readers import config
 
 CONFIGS = load_datasets(Path(__file__).resolve().parents[2] / "config")
 
@@ -32,22 +33,8 @@ RAW = {"train.amat": b"1 0\n0 1\n1 1\n", "valid.amat": b"0 0\n1 0\n", "test.amat
 
 
 def tiny(**changes: Any) -> DatasetConfig:
-    entry = {
-        "title": "tiny",
-        "reader": "amat",
-        "shape": (1, 1, 2),
-        "levels": 2,
-        "binarisation": "static",
-        "splits": {"train": 3, "valid": 2, "test": 1},
-        "files": [
-            {"name": name, "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-            for name, content in RAW.items()
-        ],
-        "folder": "tiny",
-        "sources": [],
-        "licence": "none",
-        "citation": "none",
-    }
+    splits = {"train": 3, "valid": 2, "test": 1}
+    entry = config("amat", RAW, (1, 1, 2), splits, levels=2, binarisation="static").model_dump()
     return DatasetConfig.model_validate(entry | changes)
 
 
