@@ -7,7 +7,7 @@ ignores the details: it keeps what the latents above stage k say about the image
 from __future__ import annotations
 
 import math
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -24,9 +24,8 @@ def bounds_above(
 ) -> Tensor:
     """L^{>k} of every image for k = 0 .. L, from importance-weighted samples; each image exactly once.
 
-    L^{>0} is the ELBO (with one sample) or L_K (with K), L^{>L} is the likelihood under the prior alone. A draw of the
-    same name has the same noise for every k, so the posterior samples that two of them share are equal and their
-    difference is less noisy.
+    L^{>0} is the ELBO (with one sample) or L_K (with K), L^{>L} is the likelihood under the prior alone. All k share
+    the way up and the noise of every draw, so their differences are less noisy.
 
     Args:
         model: in evaluation mode, on `device`.
@@ -58,12 +57,14 @@ def _bounds_above(
     if rows < len(images):
         few = [_bounds_above(model, x, few, samples, seed, device, rows) for few in batches(images, rows)]
         return torch.cat(few, dim=1)
-    batch, bounds = x[images.start : images.stop].to(device), []
+    batch, log_weights = x[images.start : images.stop].to(device), []
     features = model.inference.encode(batch)
-    for above in range(len(model.generative.stages) + 1):
-        log_weights = []
-        for first, chunk in chunks(samples, rows // len(batch)):
-            terms = model.terms(batch, features, chunk, sample_noise(seed, images, first, device), above)
-            log_weights.append(elbo(terms.log_likelihood.double(), terms.kl.double()).view(chunk, -1))
-        bounds.append(importance_weighted_bound(torch.cat(log_weights), samples).cpu())
-    return torch.stack(bounds)
+    for first, chunk in chunks(samples, rows // len(batch)):
+        noise = cache(sample_noise(seed, images, first, device))
+        of_chunk = model.terms_above(batch, features, chunk, noise)
+        log_weights.append(
+            [elbo(terms.log_likelihood.double(), terms.kl.double()).view(chunk, -1) for terms in of_chunk]
+        )
+    return torch.stack(
+        [importance_weighted_bound(torch.cat(of_k), samples).cpu() for of_k in zip(*log_weights, strict=True)]
+    )

@@ -6,6 +6,7 @@ Each kind of picture has noise of its own, so that one more kind changes no othe
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -96,10 +97,10 @@ def layers(model: HierarchicalVAE, x: Tensor, seed: int) -> Tensor:
     Returns:
         (N, L + 2, C, H, W): the image, then k = 0 (a reconstruction) to L (the prior's means alone).
     """
-    features = model.inference.encode(x)
+    noise = cache(named_noise(seed, x.device))
+    posterior = model.inference.posterior(model.inference.encode(x), 1, noise)
     columns = [model.likelihood.unscale(x)]
     for k in range(len(model.generative.stages) + 1):
-        posterior = model.inference.posterior(features, 1, named_noise(seed, x.device))
         walk = model.generative.walk(posterior_above(k, posterior, prior_mean), len(x))
         columns.append(_picture(model, walk.output, seed))
     return torch.stack(columns, dim=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,20 +71,28 @@ class HierarchicalVAE(nn.Module):
         """The terms of the ELBO at one posterior sample per image x (B, C, H, W)."""
         return self.terms(x, self.inference.encode(x), 1, noise)
 
-    def terms(self, x: Tensor, features: Any, k: int, noise: Noise, above: int = 0) -> Terms:
-        """The terms of the bound at k samples per image: k*B rows, sample-major.
+    def terms(self, x: Tensor, features: Any, k: int, noise: Noise) -> Terms:
+        """The terms of the ELBO at k samples per image: k*B rows, sample-major.
 
         Args:
             x: (B, C, H, W).
             features: `inference.encode(x)`.
             k: samples per image.
             noise: gives the numbers of every draw, for all rows.
-            above: stages above this one are drawn from the posterior, this one and those below from the prior. With 0,
-                the terms are those of the ELBO; else those of L^{>above}.
         """
-        posterior = self.inference.posterior(features, k, noise)
-        walk = self.generative.walk(posterior_above(above, posterior, from_prior(noise)), rows=k * len(x))
+        walk = self.generative.walk(self.inference.posterior(features, k, noise), rows=k * len(x))
         return Terms.of(walk, self.likelihood, repeat(x, k))
+
+    def terms_above(self, x: Tensor, features: Any, k: int, noise: Noise) -> Iterator[Terms]:
+        """The terms of L^{>0}, ..., L^{>L}, as `terms` gives those of the ELBO, which is L^{>0}.
+
+        In those of L^{>i}, stages above i are drawn from the posterior, stage i and those below from the prior
+        (paper.md section 5). All of them share the samples of the way up.
+        """
+        posterior, prior = self.inference.posterior(features, k, noise), from_prior(noise)
+        for i in range(len(self.generative.stages) + 1):
+            walk = self.generative.walk(posterior_above(i, posterior, prior), rows=k * len(x))
+            yield Terms.of(walk, self.likelihood, repeat(x, k))
 
     def sample(self, rows: int, noise: Noise, temperature: float = 1.0) -> Tensor:
         """Parameters of p(x | z) for z drawn from the prior at a temperature: (rows, channels, H, W)."""

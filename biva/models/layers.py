@@ -43,14 +43,25 @@ class SameConv2d(nn.Conv2d):
 
 
 class SameConvTranspose2d(nn.ConvTranspose2d):
-    """Adjoint of `SameConv2d`, TensorFlow's transposed convolution: (B, C, H, W) -> (B, out, H*stride, W*stride)."""
+    """Adjoint of `SameConv2d`, TensorFlow's transposed convolution: (B, C, H, W) -> (B, out, H*stride, W*stride).
+
+    It is an ordinary convolution at low resolution with stride^2 times the channels, which are then shuffled into the
+    output's grid: along each axis, with p zeros before, out[stride*m + r] = sum_t weight[r + p + stride*t] x[m - t].
+    Measured on an AMD CPU, that makes evaluation of BIVA 1.2 times as fast as torch's transposed convolution does, and
+    training as fast.
+    """
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         kernel, stride = self.kernel_size[0], self.stride[0]
-        height, width = (stride * size for size in x.shape[-2:])
-        (top, _), (left, _) = (_same_padding(size, kernel, stride) for size in (height, width))
-        y = F.conv_transpose2d(x, self.weight, self.bias, stride, (top, left), output_padding=max(stride - kernel, 0))
-        return y[..., :height, :width]
+        before, _ = _same_padding(stride * x.shape[-1], kernel, stride)
+        first, last = -((stride - 1 + before) // stride), (kernel - 1 - before) // stride
+        taps, left = last - first + 1, -(before + stride * first)
+        weight = F.pad(self.weight, (left, stride * taps - kernel - left) * 2)
+        weight = weight.unflatten(3, (taps, stride)).unflatten(2, (taps, stride)).flip(2, 4)
+        weight = weight.permute(1, 3, 5, 0, 2, 4).flatten(0, 2).contiguous(memory_format=torch.channels_last)
+        x = F.pad(x, (last, -first) * 2).contiguous(memory_format=torch.channels_last)
+        bias = self.bias if self.bias is None else self.bias.repeat_interleave(stride**2)
+        return F.pixel_shuffle(F.conv2d(x, weight, bias), stride)
 
 
 def at_least_float32(x: Tensor) -> Tensor:
