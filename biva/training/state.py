@@ -27,7 +27,7 @@ from biva.models.layers import data_dependent_init
 from biva.seeds import derive_seed
 from biva.training.batches import Batches, MixedBatches, batches_of
 from biva.training.distributed import Processes
-from biva.training.objectives import loss_of
+from biva.training.objectives import Loss, loss_of
 from biva.training.schedule import learning_rate
 
 
@@ -100,11 +100,11 @@ class State:
         """Share every batch with other processes, which have built the same state, from the first one's weights."""
         if processes.count == 1:
             return
-        self.processes, before = processes, self.batches.state_dict()
-        with processes.together(), warnings.catch_warnings(action="ignore"):  # of strides of axes of size 1
-            # The order in which gradients are summed follows this pass, so that it is the same after a resume.
-            self.shared = DistributedDataParallel(self.model)
-            loss_of(self.run, self.shared, processes.own(self.batches.next()), self.noise).value.backward()
+        with processes.together():
+            self.processes, self.shared = processes, DistributedDataParallel(self.model)
+        before = self.batches.state_dict()
+        with warnings.catch_warnings(action="ignore"):  # of strides of axes of size 1
+            _backward(self)  # all updates sum gradients in an order that follows this pass, also after a resume
         self.batches.load_state_dict(before)
         self._seed()
 
@@ -155,19 +155,10 @@ def step(state: State) -> list[str]:
     Returns:
         What was not finite: terms of the loss, or else the loss, or else its gradient; nothing if the update was made.
     """
-    training, processes, model = state.run.training, state.processes, state.shared or state.model
+    training, processes = state.run.training, state.processes
     weights = state.optimiser.param_groups[0]["params"]
-    batch, total = state.batches.next(), torch.zeros((), device=state.device)
     state.optimiser.zero_grad()
-    pieces = batch.chunk(training.accumulate) if training.accumulate > 1 else [batch]
-    with computing_in(training.precision, state.device):
-        for number, piece in enumerate(pieces, 1):
-            waits = state.shared.no_sync() if state.shared and number < len(pieces) else nullcontext()
-            with processes.together(), waits:
-                loss = loss_of(state.run, model, processes.own(piece), state.noise)
-                (loss.value / training.accumulate).backward()
-            parts = [*loss.terms.values(), loss.value.detach(), *loss.numbers.values()]
-            total = total + torch.stack(parts).double() / training.accumulate
+    loss, total = _backward(state)
     norm = get_total_norm([weight.grad for weight in weights if weight.grad is not None])
     everyones = processes.of_all(torch.stack([*total, norm.double()]).tolist())
     values = [sum(of_each) / processes.count for of_each in zip(*everyones, strict=True)]
@@ -185,3 +176,24 @@ def step(state: State) -> list[str]:
     state.update += 1
     state.skipped_in_a_row = 0
     return []
+
+
+def _backward(state: State) -> tuple[Loss, Tensor]:
+    """Add the gradient of the next batch's loss, which is the mean of all processes' gradients, to the weights'.
+
+    Returns:
+        The loss of the last piece that the batch went through in; and of this process's part of the whole batch, in one
+        tensor, the terms, the loss and the numbers.
+    """
+    training, processes, model = state.run.training, state.processes, state.shared or state.model
+    batch, total = state.batches.next(), torch.zeros((), device=state.device)
+    pieces = batch.chunk(training.accumulate) if training.accumulate > 1 else [batch]
+    with computing_in(training.precision, state.device):
+        for number, piece in enumerate(pieces, 1):
+            waits = state.shared.no_sync() if state.shared and number < len(pieces) else nullcontext()
+            with processes.together(), waits:
+                loss = loss_of(state.run, model, processes.own(piece), state.noise)
+                (loss.value / training.accumulate).backward()
+            parts = [*loss.terms.values(), loss.value.detach(), *loss.numbers.values()]
+            total = total + torch.stack(parts).double() / training.accumulate
+    return loss, total
