@@ -150,6 +150,7 @@ class BottomUpInference(InferencePath):
             projection = LatentProjection(architecture, index, groups=1)
             self.projections.append(projection)
             shape, skip = projection.output_shape, architecture.stage_shapes[index]
+        self.projections[-1].requires_grad_(False)  # processes that share a model wait for every gradient
 
     def encode(self, x: Tensor) -> BottomUpFeatures:
         """The first stage, up to q(z_1 | x)."""

@@ -80,10 +80,15 @@ def train(
             selection = selection_of(run, dataset)
             if processes.first:
                 set_aside_other_run(run, dataset, folder, parent)
-            processes.largest(0)  # the others look when the first one holds the lock and has tidied up
+            processes.of_all(None)  # the others look when the first one holds the lock and has tidied up
+            state.join(processes)
             if saved := checkpoint.load(folder.checkpoint):
                 state.load_state_dict(saved)
-            state.join(processes)
+            if len(updates := {*processes.of_all(state.update)}) > 1:
+                raise UserError(
+                    f"{run.name}: the processes found checkpoints of updates {', '.join(map(str, sorted(updates)))}. "
+                    "All must see the same results folder."
+                )
             if processes.first:
                 truncate(folder.record, state.lines)
                 write_samples(folder, state.samples)
@@ -105,7 +110,8 @@ def _run_to_end(state: State, selection: Selection | None, folder: RunFolder, mi
     with caught_signals() as signals, _progress_bar(state) as progress:
         while not state.stopped:
             not_finite = step(state)
-            state.seconds, signal = processes.largest(time.monotonic() - started, signals[0] if signals else 0)
+            mine = (time.monotonic() - started, signals[0] if signals else 0, time.monotonic() - saved_at)
+            state.seconds, signal, unsaved = map(max, zip(*processes.of_all(mine), strict=True))
             progress.update(not not_finite)
             if not_finite and processes.first:
                 progress.write(f"warning: {_skipped(state, not_finite)}", file=sys.stderr)
@@ -122,14 +128,15 @@ def _run_to_end(state: State, selection: Selection | None, folder: RunFolder, mi
                     if time.monotonic() - mirrored_at > TELL_SECONDS:
                         mirror()
                         mirrored_at = time.monotonic()
-                since_best = processes.of_the_first(state.since_best)
+                since_best = processes.of_all(state.since_best)[0]
                 early = training.patience is not None and since_best >= training.patience
                 state.stopped = "early stopping" if early else end
 
             gives_up = state.skipped_in_a_row >= training.max_skipped_updates
-            if evaluates or signal or gives_up or time.monotonic() - saved_at > training.checkpoint_seconds:
+            if evaluates or signal or gives_up or unsaved > training.checkpoint_seconds:
+                content = state.state_dict()
                 if processes.first:
-                    checkpoint.save(folder.checkpoint, state.state_dict())
+                    checkpoint.save(folder.checkpoint, content)
                 saved_at = time.monotonic()
             if gives_up or signal:
                 mirror()
@@ -140,7 +147,7 @@ def _run_to_end(state: State, selection: Selection | None, folder: RunFolder, mi
                     "anew, or raise training.max_skipped_updates to go on."
                 )
             if signal and not state.stopped:
-                raise Interrupted(int(signal), state.update)
+                raise Interrupted(signal, state.update)
 
 
 def evaluate(state: State, selection: Selection | None) -> dict[str, Any]:

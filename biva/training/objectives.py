@@ -15,6 +15,7 @@ from torch import Tensor
 from biva.bounds import class_kl, free_bits_loss, labelled_bound, over_classes, unlabelled_bound, with_free_bits
 from biva.config import RunConfig
 from biva.data.raw import CLASSES
+from biva.models.generative import Walk
 from biva.models.hierarchical_vae import Terms
 from biva.models.latents import Noise
 
@@ -61,9 +62,9 @@ def bound_terms(run: RunConfig, model: Any, x: Tensor, noise: Noise) -> tuple[Te
     """
     if run.labels is None:
         terms = model(x, noise)
-        return terms.log_likelihood, _by_group(model, terms.kl)
+        return terms.log_likelihood, _by_group(terms.walk, terms.kl)
     log_q, terms = model(x, torch.empty(0, dtype=torch.int64, device=x.device), noise)
-    return _mean_over_classes(model, log_q, terms.log_likelihood, terms.kl)
+    return _mean_over_classes(terms.walk, log_q, terms.log_likelihood, terms.kl)
 
 
 def _negative_elbo(model: Any, x: Tensor, noise: Noise, free_bits: float) -> Loss:
@@ -71,7 +72,7 @@ def _negative_elbo(model: Any, x: Tensor, noise: Noise, free_bits: float) -> Los
     terms = model(x, noise)
     loss = free_bits_loss(terms.log_likelihood, terms.kl, free_bits)
     numbers = {"log_likelihood": terms.log_likelihood.detach().mean(), "kl": terms.kl.detach().sum(1).mean()}
-    return Loss(loss, numbers, _named(model, terms))
+    return Loss(loss, numbers, _named(terms))
 
 
 def _semi_supervised(model: Any, x: Tensor, y: Tensor, noise: Noise, free_bits: float, weight: float) -> Loss:
@@ -92,14 +93,14 @@ def _semi_supervised(model: Any, x: Tensor, y: Tensor, noise: Noise, free_bits: 
     loss = weight * cross_entropy - bounds[:labelled].mean() - unlabelled.mean()
     with torch.no_grad():
         rows = terms.log_likelihood[labelled:], terms.kl[labelled:]
-        log_likelihood, kl = _mean_over_classes(model, log_q_unlabelled, *rows)
+        log_likelihood, kl = _mean_over_classes(terms.walk, log_q_unlabelled, *rows)
     numbers = {
         "log_likelihood": log_likelihood.mean(),
         "kl": torch.stack([*kl.values()]).sum(0).mean(),
         "cross_entropy": cross_entropy.detach(),
         "error": _error(log_q_labelled, y),
     }
-    return Loss(loss, numbers, {"log q(y | x)": log_q.detach().mean()} | _named(model, terms))
+    return Loss(loss, numbers, {"log q(y | x)": log_q.detach().mean()} | _named(terms))
 
 
 def _cross_entropy(model: Any, x: Tensor, y: Tensor) -> Loss:
@@ -109,25 +110,25 @@ def _cross_entropy(model: Any, x: Tensor, y: Tensor) -> Loss:
 
 
 def _mean_over_classes(
-    model: Any, log_q: Tensor, log_likelihood: Tensor, kl: Tensor
+    walk: Walk, log_q: Tensor, log_likelihood: Tensor, kl: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """What `bound_terms` returns, from the rows of every class: log q(y | x) (B, Y), likelihood (Y*B,), KL (Y*B, G)."""
 
     def mean(rows: Tensor) -> Tensor:
         return over_classes(rows.view(log_q.shape[1], -1), log_q)
 
-    by_group = {name: mean(rows) for name, rows in _by_group(model, kl).items()}
+    by_group = {name: mean(rows) for name, rows in _by_group(walk, kl).items()}
     return mean(log_likelihood), by_group | {"y": class_kl(log_q)}
 
 
-def _by_group(model: Any, kl: Tensor) -> dict[str, Tensor]:
+def _by_group(walk: Walk, kl: Tensor) -> dict[str, Tensor]:
     """The columns of a KL, by latent group."""
-    return dict(zip(model.group_names, kl.unbind(-1), strict=True))
+    return dict(zip(walk.steps, kl.unbind(-1), strict=True))
 
 
-def _named(model: Any, terms: Terms) -> dict[str, Tensor]:
+def _named(terms: Terms) -> dict[str, Tensor]:
     """`Loss.terms` of the terms of a bound."""
-    kl = _by_group(model, terms.kl.detach().mean(0))
+    kl = _by_group(terms.walk, terms.kl.detach().mean(0))
     return {"log p(x | z)": terms.log_likelihood.detach().mean()} | {f"KL of {name}": kl[name] for name in kl}
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import get_total_norm
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -17,14 +21,13 @@ from biva.config import RunConfig
 from biva.data.datasets import Dataset
 from biva.data.raw import CLASSES
 from biva.devices import computing_in
-from biva.errors import UserError
 from biva.models.build import build_model
 from biva.models.latents import Noise
 from biva.models.layers import data_dependent_init
 from biva.seeds import derive_seed
 from biva.training.batches import Batches, MixedBatches, batches_of
 from biva.training.distributed import Processes
-from biva.training.objectives import loss_of
+from biva.training.objectives import Loss, loss_of
 from biva.training.schedule import learning_rate
 
 
@@ -43,6 +46,8 @@ class State:
     """The noise of training, drawn from torch's global generator."""
     processes: Processes = field(default_factory=Processes)
     """Those that share every batch."""
+    shared: DistributedDataParallel | None = None
+    """The model, whose gradients all processes average; None: this one is alone."""
     update: int = 0
     seconds: float = 0.0
     """Seconds of training, over all attempts."""
@@ -69,37 +74,48 @@ class State:
     )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain values; with the state of torch's global generators, which draw noise and dropout."""
+        """Tensors and plain values; with the states of all processes' generators, which draw noise and dropout."""
         content: dict[str, Any] = {name: getattr(self, name).state_dict() for name in self._MODULES}
         content |= {name: getattr(self, name) for name in self._VALUES}
-        content["cpu_generator"] = torch.get_rng_state()
+        generators = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
-            content["cuda_generator"] = torch.cuda.get_rng_state(self.device)
-        return content
+            generators["cuda"] = torch.cuda.get_rng_state(self.device)
+        return content | {"generators": self.processes.of_all(generators)}
 
     def load_state_dict(self, content: dict[str, Any]) -> None:
-        """Continue exactly where `state_dict` was taken."""
+        """Continue exactly where `state_dict` was taken, if there are as many processes as then."""
         for name in self._MODULES:
             getattr(self, name).load_state_dict(content[name])
         for name in self._VALUES:
             setattr(self, name, content[name])
-        torch.set_rng_state(content["cpu_generator"])
+        if self.processes.rank >= len(content["generators"]):
+            self._seed()
+            return
+        generators = content["generators"][self.processes.rank]
+        torch.set_rng_state(generators["cpu"])
         if self.device.type == "cuda":
-            torch.cuda.set_rng_state(content["cuda_generator"], self.device)
+            torch.cuda.set_rng_state(generators["cuda"], self.device)
 
     def join(self, processes: Processes) -> None:
-        """Share every batch with other processes, which have built or loaded the same state.
+        """Share every batch with other processes, which have built the same state, from the first one's weights."""
+        if processes.count == 1:
+            return
+        with processes.together():
+            self.processes, self.shared = processes, DistributedDataParallel(self.model)
+        before = self.batches.state_dict()
+        with warnings.catch_warnings(action="ignore"):  # of strides of axes of size 1
+            _backward(self)  # all updates sum gradients in an order that follows this pass, also after a resume
+        self.batches.load_state_dict(before)
+        self._seed()
 
-        Raises:
-            UserError: theirs is of another update.
-        """
-        if (update := processes.of_the_first(self.update)) != self.update:
-            raise UserError(
-                f"Process {processes.rank} found a checkpoint of update {self.update:,}, the first one of update "
-                f"{update:,}. All processes must see the same results folder."
-            )
-        processes.share(self.model, self.ema)
-        self.processes = processes
+    def _seed(self) -> None:
+        """Draw noise and dropout of this process's own, from its rank and the update."""
+        torch.manual_seed(seed_of(self.run, "training", self.processes.rank, self.update))
+
+
+def seed_of(run: RunConfig, *purpose: str | int) -> int:
+    """A run's seed for a purpose; a run that fine-tunes another has others than that one."""
+    return derive_seed(run.seed, *purpose, *(["finetuning"] if run.finetunes else []))
 
 
 def initial_state(
@@ -111,16 +127,13 @@ def initial_state(
     """
     training = run.training
 
-    def seed(purpose: str) -> int:
-        return derive_seed(run.seed, purpose, *(["finetuning"] if run.finetunes else []))
-
     def noise(_name: str, shape: torch.Size) -> Tensor:
         return torch.randn(shape, device=device)
 
-    torch.manual_seed(seed("initialisation"))
+    torch.manual_seed(seed_of(run, "initialisation"))
     model = build_model(run.architecture, run.model, CLASSES if run.labels else 0).to(device)
-    batches = batches_of(run, dataset, device, seed)
-    torch.manual_seed(seed("training"))
+    batches = batches_of(run, dataset, device, partial(seed_of, run))
+    torch.manual_seed(seed_of(run, "training"))
     if parent_weights is not None:
         model.load_state_dict(parent_weights)
     else:
@@ -144,18 +157,11 @@ def step(state: State) -> list[str]:
     """
     training, processes = state.run.training, state.processes
     weights = state.optimiser.param_groups[0]["params"]
-    batch, total = state.batches.next(), torch.zeros((), device=state.device)
     state.optimiser.zero_grad()
-    with computing_in(training.precision, state.device):
-        for piece in batch.chunk(training.accumulate) if training.accumulate > 1 else [batch]:
-            loss = loss_of(state.run, state.model, processes.own(piece), processes.noise(state.noise))
-            (loss.value / training.accumulate).backward()
-            parts = [*loss.terms.values(), loss.value.detach(), *loss.numbers.values()]
-            total = total + torch.stack(parts).double() / training.accumulate
-    gradients = [weight.grad for weight in weights if weight.grad is not None]
-    for tensors in (gradients, [total]):
-        processes.average(tensors)
-    values = torch.stack([*total, get_total_norm(gradients).double()]).tolist()
+    loss, total = _backward(state)
+    norm = get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+    everyones = processes.of_all(torch.stack([*total, norm.double()]).tolist())
+    values = [sum(of_each) / processes.count for of_each in zip(*everyones, strict=True)]
     means = dict(zip((*loss.terms, "loss", *loss.numbers, "gradient_norm"), values, strict=True))
 
     if broken := [name for name, mean in means.items() if not math.isfinite(mean)]:
@@ -170,3 +176,24 @@ def step(state: State) -> list[str]:
     state.update += 1
     state.skipped_in_a_row = 0
     return []
+
+
+def _backward(state: State) -> tuple[Loss, Tensor]:
+    """Add the gradient of the next batch's loss, which is the mean of all processes' gradients, to the weights'.
+
+    Returns:
+        The loss of the last piece that the batch went through in; and of this process's part of the whole batch, in one
+        tensor, the terms, the loss and the numbers.
+    """
+    training, processes, model = state.run.training, state.processes, state.shared or state.model
+    batch, total = state.batches.next(), torch.zeros((), device=state.device)
+    pieces = batch.chunk(training.accumulate) if training.accumulate > 1 else [batch]
+    with computing_in(training.precision, state.device):
+        for number, piece in enumerate(pieces, 1):
+            waits = state.shared.no_sync() if state.shared and number < len(pieces) else nullcontext()
+            with processes.together(), waits:
+                loss = loss_of(state.run, model, processes.own(piece), state.noise)
+                (loss.value / training.accumulate).backward()
+            parts = [*loss.terms.values(), loss.value.detach(), *loss.numbers.values()]
+            total = total + torch.stack(parts).double() / training.accumulate
+    return loss, total

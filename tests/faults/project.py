@@ -44,7 +44,7 @@ _EXPERIMENTS: dict[str, Any] = {
     "threads": 1,
     "training": {
         "protocol": "clean",
-        "batch_size": 16,
+        "batch_size": 18,  # that two or three processes can share
         "max_updates": UPDATES,
         "evaluate_every": 10,
         "checkpoint_seconds": 0,

@@ -1,67 +1,68 @@
-"""Toy runs with dropout, for one process or for several: `torchrun -m tests.integration.shared_training FOLDER`."""
+"""One update of toy models, by one process or by several: `torchrun -m tests.integration.shared_training FOLDER`."""
 
 from __future__ import annotations
 
 import os
 import sys
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
+from torch import Tensor
 
 from biva.config import Labels, RunConfig
-from biva.records import RunFolder
-from biva.training.loop import train
+from biva.seeds import derive_seed
+from biva.training.distributed import Processes, joined_processes
 from biva.training.objectives import Loss, loss_of
+from biva.training.state import initial_state, step
 from tests.unit.test_semi_supervised import labelled_dataset
-from tests.unit.test_training import toy_run
-
-EVERY_BATCH = {"max_updates": 6, "evaluate_every": 3, "free_bits": 0.05}
-"""Free bits that some images' KL reaches and others' does not."""
+from tests.unit.test_training import CPU, toy_run
 
 
 def runs() -> dict[str, RunConfig]:
-    """Every objective; a batch in pieces; and a run of which some batches are broken."""
+    """Every objective; a batch in pieces. Some images' KL reaches the free bits and others' does not."""
     labels = Labels(count=20, batch_size=4, weight=10.0)
-    plain = toy_run("biva", **EVERY_BATCH)
+    plain = toy_run("biva", free_bits=0.05)
     return {
-        "vae": toy_run("vae", **EVERY_BATCH),
-        "pieces": toy_run("biva", accumulate=3, **EVERY_BATCH),
+        "vae": toy_run("vae", free_bits=0.05),
+        "pieces": toy_run("biva", free_bits=0.05, accumulate=3),
         "labels": plain.model_copy(update={"labels": labels}),
         "classifier": plain.model_copy(
             update={"model": "classifier", "labels": labels.model_copy(update={"weight": None})}
         ),
-        "broken": plain.model_copy(update={"seed": 2}),
     }
 
 
-def train_all(folder: Path) -> None:
-    """Train every run to its end, in `folder`/NAME."""
-    for name, run in runs().items():
-        with pytest.MonkeyPatch.context() as patch:
-            if name == "broken":
-                break_batches(patch, {2, 3})
-            train(run, labelled_dataset(), RunFolder(folder / name), lambda: None)
+def given(name: str, shape: torch.Size) -> Tensor:
+    """The same noise for every image."""
+    generator = torch.Generator().manual_seed(derive_seed(name))
+    return torch.randn(shape[1:], generator=generator).expand(shape)
 
 
-def break_batches(patch: pytest.MonkeyPatch, numbers: set[int]) -> None:
-    """Make the loss of these batches NaN, counted from 0; of several processes, in the last one alone."""
-    calls = iter(range(-1, 1000))  # the first call initialises the model
-    last = os.environ.get("RANK", "0") == str(int(os.environ.get("WORLD_SIZE", "1")) - 1)
+def broken(*arguments: Any) -> Loss:
+    loss = loss_of(*arguments)
+    return loss._replace(value=loss.value * torch.nan)
 
-    def broken(*arguments: Any) -> Loss:
-        loss = loss_of(*arguments)
-        return loss._replace(value=loss.value * torch.nan) if next(calls) in numbers and last else loss
 
-    patch.setattr("biva.training.state.loss_of", broken)
+def update(run: RunConfig, processes: Processes) -> dict[str, Any]:
+    """Gradients and means of an update with given noise and no dropout, after a batch that is broken in one process."""
+    state = initial_state(run, labelled_dataset(), CPU)
+    state.noise = given
+    for module in state.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0
+    state.join(processes)
+    with pytest.MonkeyPatch.context() as patch:
+        if processes.rank == processes.count - 1:
+            patch.setattr("biva.training.state.loss_of", broken)
+        assert step(state) == ["loss"]
+    assert step(state) == []
+    gradients = {name: weight.grad for name, weight in state.model.named_parameters() if weight.grad is not None}
+    return {"gradients": gradients, "sums": state.sums, "drawn": processes.of_all(torch.randn(3))}
 
 
 if __name__ == "__main__":
-    join: Any = cache(dist.init_process_group)  # torchrun's processes can meet only once: they stay for all runs
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dist, "init_process_group", join)
-        patch.setattr(dist, "destroy_process_group", lambda: None)
-        train_all(Path(sys.argv[1]))
+    with joined_processes(runs()["labels"]) as them:
+        updates = {name: update(run, them) for name, run in runs().items()}
+        torch.save(updates, Path(sys.argv[1]) / f"rank{os.environ['RANK']}.pt")

@@ -8,20 +8,31 @@ import torch
 from biva.config import RunConfig
 from biva.errors import UserError
 from biva.training.distributed import Processes, joined_processes
+from biva.training.state import initial_state
 from tests.unit.test_semi_supervised import labelled_run
-from tests.unit.test_training import toy_run
+from tests.unit.test_training import CPU, toy_dataset, toy_run
 
 
 def test_rows_of_labelled_and_unlabelled_images_by_hand() -> None:
-    """Two labelled and four unlabelled images for two processes; then the unlabelled ones with each of two classes."""
-    first, second = (Processes(rank, 2, labelled=2, unlabelled=4) for rank in (0, 1))
-    assert first.rows(torch.arange(6)).tolist() == [0, 2, 3]
-    assert second.rows(torch.arange(6)).tolist() == [1, 4, 5]
-    assert second.rows(torch.arange(10)).tolist() == [1, 4, 5, 8, 9]
-    x, labels = second.own((torch.arange(6), torch.tensor([7, 8])))
-    assert (x.tolist(), labels.tolist()) == ([1, 4, 5], [8])
-    noise = second.noise(lambda _name, shape: torch.arange(shape[0]).view(shape))
-    assert noise("q(z1)", torch.Size([5])).tolist() == [1, 4, 5, 8, 9]
+    """Two labelled and four unlabelled images for two processes; or labelled ones alone; or none."""
+    x, labels = torch.arange(6), torch.tensor([7, 8])
+    first, second = (Processes(rank, 2) for rank in (0, 1))
+    assert [part.tolist() for part in first.own((x, labels))] == [[0, 2, 3], [7]]
+    assert [part.tolist() for part in second.own((x, labels))] == [[1, 4, 5], [8]]
+    assert [part.tolist() for part in second.own((x[:2], labels))] == [[1], [8]]
+    assert second.own(x).tolist() == [3, 4, 5]
+
+
+def test_a_process_without_a_saved_generator_draws_from_its_rank_and_the_update() -> None:
+    """The one process that saved goes on; one that is new has other numbers at every update."""
+    state = initial_state(toy_run(), toy_dataset(), CPU)
+    saved, drawn = state.state_dict(), []
+    for rank, at in [(0, 0), (0, 5), (1, 0), (1, 5)]:
+        state.processes = Processes(rank, 2)
+        state.load_state_dict(saved | {"update": at})
+        drawn.append(torch.rand(1).item())
+    assert drawn[0] == drawn[1]
+    assert len({*drawn}) == 3
 
 
 @pytest.mark.parametrize(
