@@ -21,18 +21,19 @@ def elbo(log_likelihood: Tensor, kl: Tensor) -> Tensor:
     return log_likelihood - kl.sum(dim=1)
 
 
-def free_bits_loss(log_likelihood: Tensor, kl: Tensor, free_bits: float) -> Tensor:
+def free_bits_loss(log_likelihood: Tensor, kl: Tensor, free_bits: float, kl_weight: float = 1.0) -> Tensor:
     """Training loss: the negative ELBO with max(KL, free_bits) per latent group and example (paper.md section 4).
 
     Args:
         log_likelihood: (B,).
         kl: (B, G), Monte Carlo terms, so possibly negative.
         free_bits: nats per group and example.
+        kl_weight: the factor of that maximum.
 
     Returns:
         Scalar, mean over the batch.
     """
-    return -elbo(log_likelihood, with_free_bits(kl, free_bits)).mean()
+    return -elbo(log_likelihood, kl_weight * with_free_bits(kl, free_bits)).mean()
 
 
 def with_free_bits(kl: Tensor, free_bits: float) -> Tensor:

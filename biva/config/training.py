@@ -41,6 +41,18 @@ class Training(Strict):
     )
     ema_decay: float = Field(default=0.9995, ge=0, lt=1, description="Exponential moving average of the weights.")
     free_bits: float = Field(default=2.0, ge=0, description="Nats per latent group and example; training only.")
+    free_bits_updates: int | None = Field(
+        default=None, ge=1, description="Updates over which the free bits fall linearly to 0; null: they do not fall."
+    )
+    kl_warm_up: int | None = Field(
+        default=None,
+        ge=1,
+        description="Updates over which the weight of the KL rises linearly from 0 to 1 (Sønderby et al., 2016); "
+        "null: it is always 1.",
+    )
+    largest_gradient_norm: float | None = Field(
+        default=None, gt=0, description="A batch with a larger gradient norm is skipped (Child, 2021); null: none is."
+    )
     precision: Precision = Field(
         default="fp32",
         description="Of convolutions and matrix products; latents, likelihood and KL are float32. tf32: NVIDIA GPUs.",

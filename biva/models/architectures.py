@@ -56,6 +56,11 @@ class Architecture(_Strict):
         "in the first ELU of a block without one, at the top of the inference path and in the kernel of the merge "
         "blocks (see differences.md).",
     )
+    log_variance: Literal["softplus", "linear"] = Field(
+        default="softplus",
+        description="How a latent head reads its log-variance. softplus: of the output, so that no deviation is below "
+        "1, as in the paper's models; linear: the output itself, which the authors' PyTorch code can be set to.",
+    )
     stages: Annotated[tuple[Stage, ...], Field(min_length=1, description="Bottom (1) to top (L).")]
 
     @model_validator(mode="after")

@@ -121,9 +121,7 @@ class GenerativeStage(nn.Module):
         self.groups = groups
         self.latent_shape = architecture.latent_shapes[index]
         shape = architecture.stage_shapes[index]
-        self.priors = nn.ModuleDict(
-            {} if top else {f"p_{g}": GaussianHead(shape, stage.latent, architecture.latents) for g in groups}
-        )
+        self.priors = nn.ModuleDict({} if top else {f"p_{g}": GaussianHead(architecture, index) for g in groups})
         self.projection = LatentProjection(architecture, index, len(groups), classes)
         shape, self.blocks = self.projection.output_shape, BlockStack()
         for j in range(stage.blocks):

@@ -50,11 +50,6 @@ def drawn(q: DiagonalGaussian, noise: Noise, index: int, group: str = "") -> Lat
     return Latent(q.sample(noise, f"q({latent_name(index, group)})"), q)
 
 
-def posterior_head(architecture: Architecture, index: int) -> GaussianHead:
-    """The head that computes q(z_i | .) from a map of the stage's shape."""
-    return GaussianHead(architecture.stage_shapes[index], architecture.stages[index].latent, architecture.latents)
-
-
 def inference_blocks(architecture: Architecture, index: int, shape: Shape, auxiliary: Shape | None) -> BlockStack:
     """Blocks of one deterministic inference path in stage i; every block receives the same auxiliary input.
 
@@ -146,7 +141,7 @@ class BottomUpInference(InferencePath):
         self.blocks, self.heads, self.projections = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for index in range(len(architecture.stages)):
             self.blocks.append(inference_blocks(architecture, index, shape, skip))
-            self.heads.append(posterior_head(architecture, index))
+            self.heads.append(GaussianHead(architecture, index))
             projection = LatentProjection(architecture, index, groups=1)
             self.projections.append(projection)
             shape, skip = projection.output_shape, architecture.stage_shapes[index]
@@ -195,7 +190,7 @@ class TopDownInference(InferencePath):
             self.paths.append(DeterministicPaths(architecture, index, below, below))
             top = index == len(shapes) - 1
             self.merges.append(_merge(architecture, index, shape, None if top else shape))
-            self.heads.append(posterior_head(architecture, index))
+            self.heads.append(GaussianHead(architecture, index))
 
     def encode(self, x: Tensor) -> TopDownFeatures:
         """Both deterministic paths, and the top posterior."""
@@ -263,13 +258,13 @@ class BidirectionalInference(InferencePath):
         bu_shape = td_shape = architecture.input_shape
         for index, shape in enumerate(shapes):
             self.paths.append(DeterministicPaths(architecture, index, bu_shape, td_shape))
-            self.td_heads.append(posterior_head(architecture, index))
+            self.td_heads.append(GaussianHead(architecture, index))
             if index == len(shapes) - 1:
                 channels, height, width = _doubled(shape)
                 self.merges.append(_merge(architecture, index, (channels + classes, height, width), None))
                 break
             self.merges.append(_merge(architecture, index, shape, shape))
-            self.bu_heads.append(posterior_head(architecture, index))
+            self.bu_heads.append(GaussianHead(architecture, index))
             projection = LatentProjection(architecture, index, groups=1)
             self.projections.append(projection)
             bu_shape, td_shape = projection.output_shape, shape

@@ -78,16 +78,17 @@ def standard_normal(rows: int, shape: tuple[int, ...], like: Tensor) -> Diagonal
 
 
 class GaussianHead(nn.Module):
-    """Feature map (B, *shape) -> Gaussian over one latent group (paper.md section 2, latent heads).
+    """Feature map of a stage -> Gaussian over one of its latent groups (paper.md section 2, latent heads).
 
-    The second half of the outputs goes through softplus and is read as the log-variance, so sigma >= 1 everywhere.
-    A dense latent sees the whole map; a convolutional one has a kernel as large as the map.
+    The second half of the outputs goes through softplus and is read as the log-variance, so sigma >= 1 everywhere; with
+    `log_variance: linear` it is the log-variance itself. A dense latent sees the whole map; a convolutional one has a
+    kernel as large as the map.
     """
 
-    def __init__(self, shape: Shape, latent: int, kind: str) -> None:
+    def __init__(self, architecture: Architecture, index: int) -> None:
         super().__init__()
-        channels, size, _ = shape
-        self.is_dense = kind == "dense"
+        (channels, size, _), latent = architecture.stage_shapes[index], architecture.stages[index].latent
+        self.is_dense, self.is_linear = architecture.latents == "dense", architecture.log_variance == "linear"
         if self.is_dense:
             self.layer = dense(channels * size * size, 2 * latent)
         else:
@@ -96,7 +97,7 @@ class GaussianHead(nn.Module):
     def forward(self, h: Tensor) -> DiagonalGaussian:
         h = F.elu(h)
         mean, raw = at_least_float32(self.layer(h.flatten(1) if self.is_dense else h)).chunk(2, dim=1)
-        return DiagonalGaussian(mean, F.softplus(raw))
+        return DiagonalGaussian(mean, raw if self.is_linear else F.softplus(raw))
 
 
 class LatentProjection(nn.Module):

@@ -208,8 +208,8 @@ def _result(state: State, selection: Selection | None) -> dict[str, Any]:
 def _skipped(state: State, not_finite: list[str]) -> str:
     """A sentence that says which batch was skipped, and why."""
     return (
-        f"{state.run.name}: a batch after update {state.update:,} was skipped, since it made these not finite: "
-        f"{some_of(not_finite, SHOWN)}."
+        f"{state.run.name}: a batch after update {state.update:,} was skipped, since it made these not finite or too "
+        f"large: {some_of(not_finite, SHOWN)}."
     )
 
 

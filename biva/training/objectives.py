@@ -18,6 +18,7 @@ from biva.data.raw import CLASSES
 from biva.models.generative import Walk
 from biva.models.hierarchical_vae import Terms
 from biva.models.latents import Noise
+from biva.training import schedule
 
 
 class Loss(NamedTuple):
@@ -31,7 +32,7 @@ class Loss(NamedTuple):
     """Means over the batch of what the loss is made of, by name: where one is not finite, the loss went wrong."""
 
 
-def loss_of(run: RunConfig, model: Any, batch: Any, noise: Noise) -> Loss:
+def loss_of(run: RunConfig, model: Any, batch: Any, noise: Noise, update: int = 0) -> Loss:
     """The training loss of a run on one of its batches.
 
     Args:
@@ -39,13 +40,15 @@ def loss_of(run: RunConfig, model: Any, batch: Any, noise: Noise) -> Loss:
         model: what it trains.
         batch: images (B, C, H, W), for a run with labels followed by the labels of the first ones.
         noise: of all latents.
+        update: updates made before.
     """
+    of_kl = schedule.free_bits(run.training, update), schedule.kl_weight(run.training, update)
     if run.labels is None:
-        return _negative_elbo(model, batch, noise, run.training.free_bits)
+        return _negative_elbo(model, batch, noise, *of_kl)
     x, y = batch
     if run.labels.weight is None:
         return _cross_entropy(model, x, y)
-    return _semi_supervised(model, x, y, noise, run.training.free_bits, run.labels.weight)
+    return _semi_supervised(model, x, y, noise, *of_kl, run.labels.weight)
 
 
 def bound_terms(run: RunConfig, model: Any, x: Tensor, noise: Noise) -> tuple[Tensor, dict[str, Tensor]]:
@@ -67,15 +70,17 @@ def bound_terms(run: RunConfig, model: Any, x: Tensor, noise: Noise) -> tuple[Te
     return _mean_over_classes(terms.walk, log_q, terms.log_likelihood, terms.kl)
 
 
-def _negative_elbo(model: Any, x: Tensor, noise: Noise, free_bits: float) -> Loss:
+def _negative_elbo(model: Any, x: Tensor, noise: Noise, free_bits: float, kl_weight: float) -> Loss:
     """The negative ELBO with free bits (paper.md section 4)."""
     terms = model(x, noise)
-    loss = free_bits_loss(terms.log_likelihood, terms.kl, free_bits)
+    loss = free_bits_loss(terms.log_likelihood, terms.kl, free_bits, kl_weight)
     numbers = {"log_likelihood": terms.log_likelihood.detach().mean(), "kl": terms.kl.detach().sum(1).mean()}
     return Loss(loss, numbers, _named(terms))
 
 
-def _semi_supervised(model: Any, x: Tensor, y: Tensor, noise: Noise, free_bits: float, weight: float) -> Loss:
+def _semi_supervised(
+    model: Any, x: Tensor, y: Tensor, noise: Noise, free_bits: float, kl_weight: float, weight: float
+) -> Loss:
     """The bounds of labelled and unlabelled images, and alpha times the classifier's loss (paper.md section 5).
 
     The loss is the sum of three batch means: minus the bound on log p(x, y) of the labelled images, minus the bound on
@@ -87,7 +92,7 @@ def _semi_supervised(model: Any, x: Tensor, y: Tensor, noise: Noise, free_bits: 
     """
     log_q, terms = model(x, y, noise)
     labelled, log_q_labelled, log_q_unlabelled = len(y), log_q[: len(y)], log_q[len(y) :]
-    bounds = labelled_bound(terms.log_likelihood, with_free_bits(terms.kl, free_bits), CLASSES)
+    bounds = labelled_bound(terms.log_likelihood, kl_weight * with_free_bits(terms.kl, free_bits), CLASSES)
     unlabelled = unlabelled_bound(bounds[labelled:].view(CLASSES, -1), log_q_unlabelled)
     cross_entropy = F.nll_loss(log_q_labelled, y)
     loss = weight * cross_entropy - bounds[:labelled].mean() - unlabelled.mean()

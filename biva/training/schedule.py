@@ -1,4 +1,4 @@
-"""The learning rate over a training: the paper's, by updates, or one by time for a run that gets so many minutes."""
+"""What changes over a training: the learning rate, by updates or by the clock, the free bits, the weight of the KL."""
 
 from __future__ import annotations
 
@@ -25,6 +25,16 @@ def learning_rate(training: Training, update: int, seconds: float) -> float:
         return max(training.learning_rate * training.learning_rate_decay**update, training.learning_rate_minimum)
     progress = min(1.0, seconds / (60 * training.minutes))
     return training.learning_rate * min(1.0, progress / WARM_UP, (1 - progress) / COOL_DOWN)
+
+
+def free_bits(training: Training, update: int) -> float:
+    """Free bits after so many updates, in nats per latent group and example."""
+    return training.free_bits * (1 - min(1.0, update / training.free_bits_updates) if training.free_bits_updates else 1)
+
+
+def kl_weight(training: Training, update: int) -> float:
+    """The factor of the KL in the loss after so many updates."""
+    return min(1.0, update / training.kl_warm_up) if training.kl_warm_up else 1.0
 
 
 def end_of(training: Training, update: int, seconds: float) -> str:

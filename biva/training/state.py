@@ -147,13 +147,14 @@ def initial_state(
 
 
 def step(state: State) -> list[str]:
-    """One update of the weights and of their moving average; none if the loss or its gradient is not finite.
+    """One update of the weights and of their moving average; none if loss or gradient is not finite, or too large.
 
     A batch without an update leaves weights, optimiser, moving average and the count of updates as they were; only the
     random streams have moved on.
 
     Returns:
-        What was not finite: terms of the loss, or else the loss, or else its gradient; nothing if the update was made.
+        What was not finite: terms of the loss, or else the loss, or else its gradient, named also where its norm is
+        above `training.largest_gradient_norm`; nothing if the update was made.
     """
     training, processes = state.run.training, state.processes
     weights = state.optimiser.param_groups[0]["params"]
@@ -164,10 +165,12 @@ def step(state: State) -> list[str]:
     values = [sum(of_each) / processes.count for of_each in zip(*everyones, strict=True)]
     means = dict(zip((*loss.terms, "loss", *loss.numbers, "gradient_norm"), values, strict=True))
 
-    if broken := [name for name, mean in means.items() if not math.isfinite(mean)]:
+    largest = training.largest_gradient_norm or math.inf
+    broken = [name for name, mean in means.items() if not math.isfinite(mean)]
+    if broken or means["gradient_norm"] > largest:
         state.skipped += 1
         state.skipped_in_a_row += 1
-        return [name for name in broken if name in loss.terms] or broken[:1]
+        return [name for name in broken if name in loss.terms] or broken[:1] or ["gradient_norm"]
     state.optimiser.param_groups[0]["lr"] = learning_rate(training, state.update, state.seconds)
     state.optimiser.step()
     get_ema_multi_avg_fn(training.ema_decay)([*state.ema.parameters()], weights, state.update)
@@ -192,7 +195,7 @@ def _backward(state: State) -> tuple[Loss, Tensor]:
         for number, piece in enumerate(pieces, 1):
             waits = state.shared.no_sync() if state.shared and number < len(pieces) else nullcontext()
             with processes.together(), waits:
-                loss = loss_of(state.run, model, processes.own(piece), state.noise)
+                loss = loss_of(state.run, model, processes.own(piece), state.noise, state.update)
                 (loss.value / training.accumulate).backward()
             parts = [*loss.terms.values(), loss.value.detach(), *loss.numbers.values()]
             total = total + torch.stack(parts).double() / training.accumulate

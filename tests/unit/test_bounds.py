@@ -22,6 +22,12 @@ def test_free_bits_by_hand() -> None:
     assert loss.item() == (80 + 5 + 90 + 4) / 2
 
 
+def test_the_weight_of_the_kl_is_that_of_the_kl_with_free_bits() -> None:
+    """A quarter of the above: 80 + 5 / 4 and 90 + 4 / 4."""
+    loss = free_bits_loss(torch.tensor([-80.0, -90.0]), torch.tensor([[1.0, 3.0], [2.0, -0.5]]), 2.0, 0.25)
+    assert loss.item() == (81.25 + 91) / 2
+
+
 def test_without_free_bits_the_loss_is_the_negative_elbo() -> None:
     """A KL term of one sample may be negative: 80 + 4 and 90 + 1.5."""
     loss = free_bits_loss(torch.tensor([-80.0, -90.0]), torch.tensor([[1.0, 3.0], [2.0, -0.5]]), 0.0)

@@ -1,12 +1,13 @@
 """Diagonal Gaussians against SciPy and closed forms."""
 
 import numpy as np
+import pytest
 import torch
 from scipy import stats
 
 from biva.models.generative import Step
 from biva.models.latents import DiagonalGaussian, GaussianHead, repeat
-from tests.models import double_noise
+from tests.models import double_noise, tiny_architecture
 
 
 def gaussian(*shape: int, seed: int = 0) -> DiagonalGaussian:
@@ -42,14 +43,19 @@ def test_samples_have_the_mean_and_variance() -> None:
     assert ((z.std(0) / deviation - 1).abs() < 5 / np.sqrt(2 * len(z))).all()
 
 
-def test_heads_read_a_softplus_as_the_log_variance() -> None:
-    """So no standard deviation is below 1, whatever the features are."""
-    torch.manual_seed(0)
-    for kind in ("dense", "convolutional"):
-        q = GaussianHead((3, 4, 4), 2, kind)(100 * torch.randn(8, 3, 4, 4))
-        assert (q.log_variance >= 0).all()
-        assert q.log_variance.max() > 1
-        assert q.mean.shape[1:] == ((2,) if kind == "dense" else (2, 4, 4))
+@pytest.mark.parametrize("kind", ["dense", "convolutional"])
+def test_heads_read_a_softplus_as_the_log_variance(kind: str) -> None:
+    """So no standard deviation is below 1, whatever the features are; `linear` reads the outputs themselves."""
+    features, heads = 100 * torch.randn(8, 4, 2, 2), {}
+    for activation in ("softplus", "linear"):
+        torch.manual_seed(0)
+        architecture = tiny_architecture(latents=kind, latent=2).model_copy(update={"log_variance": activation})
+        heads[activation] = GaussianHead(architecture, 0)(features)
+    softplus, linear = heads["softplus"], heads["linear"]
+    assert linear.log_variance.min() < -1
+    torch.testing.assert_close(softplus.log_variance, torch.log1p(linear.log_variance.double().exp()).float())
+    assert torch.equal(softplus.mean, linear.mean)
+    assert softplus.mean.shape[1:] == ((2,) if kind == "dense" else (2, 2, 2))
 
 
 def test_repeat_is_sample_major() -> None:

@@ -14,7 +14,7 @@ from biva.errors import UserError
 from biva.records import RunFolder
 from biva.training import loop
 from biva.training.loop import train
-from biva.training.schedule import learning_rate
+from biva.training.schedule import free_bits, kl_weight, learning_rate
 from biva.training.state import step
 from tests.unit.test_training import toy_dataset, toy_run
 
@@ -39,6 +39,14 @@ def test_the_papers_rate_reaches_its_minimum_after_three_million_updates() -> No
 def test_by_the_clock_it_rises_stays_and_falls_to_zero(seconds: float, factor: float) -> None:
     """Ten minutes: 12 seconds up, and from 7 minutes on down."""
     assert learning_rate(settings(minutes=10), 12345, seconds) == pytest.approx(0.002 * factor)
+
+
+def test_free_bits_fall_and_the_weight_of_the_kl_rises_where_they_shall() -> None:
+    assert [free_bits(settings(), update) for update in (0, 10**6)] == [2.0, 2.0]
+    falling = settings(free_bits=3, free_bits_updates=100)
+    assert [free_bits(falling, update) for update in (0, 25, 100, 101)] == [3.0, 2.25, 0.0, 0.0]
+    assert [kl_weight(settings(), update) for update in (0, 10**6)] == [1.0, 1.0]
+    assert [kl_weight(settings(kl_warm_up=100), update) for update in (0, 25, 100, 101)] == [0.0, 0.25, 1.0, 1.0]
 
 
 @pytest.mark.parametrize("other", [{"learning_rate_decay": 0.9}, {"learning_rate_minimum": 0.0}])

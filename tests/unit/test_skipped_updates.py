@@ -39,8 +39,8 @@ WAYS: dict[str, tuple[Breaks, str]] = {
 def broken_where(patch: pytest.MonkeyPatch, is_broken: Callable[[Tensor], bool], how: Breaks = WAYS["NaN"][0]) -> None:
     """Break the loss of the batches that `is_broken` picks; not that of the initialisation."""
 
-    def broken(run: Any, model: Any, batch: Any, noise: Any) -> Loss:
-        loss = loss_of(run, model, batch, noise)
+    def broken(run: Any, model: Any, batch: Any, *others: Any) -> Loss:
+        loss = loss_of(run, model, batch, *others)
         breaks = loss.value.requires_grad and is_broken(batch)
         return loss._replace(value=how(loss.value, model)) if breaks else loss
 
@@ -67,6 +67,20 @@ def test_a_skipped_batch_might_as_well_not_have_been(monkeypatch: pytest.MonkeyP
         torch.testing.assert_close(ours[part], theirs[part], rtol=0, atol=0)
 
 
+def test_a_gradient_norm_above_the_limit_is_skipped_and_counted() -> None:
+    """The limit lies between the norms of the first three batches at the initial weights."""
+    free = without_randomness(learning_rate_minimum=0, learning_rate=1e-30)
+    norms = []
+    for _ in range(3):
+        before = free.sums.get("gradient_norm", 0.0)
+        step(free)
+        norms.append(free.sums["gradient_norm"] - before)
+    limit = sorted(norms)[1] * 1.0001
+    limited = without_randomness(learning_rate_minimum=0, learning_rate=1e-30, largest_gradient_norm=limit)
+    assert [step(limited) for _ in range(3)] == [["gradient_norm"] if norm > limit else [] for norm in norms]
+    assert (limited.skipped, limited.update) == (1, 2)
+
+
 def every_third(batch: Tensor) -> bool:
     """About a third of the batches, always the same ones."""
     return int(batch.sum()) % 3 == 0
@@ -80,7 +94,9 @@ def test_a_run_with_skipped_batches_makes_all_its_updates_and_resumes_to_the_sam
     lines = numbers(whole)
     assert [line["update"] for line in lines] == [4, 8, 12]
     skipped = lines[-1]["skipped_updates"]
-    assert capsys.readouterr().err.count("was skipped, since it made these not finite: loss.") == skipped > 3
+    assert (
+        capsys.readouterr().err.count("was skipped, since it made these not finite or too large: loss.") == skipped > 3
+    )
     assert records.read_json(whole.training)["skipped_updates"] == skipped
     assert _metrics_of(records.read_lines(whole.record)[-1])["skipped_updates"] == skipped
 
@@ -123,5 +139,7 @@ def test_the_diagnosis_names_the_latent_group(tmp_path: Path, monkeypatch: pytes
         return terms
 
     monkeypatch.setattr(HierarchicalVAE, "forward", broken)
-    with pytest.raises(UserError, match=r"made these not finite: KL of z1\. It was the last of 10 in a row"):
+    with pytest.raises(
+        UserError, match=r"made these not finite or too large: KL of z1\. It was the last of 10 in a row"
+    ):
         run_to_end(tmp_path, toy_run("vae"))

@@ -135,19 +135,21 @@ def test_a_batch_in_pieces_is_the_same_update_and_the_gradient_norm_is_that_of_a
     assert sums[1]["gradient_norm"] == pytest.approx(math.sqrt(squares), rel=1e-5)
 
 
-def test_the_training_loss_is_the_negative_elbo_with_free_bits() -> None:
-    """-log p(x | z) + sum over groups of max(KL, free bits), in numpy; some KL terms are below."""
-    run = toy_run(free_bits=0.005)
+@pytest.mark.parametrize("update", [0, 3, 9])
+def test_the_training_loss_is_the_negative_elbo_with_free_bits(update: int) -> None:
+    """-log p(x | z) + w sum over groups of max(KL, free bits), in numpy; some KL terms are below; both change."""
+    run = toy_run(free_bits=0.01, free_bits_updates=6, kl_warm_up=4)
+    free_bits, weight = {0: (0.01, 0.0), 3: (0.005, 0.75), 9: (-np.inf, 1.0)}[update]
     model: Any = initial_state(run, toy_dataset(), CPU).model.eval()
     x = torch.randint(0, 2, (8, 1, 4, 4), generator=torch.Generator().manual_seed(0)).float()
     torch.manual_seed(3)
     noise = {group: torch.randn(8, 2) for group in ("q(z1_bu)", "q(z1_td)", "q(z2)")}
     with torch.no_grad():
         terms = model(x, lambda name, _shape: noise[name])
-        loss = loss_of(run, model, x, lambda name, _shape: noise[name])
+        loss = loss_of(run, model, x, lambda name, _shape: noise[name], update)
     kl = terms.kl.double().numpy()
     assert (kl < 0.005).any() and (kl > 0.005).any()
-    expected = (np.maximum(kl, 0.005).sum(1) - terms.log_likelihood.double().numpy()).mean()
+    expected = (weight * np.maximum(kl, free_bits).sum(1) - terms.log_likelihood.double().numpy()).mean()
     assert loss.value.item() == pytest.approx(expected, rel=1e-6)
 
 
