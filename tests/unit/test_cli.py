@@ -51,8 +51,8 @@ def biva(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 def examples(verb: str) -> list[list[str]]:
     """Arguments of every example in the verb's help, without `biva` and variables set before it."""
     command = typer.main.get_command(app).commands[verb]  # type: ignore[attr-defined]
-    lines = [shlex.split(line) for line in command.help.split("Example", 1)[1].splitlines()[1:]]
-    return [line[line.index("biva") + 1 :] for line in lines if "biva" in line]
+    lines = [shlex.split(line) for line in command.epilog.splitlines() if "biva" in line]
+    return [line[line.index("biva") + 1 :] for line in lines]
 
 
 def test_help_lists_every_verb_and_imports_nothing_heavy() -> None:
