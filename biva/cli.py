@@ -545,11 +545,10 @@ def rebuild(
 @verb("biva schema")
 def schema() -> None:
     """Write the configuration files' schemas to workflow/schemas, and their reference to docs/configuration.md."""
-    from biva.reference import PAGE, reference
-    from biva.schemas import write_schemas
+    from biva.reference import generated
 
-    write_atomically(PAGE, reference().encode())
-    for path in [*write_schemas(), PAGE]:
+    for path, content in generated().items():
+        write_atomically(path, content.encode())
         print(path)
 
 

@@ -248,13 +248,27 @@ def comparison_page(experiments: str, server: str) -> str:
 class StoredRun:
     """What the store holds of one run."""
 
-    tags: dict[str, str]
-    metrics: dict[str, float]
-    """The latest value of every metric."""
-    points: Callable[[str], list[tuple[int, float]]]
-    """Step and value of every point of a metric, by step and time."""
-    download: Callable[[str, Path], Path]
-    """Copies an artifact, or a folder of them, below a folder."""
+    client: Any
+    run: Any
+
+    @property
+    def tags(self) -> dict[str, str]:
+        return dict(self.run.data.tags)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The latest value of every metric."""
+        return dict(self.run.data.metrics)
+
+    def points(self, metric: str) -> list[tuple[int, float]]:
+        """Step and value of every point of a metric, by step and time."""
+        history = self.client.get_metric_history(self.run.info.run_id, metric)
+        return [(point.step, point.value) for point in sorted(history, key=lambda point: (point.step, point.timestamp))]
+
+    def download(self, path: str, into: Path) -> Path:
+        """Copy an artifact, or a folder of them, below a new folder."""
+        into.mkdir(parents=True)
+        return Path(self.client.download_artifacts(self.run.info.run_id, path, str(into)))
 
 
 @contextmanager
@@ -268,22 +282,10 @@ def stored_runs(experiments: str) -> Iterator[dict[str, StoredRun]]:
     """
     with usable_store():
         client, experiment = _existing_experiment(experiments)
-
-        def reader(stored: Any) -> StoredRun:
-            run_id = stored.info.run_id
-
-            def points(metric: str) -> list[tuple[int, float]]:
-                history = client.get_metric_history(run_id, metric)
-                return [(p.step, p.value) for p in sorted(history, key=lambda p: (p.step, p.timestamp))]
-
-            def download(path: str, into: Path) -> Path:
-                return Path(client.download_artifacts(run_id, path, str(into)))
-
-            return StoredRun(stored.data.tags, stored.data.metrics, points, download)
-
-        found = {run.data.tags["biva.run_id"]: reader(run) for run in _finished_runs(client, experiment)}
-        summary = _find_run(client, experiment, "biva.summary", experiments)
-        yield found | ({SUMMARY_NAME: reader(summary)} if summary else {})
+        found = {run.data.tags["biva.run_id"]: run for run in _finished_runs(client, experiment)}
+        if summary := _find_run(client, experiment, "biva.summary", experiments):
+            found[SUMMARY_NAME] = summary
+        yield {name: StoredRun(client, run) for name, run in found.items()}
 
 
 def points_of(folder: RunFolder) -> dict[str, list[tuple[int, float]]]:

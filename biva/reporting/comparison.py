@@ -9,6 +9,7 @@ import pandas as pd
 from biva.config import LikelihoodTable, RunConfig
 from biva.config import Table as TableSettings
 from biva.records import RunFolder
+from biva.reporting.ours import results_of
 from biva.reporting.results import collect
 from biva.reporting.style import CLASSIFIERS, LABELS, name_of
 
@@ -34,16 +35,11 @@ def distances(
     for run in filter(settings.includes, planned):
         groups.setdefault((run.architecture_name, run.variant), []).append(run)
     found = []
-    for (architecture, model), runs in groups.items():
-        ours = results[
-            (results["dataset"] == runs[0].dataset)
-            & (results["architecture"] == architecture)
-            & (results["model"] == model)
-            & results["seed"].isin([run.seed for run in runs])
-        ]
+    for runs in groups.values():
         for one in reported[reported["model"].isin(reported_names(runs[0]))].to_dict("records"):
-            at_k = ours["k"].isna() if pd.isna(one["k"]) else (ours["k"] == one["k"]).fillna(False).astype(bool)
-            values = ours.loc[at_k & (ours["metric"] == one["metric"]), "value"]
+            ours = results_of(runs, results, one["metric"])
+            at_k = ours["k"].isna() if pd.isna(one["k"]) else ours["k"].eq(one["k"]).fillna(False).astype(bool)
+            values = ours.loc[at_k, "value"]
             if not values.empty:
                 found.append(
                     {

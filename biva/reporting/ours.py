@@ -53,10 +53,8 @@ def by_model(runs: Iterable[RunConfig]) -> dict[Text, list[RunConfig]]:
 
 def results_of(planned: Iterable[RunConfig], results: pd.DataFrame, metric: str) -> pd.DataFrame:
     """The part of `biva.reporting.results.collect`'s frame that holds a metric of planned runs."""
-    names = {(run.dataset, run.architecture_name, run.variant, run.seed) for run in planned}
-    keys = zip(results["dataset"], results["architecture"], results["model"], results["seed"], strict=True)
-    is_planned = np.array([key in names for key in keys], dtype=bool)
-    return results[is_planned & (results["metric"] == metric).to_numpy()]
+    is_planned = (results["dataset"] + "/" + names_of(results)).isin([run.name for run in planned])
+    return results[is_planned & (results["metric"] == metric)]
 
 
 def our_cell(found: pd.DataFrame, planned: int, unlike: list[Difference]) -> Cell:

@@ -54,10 +54,9 @@ def short_name(run: RunConfig) -> str:
     return f"{run.architecture_name}/{run.variant}/seed{run.seed}"
 
 
-def names_of(results: pd.DataFrame) -> list[str]:
+def names_of(results: pd.DataFrame) -> pd.Series:
     """`short_name` of the run of every result."""
-    columns = zip(results["architecture"], results["model"], results["seed"], strict=True)
-    return [f"{architecture}/{model}/seed{seed}" for architecture, model, seed in columns]
+    return results["architecture"] + "/" + results["model"] + "/seed" + results["seed"].astype("str")
 
 
 def differences(results: pd.DataFrame, planned: Iterable[RunConfig]) -> list[Difference]:

@@ -140,7 +140,6 @@ def test_data_list_prints_every_dataset(biva: Callable[..., Done]) -> None:
 
 
 def test_schema_writes_what_is_in_the_repository(biva: Callable[..., Done]) -> None:
-    assert biva("schema").status == 0
-    schemas = [f"workflow/schemas/{name}.schema.json" for name in ("config", "experiments", "datasets", "architecture")]
-    for path in (*schemas, "docs/configuration.md"):
-        assert Path(path).read_text() == (ROOT / path).read_text()
+    written = biva("schema").stdout.split()
+    assert {"docs/configuration.md", "workflow/schemas/datasets.schema.json"} < set(written)
+    assert [Path(path).read_text() for path in written] == [(ROOT / path).read_text() for path in written]
