@@ -163,12 +163,6 @@ def rates_of(run: RunConfig, experiments: Experiments, samples: int, benchmarks:
     """The newest measurement of the run's model under its conditions, or else assumed rates.
 
     Of the batch sizes and the K that were measured, the nearest are taken.
-
-    Args:
-        run: what is planned.
-        experiments: its set.
-        samples: K of the evaluation.
-        benchmarks: folder of the records of `biva bench`.
     """
     device = planned_device(run.device)
     here = device == "cpu" or torch.cuda.is_available()

@@ -173,10 +173,6 @@ def mirroring(folder: RunFolder) -> Iterator[Callable[[], None]]:
 def mirror_reports(experiments: str, results_folder: Path) -> None:
     """Log an experiment set's `results.csv`, summary, tables and figures as artifacts of its one summary run.
 
-    Args:
-        experiments: name of the experiment set.
-        results_folder: `results/EXPERIMENTS`.
-
     Raises:
         TrackingError: as for `mirror`.
     """
@@ -205,9 +201,7 @@ def mirror_reports(experiments: str, results_folder: Path) -> None:
 def records_from_mlflow(experiments: str, into: Path) -> list[RunFolder]:
     """Download the records of every finished run of an experiment set; of runs with one name, the newest.
 
-    Args:
-        experiments: name of the experiment set.
-        into: gets `DATASET/ARCHITECTURE/MODEL/seedN/` for every run, as `results/EXPERIMENTS/runs/` has.
+    `into` gets `DATASET/ARCHITECTURE/MODEL/seedN/` for every run, as `results/EXPERIMENTS/runs/` has.
 
     Raises:
         TrackingError: as for `mirror`, or the store has no such experiment.
@@ -226,10 +220,6 @@ def records_from_mlflow(experiments: str, into: Path) -> list[RunFolder]:
 
 def comparison_page(experiments: str, server: str) -> str:
     """Address of MLflow's page that compares the finished runs of a set; of runs with one name, the newest.
-
-    Args:
-        experiments: name of the experiment set.
-        server: address of MLflow's server, such as `http://127.0.0.1:5000`.
 
     Raises:
         TrackingError: as for `mirror`, or the store has no finished run of the set.

@@ -63,12 +63,8 @@ class Verification:
 def verify(experiments: str, folder: Path, resources: Path) -> Verification:
     """Look at everything in `folder`, which is `results/NAME` or its copy `results/published/NAME`.
 
-    A copy has no weights and arrays, and neither data nor MLflow beside it.
-
-    Args:
-        experiments: name of the set.
-        folder: its results.
-        resources: folder of the datasets; those that are not there are not compared.
+    A copy has no weights and arrays, and neither data nor MLflow beside it. Datasets that are not in `resources` are
+    not compared.
 
     Raises:
         UserError: the set is unknown, or `folder` has no finished run of it.

@@ -28,11 +28,6 @@ _LARGEST_DESCRIPTION = 1 << 20
 def export_datasets(configs: Mapping[str, DatasetConfig], resources: Path, target: Path) -> None:
     """Write prepared datasets into the tar `target`; equal datasets give equal bytes.
 
-    Args:
-        configs: dataset name -> entry of `config/datasets.yaml`, of those to export.
-        resources: folder with a folder per dataset.
-        target: the file; it gets its name when it is complete.
-
     Raises:
         UserError: a dataset is not prepared, or not as its entry says; `target` exists or cannot be written.
     """
@@ -71,10 +66,7 @@ def _licences(configs: Mapping[str, DatasetConfig], fingerprints: Mapping[str, s
 def import_datasets(path: Path, configs: Mapping[str, DatasetConfig], resources: Path) -> list[str]:
     """Put the datasets of an exported tar into `resources`, after all of it has been verified.
 
-    Args:
-        path: what `export_datasets` wrote.
-        configs: all entries of `config/datasets.yaml`.
-        resources: folder with a folder per dataset. What is there with the same content is kept.
+    What is there with the same content is kept.
 
     Returns:
         The names of the datasets, in the archive's order.

@@ -20,12 +20,7 @@ _NOTES = 100
 
 
 def catalogue(configs: Mapping[str, DatasetConfig], resources: Path) -> str:
-    """The table and a note per dataset.
-
-    Args:
-        configs: dataset name -> entry of `config/datasets.yaml`.
-        resources: folder with a folder per dataset, in which files are only looked for, not verified.
-    """
+    """The table and a note per dataset; files are only looked for in `resources`, not verified."""
     lines = {name: _line(config, resources / name) for name, config in configs.items()}
     table = pd.DataFrame.from_dict(lines, orient="index", columns=_COLUMNS).rename_axis(columns="dataset")
     return "\n".join([table.to_string(), "", *(_note(name, config) for name, config in configs.items())])

@@ -10,24 +10,15 @@ from biva.config import LikelihoodTable, RunConfig
 from biva.config import Table as TableSettings
 from biva.records import RunFolder
 from biva.reporting.ours import results_of
-from biva.reporting.results import collect
+from biva.reporting.results import Paper, Results, collect
 from biva.reporting.style import CLASSIFIERS, LABELS, name_of
 
 _CONFIRMATION = {"yes": "", "no": " (unconfirmed)", "value only": " (value confirmed, its setting is not)"}
 """What follows a reported value, by the column `confirmed` of config/paper_results.csv."""
 
 
-def distances(
-    results: pd.DataFrame, paper: pd.DataFrame, settings: TableSettings, planned: Iterable[RunConfig]
-) -> pd.DataFrame:
-    """Our value minus the reported one, wherever a table has both, as texts; ours is the mean over seeds.
-
-    Args:
-        results: the frame of `biva.reporting.results.collect`.
-        paper: the frame of `biva.reporting.results.load_paper_results`.
-        settings: of the table; one without `paper_table` has no distance.
-        planned: the runs of the experiment set.
-    """
+def distances(results: Results, paper: Paper, settings: TableSettings, planned: Iterable[RunConfig]) -> pd.DataFrame:
+    """Our value minus the reported one, wherever a table has both, as texts; ours is the mean over seeds."""
     reported = paper[paper["table"] == settings.paper_table]
     if isinstance(settings, LikelihoodTable):
         reported = reported[reported["dataset"] == settings.dataset]
@@ -67,7 +58,7 @@ def reproduced(run: RunConfig, tables: Iterable[TableSettings]) -> list[str]:
     return sorted({table.paper_table for table in tables if table.includes(run) and table.paper_table})
 
 
-def note(folder: RunFolder, run: RunConfig, tables: Iterable[TableSettings], paper: pd.DataFrame) -> str:
+def note(folder: RunFolder, run: RunConfig, tables: Iterable[TableSettings], paper: Paper) -> str:
     """What a run reproduces and how far it is from that, as Markdown."""
     tables = [table for table in tables if table.includes(run)]
     names = reproduced(run, tables)

@@ -61,12 +61,7 @@ def our_cell(found: pd.DataFrame, planned: int, unlike: list[Difference]) -> Cel
     """Our value of one model at one K: the mean over the seeds that ran, their spread and their number.
 
     The spread is the standard deviation of the sample (n - 1). One seed has none: the standard error over test images
-    stands there, marked as such.
-
-    Args:
-        found: results of the model, one per seed.
-        planned: number of seeds.
-        unlike: `biva.reporting.provenance.differences` of the table; the cell gets the letters of those it has.
+    stands there, marked as such. The cell gets the letters of the differences that its runs have.
     """
     values = found["value"].to_numpy(dtype=float)
     if not len(values):
@@ -95,13 +90,7 @@ _SEEDS = styled(
 
 
 def notes_on_ours(ours: pd.DataFrame, planned: list[RunConfig], protocols: dict[str, str] = PROTOCOLS) -> list[Text]:
-    """How our numbers came to be, from the results and not from the plan.
-
-    Args:
-        ours: results of the table's metric.
-        planned: the table's runs.
-        protocols: what the notes say of each protocol.
-    """
+    """How our numbers came to be, from the results and not from the plan."""
     if ours.empty:
         return [text("Ours: ", architectures(planned), f"; {NOT_RUN}.")]
     runs = ours.drop_duplicates("run_id")

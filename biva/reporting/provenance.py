@@ -17,12 +17,7 @@ from biva.records import commits, settings_digest
 
 
 def origin(run: dict[str, Any], record: dict[str, Any]) -> dict[str, str]:
-    """Where a result comes from: columns of the results frame.
-
-    Args:
-        run: content of `run.json`.
-        record: content of `evaluation.json` or `anomaly/NAME.json`.
-    """
+    """Where a record of an evaluation or of an anomaly pair comes from: columns of the results frame."""
     return {
         "protocol": run["config"]["training"]["protocol"],
         "run_id": run["run_id"],
@@ -62,11 +57,8 @@ def names_of(results: pd.DataFrame) -> pd.Series:
 def differences(results: pd.DataFrame, planned: Iterable[RunConfig]) -> list[Difference]:
     """What results of one table do not have in common; nothing where all is well.
 
-    What most of them have is what is expected.
-
-    Args:
-        results: with the columns of `origin`, architecture, model, seed and images_evaluated.
-        planned: the table's runs as the configuration has them now.
+    What most of them have is what is expected. `results` has the columns of `origin`, architecture, model, seed and
+    images_evaluated; `planned` are the table's runs as the configuration has them now.
     """
     names = names_of(results)
 

@@ -36,11 +36,17 @@ PAPER_COLUMNS: dict[str, str] = (
 )
 """Column -> type of `config/paper_results.csv`. `k` is missing where the source states none."""
 
+Results = pd.DataFrame
+"""What `collect` gives: a row per run and metric, with the columns of `COLUMNS`."""
+
+Paper = pd.DataFrame
+"""What `load_paper_results` gives: a row per reported value, with the columns of `PAPER_COLUMNS`."""
+
 CONFIRMED = ("yes", "no", "value only")
 """Allowed values of the column `confirmed` of `config/paper_results.csv`."""
 
 
-def collect(folders: Iterable[RunFolder]) -> pd.DataFrame:
+def collect(folders: Iterable[RunFolder]) -> Results:
     """Every metric of every evaluated run, one row each, in an order that does not depend on that of `folders`.
 
     The metrics of an anomaly pair are among them where the run has a record of it (`biva.records.anomaly_metrics`).
@@ -111,12 +117,12 @@ def _rows(folder: RunFolder) -> list[dict[str, Any]]:
         ) from None
 
 
-def write_results(frame: pd.DataFrame, path: Path) -> None:
+def write_results(frame: Results, path: Path) -> None:
     """Write the frame as CSV, atomically. Floats are written so that reading gives back the same 64 bits."""
     write_atomically(path, frame.to_csv(index=False, lineterminator="\n").encode())
 
 
-def read_results(path: Path) -> pd.DataFrame:
+def read_results(path: Path) -> Results:
     """Read what `write_results` wrote.
 
     Raises:
@@ -125,7 +131,7 @@ def read_results(path: Path) -> pd.DataFrame:
     return _read(path, COLUMNS, "Run `biva collect EXPERIMENTS` to write it.")
 
 
-def load_paper_results(path: Path) -> pd.DataFrame:
+def load_paper_results(path: Path) -> Paper:
     """What the paper and the literature report (`config/paper_results.csv`), each number with its source.
 
     Raises:

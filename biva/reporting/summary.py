@@ -27,10 +27,7 @@ LATEX = "pdflatex"
 def summary(settings: Experiments, runs: list[RunConfig], folder: Path) -> str:
     """The document, one page as wide as A3 and as long or longer: settings and tables, then figures in three columns.
 
-    Args:
-        settings: of the set.
-        runs: all its runs.
-        folder: `results/NAME`, with what exists of its runs, tables and figures.
+    `folder` is `results/NAME`, with what exists of its runs, tables and figures.
     """
     about = {f"figures/{name}": caption(name) for name in settings.figures}
     return render(
