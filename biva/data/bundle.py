@@ -138,14 +138,11 @@ def _expect_entry(about: dict[str, Any], name: str, config: DatasetConfig, finge
 def _is_present(folder: Path, path: Path, description: dict[str, Any]) -> bool:
     """Whether the dataset is there already; another one in its place is not overwritten."""
     arrays, about = folder / ARRAYS, folder / DESCRIPTION
-    if arrays.is_file() and (digest := sha256(arrays)) != description["fingerprint"]:
-        raise UserError(
-            f"{arrays} is there with another content: its SHA-256 is {digest}, that in {path} "
-            f"{description['fingerprint']}. Nothing was imported. Delete {folder} to take the one from the archive."
-        )
-    if about.is_file() and read_json(about) != description:
-        raise UserError(
-            f"{about} is there and says something else than {path}. Nothing was imported. Delete {folder} to take the "
-            "one from the archive."
-        )
-    return arrays.is_file() and about.is_file()
+    here = [file for file in (arrays, about) if file.is_file()]
+    for file in here:
+        if (sha256(file) != description["fingerprint"]) if file == arrays else (read_json(file) != description):
+            raise UserError(
+                f"{file} is there with another content than in {path}. Nothing was imported. Delete {folder} to take "
+                "the one from the archive."
+            )
+    return len(here) == 2
