@@ -95,7 +95,7 @@ def with_finetuning(**changes: Any) -> Edit:
         (put("semi_supervised.0.name", "likelihood"), ["names of tables", "must differ"]),
         (put("semi_supervised.0.seeds", [1, 1]), ["semi_supervised run", "listed twice"]),
         (put("semi_supervised.0.dataset", "svhn"), ["semi_supervised.0.dataset", "'svhn' has no train"]),
-        (put("evaluation.importance_samples", [0, 1]), ["evaluation.importance_samples.0", "greater than or equal to 1"]),
+        (put("evaluation.importance_samples", [0, 1]), ["evaluation.importance_samples.0", "equal to 1"]),
         (put("tables.0.k", [7]), ["K=[7]", "importance_samples"]),
         (put("tables.0.dataset", "mnist_static"), ["'mnist_static'", "no run uses"]),
         (lambda content: content["tables"].append(content["tables"][0]), ["names of tables", "must differ"]),
