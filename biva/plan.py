@@ -200,15 +200,7 @@ def plan(
     flops_rate: float | None,
     folder: Path = CONFIG_FOLDER,
 ) -> str:
-    """A line per model and dataset, and totals.
-
-    Args:
-        sets: name -> experiment set.
-        datasets: entries of `config/datasets.yaml`.
-        benchmarks: folder of the records of `biva bench`.
-        flops_rate: FLOP/s to assume instead of what was measured; None: as measured, or a default.
-        folder: of the configuration.
-    """
+    """A line per model and dataset, and totals, by `rates_of` or, where it is given, by `flops_rate` in FLOP/s."""
     rows = []
     for name, experiments in sets.items():
         groups: dict[tuple[str, str, str], list[RunConfig]] = {}

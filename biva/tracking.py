@@ -40,26 +40,13 @@ from biva.records import RunFolder, anomaly_metrics, manifest_digest, read_json,
 STORE = Path("results/mlflow")
 """Folder of the database and the artifacts, unless MLFLOW_TRACKING_URI names another store."""
 
-SUMMARY_NAME = "tables and figures"
-"""Second half of the name of an experiment set's summary run."""
-
-MANIFEST = "biva.manifest"
-"""Tag with the SHA-256 of a trained run's `manifest.json`, set once the artifacts are those that it lists."""
-
-RECORD = "biva.record"
-"""Tag of an evaluation's child run: the SHA-256 of the record that it shows."""
-
-SAMPLES = "biva.samples"
-"""Tag with the SHA-256 of the `samples.safetensors` whose images are among the artifacts."""
-
-PARENT = "mlflow.parentRunId"
-"""MLflow's tag for the parent of a run."""
-
-RECORDS = Path("record")
-"""Artifact folder of a run's record files."""
-
-RUN_FIGURES: tuple[FigureName, ...] = ("samples", "reconstructions", "kl_per_layer", "latents_over_training")
-"""Figures of one run among its artifacts."""
+# Names in the store.
+SUMMARY_NAME = "tables and figures"  # second half of the name of an experiment set's summary run
+MANIFEST = "biva.manifest"  # tag: SHA-256 of a run's manifest.json, set once the artifacts are those that it lists
+RECORD = "biva.record"  # tag of an evaluation's child run: SHA-256 of the record that it shows
+SAMPLES = "biva.samples"  # tag: SHA-256 of the samples.safetensors whose images are among the artifacts
+PARENT = "mlflow.parentRunId"  # MLflow's tag for the parent of a run
+RECORDS = Path("record")  # artifact folder of a run's record files
 
 LOCK_SECONDS = 60
 RETRY_SECONDS = 300
@@ -639,7 +626,7 @@ def _log_artifacts(client: Any, stored: Any, folder: RunFolder) -> None:
     for file in folder.records():
         client.log_artifact(run_id, str(file), (RECORDS / file.relative_to(folder.path).parent).as_posix())
     if folder.arrays.is_file() and read_json(folder.identity)["config"].get("labels") is None:
-        _log_figures(client, run_id, folder, RUN_FIGURES)
+        _log_figures(client, run_id, folder, "samples", "reconstructions", "kl_per_layer", "latents_over_training")
     client.set_tag(run_id, MANIFEST, digest)
 
 
@@ -663,11 +650,11 @@ def _log_samples(client: Any, stored: Any, folder: RunFolder) -> None:
             file = Path(scratch) / f"update_{int(update):07}.png"
             torchvision.utils.save_image(enlarged, file, nrow=columns, padding=scale, pad_value=1.0)
         client.log_artifacts(stored.info.run_id, scratch, "samples")
-    _log_figures(client, stored.info.run_id, folder, ("latents_over_training",))
+    _log_figures(client, stored.info.run_id, folder, "latents_over_training")
     client.set_tag(stored.info.run_id, SAMPLES, digest)
 
 
-def _log_figures(client: Any, run_id: str, folder: RunFolder, figures: tuple[FigureName, ...]) -> None:
+def _log_figures(client: Any, run_id: str, folder: RunFolder, *figures: FigureName) -> None:
     from biva.reporting.canvas import save
     from biva.reporting.figures import draw
 

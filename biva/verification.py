@@ -255,16 +255,14 @@ def _data_findings(folders: list[RunFolder], resources: Path) -> Iterator[str]:
     """Check that every dataset in `resources` that a run read is still what the run read."""
     from biva.data.checksums import is_intact  # reads files alone, unlike the rest of biva.data
 
-    read_by: dict[str, dict[str, list[Path]]] = {}
+    read: list[tuple[str, str, Path]] = []
     for folder in folders:
         identity = read_json(folder.identity)
-        read = [(identity["config"]["dataset"], identity["data_fingerprint"], folder.identity)]
+        read.append((identity["config"]["dataset"], identity["data_fingerprint"], folder.identity))
         for path in folder.anomalies():
-            record = read_json(path)
-            read += [(record[kind]["dataset"], record[kind]["fingerprint"], path) for kind in ("normal", "anomalous")]
-        for dataset, fingerprint, path in read:
-            read_by.setdefault(dataset, {}).setdefault(fingerprint, []).append(path)
-    for name, records_of in read_by.items():
+            parts = [read_json(path)[kind] for kind in ("normal", "anomalous")]
+            read += [(part["dataset"], part["fingerprint"], path) for part in parts]
+    for name in dict.fromkeys(dataset for dataset, _, _ in read):
         for file in find_dataset(name).files:
             path = resources / name / "raw" / file.name
             if path.is_file() and not is_intact(path, file):
@@ -275,10 +273,9 @@ def _data_findings(folders: list[RunFolder], resources: Path) -> Iterator[str]:
         present = sha256(arrays)
         if not description.is_file() or read_json(description)["fingerprint"] != present:
             yield f"{arrays} is not the file that {description.name} describes; `biva prepare {name}` makes it again"
-        for fingerprint, where in records_of.items():
-            if fingerprint != present:
-                names = ", ".join(map(str, where))
-                yield f"{arrays} has the fingerprint {present[:12]}, but {fingerprint[:12]} was read by {names}"
+        for other in sorted({fingerprint for dataset, fingerprint, _ in read if dataset == name} - {present}):
+            names = ", ".join(str(path) for *of, path in read if of == [name, other])
+            yield f"{arrays} has the fingerprint {present[:12]}, but {other[:12]} was read by {names}"
 
 
 # --------------------------------------------------------------------------------------------------- MLflow's copy

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from string import ascii_lowercase
 
@@ -11,7 +10,7 @@ import pandas as pd
 
 from biva.config import FINETUNED, RunConfig
 from biva.reporting.markup import Text, code, joined, styled, text
-from biva.reporting.provenance import Difference, names_of
+from biva.reporting.provenance import Difference, names_of, shortened
 from biva.reporting.style import LABELS, MODELS
 from biva.reporting.table import NOT_RUN, Cell
 
@@ -176,13 +175,10 @@ def notes_on_differences(unlike: list[Difference]) -> list[Text]:
             by_value.setdefault(value, []).append(name)
         has = joined(
             "; ",
-            (text(joined(", ", map(code, names)), ": ", _shortened(value)) for value, names in by_value.items()),
+            (text(joined(", ", map(code, names)), ": ", code(shortened(value))) for value, names in by_value.items()),
         )
-        usual = text("; the others: ", _shortened(difference.usual)) if difference.usual not in (*by_value, "") else ""
+        usual = (
+            text("; the others: ", code(shortened(difference.usual))) if difference.usual not in (*by_value, "") else ""
+        )
         notes.append(text(styled(f"^{{{letter}}} **Not like the others**, {difference.what}: "), has, usual, "."))
     return notes
-
-
-def _shortened(value: str) -> Text:
-    """Commits and fingerprints by their first 12 digits, which a line has room for."""
-    return code(re.sub(r"\b([0-9a-f]{12})[0-9a-f]{8,}", r"\1", value))

@@ -6,6 +6,7 @@ been made with the settings that the configuration has now.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,11 @@ def origin(run: dict[str, Any], record: dict[str, Any]) -> dict[str, str]:
         "evaluation_digest": settings_digest(record["settings"]),
         "data_fingerprint": run["data_fingerprint"],
     }
+
+
+def shortened(value: str) -> str:
+    """Commits and fingerprints in a text by their first 12 digits, which a line has room for."""
+    return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{8,}", r"\1", value)
 
 
 def is_of_one_commit(commit: str) -> bool:

@@ -21,9 +21,8 @@ class Run:
 
     @classmethod
     def at(cls, folder: RunFolder) -> Run:
-        there = folder.identity.is_file()
-        name = read_json(folder.identity)["name"].split("/") if there else folder.path.parts[-4:]
-        dataset, architecture, model, seed = name
+        place = read_json(folder.identity)["name"].split("/") if folder.identity.is_file() else folder.path.parts[-4:]
+        dataset, architecture, model, seed = place
         return cls(folder, dataset, architecture, model, int(seed.removeprefix("seed")))
 
     @property
