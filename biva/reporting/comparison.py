@@ -10,11 +10,8 @@ from biva.config import LikelihoodTable, RunConfig
 from biva.config import Table as TableSettings
 from biva.records import RunFolder
 from biva.reporting.ours import results_of
-from biva.reporting.results import Paper, Results, collect
+from biva.reporting.results import CONFIRMED, Paper, Results, collect
 from biva.reporting.style import CLASSIFIERS, LABELS, name_of
-
-_CONFIRMATION = {"yes": "", "no": " (unconfirmed)", "value only": " (value confirmed, its setting is not)"}
-"""What follows a reported value, by the column `confirmed` of config/paper_results.csv."""
 
 
 def distances(results: Results, paper: Paper, settings: TableSettings, planned: Iterable[RunConfig]) -> pd.DataFrame:
@@ -38,7 +35,7 @@ def distances(results: Results, paper: Paper, settings: TableSettings, planned: 
                         "Metric": one["metric"].replace("_", " "),
                         "K": "" if pd.isna(one["k"]) else f"{one['k']}",
                         "Ours (seeds)": f"{values.mean():.2f} ({len(values)})",
-                        "Reported": f"{one['value']:.2f}{_CONFIRMATION[one['confirmed']]}",
+                        "Reported": f"{one['value']:.2f}{CONFIRMED[one['confirmed']][1]}",
                         "Delta": f"{values.mean() - one['value']:+.2f} {one['unit']}",
                         "Source": one["source"],
                     }

@@ -6,13 +6,10 @@ import pandas as pd
 
 from biva.errors import UserError
 from biva.reporting.markup import Text, joined, styled, sup, text
-from biva.reporting.results import Paper
+from biva.reporting.results import CONFIRMED, Paper
 from biva.reporting.table import Cell
 
 NOT_REPORTED = "–"
-
-MARKS = {"yes": (), "no": ("†",), "value only": ("‡",)}
-"""Column `confirmed` of `config/paper_results.csv` -> the mark of the value."""
 
 EXACT = "∗"
 
@@ -39,7 +36,8 @@ class ReportedCells:
         first = reported.to_dict("records")[0]
         if first["source"] not in self._sources:
             self._sources.append(first["source"])
-        marks = MARKS[first["confirmed"]] + ((EXACT,) if first["metric"] == "log_likelihood" else ())
+        exact = EXACT if first["metric"] == "log_likelihood" else ""
+        marks = tuple(filter(None, (CONFIRMED[first["confirmed"]][0], exact)))
         self._marks.update(marks)
         self._brackets |= in_brackets
         number = str(self._sources.index(first["source"]) + 1)

@@ -42,8 +42,12 @@ Results = pd.DataFrame
 Paper = pd.DataFrame
 """What `load_paper_results` gives: a row per reported value, with the columns of `PAPER_COLUMNS`."""
 
-CONFIRMED = ("yes", "no", "value only")
-"""Allowed values of the column `confirmed` of `config/paper_results.csv`."""
+CONFIRMED = {
+    "yes": ("", ""),
+    "no": ("†", " (unconfirmed)"),
+    "value only": ("‡", " (value confirmed, its setting is not)"),
+}
+"""Value of the column `confirmed` of `config/paper_results.csv` -> its mark in tables, and what follows it in texts."""
 
 
 def collect(folders: Iterable[RunFolder]) -> Results:
