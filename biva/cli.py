@@ -63,6 +63,7 @@ app.add_typer(data, name="data")
 Experiments = Annotated[str, typer.Argument(help="Experiment set: a file in config/experiments/, without .yaml.")]
 DatasetName = Annotated[str, typer.Argument(help="Dataset: an entry of config/datasets.yaml.")]
 RunName = Annotated[str, typer.Argument(help="Run of the set: DATASET/ARCHITECTURE/MODEL/seedN.")]
+RunFolders = Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="Folders of runs.")]
 PairName = Annotated[str, typer.Argument(help="`name` of one of the set's anomaly pairs.")]
 TableName = Annotated[str, typer.Argument(help="`name` of a table of the set.")]
 Figure = Annotated[FigureName, typer.Argument(help="What to draw.")]
@@ -75,11 +76,18 @@ def _folder(name: str, content: str, default: str) -> Any:
     return typer.Option(name, file_okay=False, help=f"Folder of {content}.", show_default=default)
 
 
+FetchedFolder = Annotated[Path | None, _folder("--to", "the files", "resources/DATASET/raw")]
 RawFolder = Annotated[Path | None, _folder("--from", "the raw files", "resources/DATASET/raw")]
+PreparedFolder = Annotated[Path | None, _folder("--to", "the array file", "resources/DATASET")]
 DataFolder = Annotated[Path | None, _folder("--data", "the run's dataset, prepared", "resources/DATASET")]
 AnomalousFolder = Annotated[Path | None, _folder("--anomalous", "the other dataset", "resources/DATASET")]
+NewRun = Annotated[Path | None, _folder("--to", "the run", "results/SET/runs/RUN")]
 TrainedRun = Annotated[Path | None, _folder("--run", "the trained run", "results/SET/runs/RUN")]
 ParentRun = Annotated[Path | None, _folder("--parent", "the run to fine-tune", "results/SET/runs/PARENT")]
+Part = Annotated[str | None, typer.Option(help="N/M: only draw the N-th of M shares of the samples.")]
+FromMLflow = Annotated[
+    bool, typer.Option("--from-mlflow", help="Rebuild results.csv and the tables from MLflow alone.")
+]
 SetFolder = Annotated[Path | None, _folder("--results", "the set's results", "results/SET")]
 
 Verb = TypeVar("Verb", bound=Callable[..., None])
@@ -233,10 +241,7 @@ def data_import(file: Annotated[Path, typer.Argument(help="What `biva data expor
 
 
 @verb("biva fetch digits", "BIVA_DATA_MIRROR=$HOME/datasets biva fetch mnist_static")
-def fetch(
-    dataset: DatasetName,
-    to: Annotated[Path | None, _folder("--to", "the files", "resources/DATASET/raw")] = None,
-) -> None:
+def fetch(dataset: DatasetName, to: FetchedFolder = None) -> None:
     """Fetch a dataset's raw files and verify their checksums.
 
     Tried in order: BIVA_DATA_MIRROR, or else `data_mirror` of config/config.yaml; then the dataset's own sources.
@@ -249,11 +254,7 @@ def fetch(
 
 
 @verb("biva prepare digits")
-def prepare(
-    dataset: DatasetName,
-    raw: RawFolder = None,
-    to: Annotated[Path | None, _folder("--to", "the array file", "resources/DATASET")] = None,
-) -> None:
+def prepare(dataset: DatasetName, raw: RawFolder = None, to: PreparedFolder = None) -> None:
     """Turn raw files into one array file, data.safetensors, and its fingerprint, data.json."""
     from biva.data.datasets import prepare
 
@@ -269,11 +270,7 @@ def prepare(
     "biva train static_mnist mnist_static/biva_28x28/biva_finetuned/seed1",
 )
 def train(
-    experiments: Experiments,
-    run: RunName,
-    data: DataFolder = None,
-    to: Annotated[Path | None, _folder("--to", "the run", "results/SET/runs/RUN")] = None,
-    parent: ParentRun = None,
+    experiments: Experiments, run: RunName, data: DataFolder = None, to: NewRun = None, parent: ParentRun = None
 ) -> None:
     """Train one run, from its last checkpoint if it has one.
 
@@ -302,11 +299,7 @@ def train(
     "biva evaluate quick digits/digits_8x8/biva/seed1 --part 2/8",
 )
 def evaluate(
-    experiments: Experiments,
-    run: RunName,
-    data: DataFolder = None,
-    folder: TrainedRun = None,
-    part: Annotated[str | None, typer.Option(help="N/M: only draw the N-th of M shares of the samples.")] = None,
+    experiments: Experiments, run: RunName, data: DataFolder = None, folder: TrainedRun = None, part: Part = None
 ) -> None:
     """Evaluate a trained run on the test split.
 
@@ -354,10 +347,7 @@ def detect(
 
 
 @verb("biva track results/quick/runs/digits/digits_8x8/biva/seed*")
-def track(
-    folders: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="Folders of runs.")],
-    results: SetFolder = None,
-) -> None:
+def track(folders: RunFolders, results: SetFolder = None) -> None:
     """Complete the MLflow copy of runs.
 
     Logs what MLflow lacks of the runs, of their models and of their sets' tables and figures; running it again changes
@@ -378,13 +368,7 @@ def track(
 
 
 @verb("biva collect quick", "biva collect quick --from-mlflow")
-def collect(
-    experiments: Experiments,
-    results: SetFolder = None,
-    from_mlflow: Annotated[
-        bool, typer.Option("--from-mlflow", help="Rebuild results.csv and the tables from MLflow alone.")
-    ] = False,
-) -> None:
+def collect(experiments: Experiments, results: SetFolder = None, from_mlflow: FromMLflow = False) -> None:
     """Collect a set's records into one results.csv.
 
     Reads runs/ in the folder of the results, and writes results.csv; runs that are not evaluated yet are left out.
