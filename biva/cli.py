@@ -10,9 +10,10 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -40,6 +41,10 @@ RESULTS = Path("results")
 
 app = typer.Typer(
     name="biva",
+    help="""BIVA, reproduced: data, training, evaluation, tables and figures, one verb per step.
+
+    `snakemake --cores all` runs all of them in order; each can be run by hand from the project's root. The environment
+    variable BIVA_CONFIG names another folder than config/.""",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -47,13 +52,21 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-data = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+data = typer.Typer(
+    help="Look at the datasets, or carry prepared ones to a machine without a network.",
+    epilog="\b\nExamples:\n  biva data list\n  biva data export digits --to digits.tar\n  biva data import digits.tar",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 app.add_typer(data, name="data")
 
 Experiments = Annotated[str, typer.Argument(help="Experiment set: a file in config/experiments/, without .yaml.")]
 DatasetName = Annotated[str, typer.Argument(help="Dataset: an entry of config/datasets.yaml.")]
 RunName = Annotated[str, typer.Argument(help="Run of the set: DATASET/ARCHITECTURE/MODEL/seedN.")]
+RunFolders = Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="Folders of runs.")]
 PairName = Annotated[str, typer.Argument(help="`name` of one of the set's anomaly pairs.")]
+TableName = Annotated[str, typer.Argument(help="`name` of a table of the set.")]
+Figure = Annotated[FigureName, typer.Argument(help="What to draw.")]
 ArchitectureName = Annotated[str, typer.Argument(help="A file in config/architectures/, without .yaml.")]
 Model = Annotated[ModelName, typer.Option(help="How the posterior is inferred.")]
 OnDevice = Annotated[Device, typer.Option(help="auto: a CUDA device where there is one.")]
@@ -63,16 +76,32 @@ def _folder(name: str, content: str, default: str) -> Any:
     return typer.Option(name, file_okay=False, help=f"Folder of {content}.", show_default=default)
 
 
+FetchedFolder = Annotated[Path | None, _folder("--to", "the files", "resources/DATASET/raw")]
 RawFolder = Annotated[Path | None, _folder("--from", "the raw files", "resources/DATASET/raw")]
+PreparedFolder = Annotated[Path | None, _folder("--to", "the array file", "resources/DATASET")]
 DataFolder = Annotated[Path | None, _folder("--data", "the run's dataset, prepared", "resources/DATASET")]
 AnomalousFolder = Annotated[Path | None, _folder("--anomalous", "the other dataset", "resources/DATASET")]
+NewRun = Annotated[Path | None, _folder("--to", "the run", "results/SET/runs/RUN")]
 TrainedRun = Annotated[Path | None, _folder("--run", "the trained run", "results/SET/runs/RUN")]
 ParentRun = Annotated[Path | None, _folder("--parent", "the run to fine-tune", "results/SET/runs/PARENT")]
+Part = Annotated[str | None, typer.Option(help="N/M: only draw the N-th of M shares of the samples.")]
+FromMLflow = Annotated[
+    bool, typer.Option("--from-mlflow", help="Rebuild results.csv and the tables from MLflow alone.")
+]
 SetFolder = Annotated[Path | None, _folder("--results", "the set's results", "results/SET")]
+
+Verb = TypeVar("Verb", bound=Callable[..., None])
+
+
+def verb(*examples: str, of: typer.Typer = app, name: str | None = None) -> Callable[[Verb], Verb]:
+    """Enter a function as a verb of the command line, whose help ends with these examples."""
+    return of.command(name, epilog="\b\nExamples:\n" + "\n".join(f"  {example}" for example in examples))
 
 
 def main() -> None:
     """Run the command line; a user's mistake is reported in its own words, without a traceback, with status 1."""
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("biva").setLevel(logging.INFO)
     try:
         app()
     except UserError as error:
@@ -80,63 +109,39 @@ def main() -> None:
         raise SystemExit(1) from None
 
 
-@app.callback()
-def biva() -> None:
-    """BIVA, reproduced: data, training, evaluation, tables and figures, one verb per step.
-
-    `snakemake --cores all` runs all of them in order; each can be run by hand from the project's root. The environment
-    variable BIVA_CONFIG names another folder than config/.
-    """
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("biva").setLevel(logging.INFO)
-
-
 # --------------------------------------------------------------------------------------------------------------- models
 
 
-@app.command()
+@verb("biva describe biva_28x28", "biva describe biva_32x32 --model vae")
 def describe(architecture: ArchitectureName, model: Model = "biva") -> None:
-    """Print an architecture's stages, latents and parameters.
-
-    \b
-    Examples:
-      biva describe biva_28x28
-      biva describe biva_32x32 --model vae
-    """
+    """Print an architecture's stages, latents and parameters."""
     from biva.models.describe import describe
 
     print(describe(architecture, load_architecture(architecture), model))
 
 
-@app.command()
+@verb("biva check biva_28x28")
 def check(architecture: ArchitectureName, model: Model = "biva", device: OnDevice = "auto") -> None:
     """Check that a device computes a model's ELBO as the CPU does in double precision.
 
     Untrained weights, random images, the same noise; takes seconds. Status 1 if they differ by more than rounding.
-
-    \b
-    Example:
-      biva check biva_28x28
     """
     from biva.bench import benchmarked, check
 
     print(check(benchmarked(architecture, load_architecture(architecture), model, device)))
 
 
-@app.command()
+@verb(
+    "biva bench digits_8x8 --batch-size 32 --batch-size 64",
+    "biva bench biva_28x28 --precision fp32 --device cpu --threads 2",
+)
 def bench(
     architecture: ArchitectureName,
     model: Model = "biva",
-    batch_size: Annotated[
-        list[int] | None, typer.Option(min=1, help="Of training; may be repeated.", show_default="48")
-    ] = None,
-    importance_samples: Annotated[
-        list[int] | None, typer.Option(min=1, help="K of the evaluation; may be repeated.", show_default="100")
-    ] = None,
+    batch_size: Annotated[list[int], typer.Option(min=1, help="Of training; may be repeated.")] = [48],
+    importance_samples: Annotated[list[int], typer.Option(min=1, help="K; may be repeated.")] = [100],
     images: Annotated[int, typer.Option(min=1, help="Images whose samples are drawn.")] = 4,
-    precision: Annotated[
-        list[str] | None, typer.Option(help="fp32, tf32 or bf16; may be repeated.", show_default="fp32 and bf16")
-    ] = None,
+    precision: Annotated[list[str], typer.Option(help="fp32, tf32 or bf16; may be repeated.")] = ["fp32", "bf16"],
     compiled: Annotated[bool, typer.Option("--compile", help="Measure training once more, compiled.")] = False,
     device: OnDevice = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="as torch chooses")] = None,
@@ -147,33 +152,28 @@ def bench(
 
     Training and evaluation are the real ones, on random images. docs/performance.md explains the columns. `biva plan`
     reads the numbers from results/bench/ARCHITECTURE-MODEL.json.
-
-    \b
-    Examples:
-      biva bench digits_8x8 --batch-size 32 --batch-size 64
-      biva bench biva_28x28 --precision fp32 --device cpu --threads 2
     """
     from biva.bench import Bench, bench, benchmarked, report
     from biva.devices import find_precision
 
     run = benchmarked(architecture, load_architecture(architecture), model, device, threads)
-    precisions, sizes = [find_precision(name) for name in precision or ("fp32", "bf16")], batch_size or [48]
+    precisions = [find_precision(name) for name in precision]
     record = bench(
         run,
         precisions=precisions,
-        batch_sizes=sizes,
-        importance_samples=importance_samples or [100],
+        batch_sizes=batch_size,
+        importance_samples=importance_samples,
         images=images,
         seconds=seconds,
         compiled=compiled,
     )
     print(report(record))
     if profile:
-        print(Bench(run, seconds).largest_costs(precisions[0], sizes[0]))
+        print(Bench(run, seconds).largest_costs(precisions[0], batch_size[0]))
     write_json(RESULTS / "bench" / f"{architecture}-{model}.json", record)
 
 
-@app.command()
+@verb("biva plan quick", "biva plan paper --device cuda --flops-rate 2e13")
 def plan(
     experiments: Experiments,
     flops_rate: Annotated[
@@ -186,11 +186,6 @@ def plan(
     """Print what a set or collection would run, and how many hours that takes, before anything starts.
 
     Hours follow from FLOPs, and from the newest `biva bench` of the model on this machine, if there is one.
-
-    \b
-    Examples:
-      biva plan quick
-      biva plan paper --device cuda --flops-rate 2e13
     """
     from biva.plan import plan
 
@@ -203,34 +198,18 @@ def plan(
 # ----------------------------------------------------------------------------------------------------------------- data
 
 
-@data.callback()
-def data_group() -> None:
-    """Look at the datasets, or carry prepared ones to a machine without a network.
-
-    \b
-    Examples:
-      biva data list
-      biva data export mnist_static omniglot --to datasets.tar
-      biva data import datasets.tar
-    """
-
-
-@data.command("list")
+@verb("biva data list", of=data, name="list")
 def data_list() -> None:
     """List all datasets: size, splits, where they come from, what is present here.
 
     Sizes are of the raw files and of the array file; what is present in resources/ is looked for, not verified.
-
-    \b
-    Example:
-      biva data list
     """
     from biva.data.catalogue import catalogue
 
     print(catalogue(load_datasets(), RESOURCES))
 
 
-@data.command("export")
+@verb("biva data export mnist_static omniglot --to datasets.tar", of=data, name="export")
 def data_export(
     datasets: Annotated[list[str], typer.Argument(metavar="DATASET...", help="Entries of config/datasets.yaml.")],
     to: Annotated[Path, typer.Option(help="The file; it must not exist.")] = Path("datasets.tar"),
@@ -238,10 +217,6 @@ def data_export(
     """Write prepared datasets into one tar, with checksums and licences.
 
     Reads resources/DATASET/data.safetensors and data.json, which `biva fetch` and `biva prepare` make.
-
-    \b
-    Example:
-      biva data export mnist_static omniglot --to datasets.tar
     """
     from biva.data.bundle import export_datasets
 
@@ -252,15 +227,11 @@ def data_export(
     print(to)
 
 
-@data.command("import")
+@verb("biva data import datasets.tar", of=data, name="import")
 def data_import(file: Annotated[Path, typer.Argument(help="What `biva data export` wrote.")]) -> None:
     """Verify an exported tar and put its datasets into resources.
 
     Snakemake then has nothing to fetch or prepare for them. What is there with another content is not overwritten.
-
-    \b
-    Example:
-      biva data import datasets.tar
     """
     from biva.data.bundle import import_datasets
 
@@ -269,19 +240,11 @@ def data_import(file: Annotated[Path, typer.Argument(help="What `biva data expor
         print(f"{RESOURCES / name / 'data.json'}  licence: {configs[name].licence}")
 
 
-@app.command()
-def fetch(
-    dataset: DatasetName,
-    to: Annotated[Path | None, _folder("--to", "the files", "resources/DATASET/raw")] = None,
-) -> None:
+@verb("biva fetch digits", "BIVA_DATA_MIRROR=$HOME/datasets biva fetch mnist_static")
+def fetch(dataset: DatasetName, to: FetchedFolder = None) -> None:
     """Fetch a dataset's raw files and verify their checksums.
 
     Tried in order: BIVA_DATA_MIRROR, or else `data_mirror` of config/config.yaml; then the dataset's own sources.
-
-    \b
-    Examples:
-      biva fetch digits
-      BIVA_DATA_MIRROR=$HOME/datasets biva fetch mnist_static
     """
     from biva.data.sources import fetch
 
@@ -290,18 +253,9 @@ def fetch(
         print(path)
 
 
-@app.command()
-def prepare(
-    dataset: DatasetName,
-    raw: RawFolder = None,
-    to: Annotated[Path | None, _folder("--to", "the array file", "resources/DATASET")] = None,
-) -> None:
-    """Turn raw files into one array file, data.safetensors, and its fingerprint, data.json.
-
-    \b
-    Example:
-      biva prepare digits
-    """
+@verb("biva prepare digits")
+def prepare(dataset: DatasetName, raw: RawFolder = None, to: PreparedFolder = None) -> None:
+    """Turn raw files into one array file, data.safetensors, and its fingerprint, data.json."""
     from biva.data.datasets import prepare
 
     folder = RESOURCES / dataset
@@ -311,22 +265,16 @@ def prepare(
 # ----------------------------------------------------------------------------------------------------------------- runs
 
 
-@app.command()
+@verb(
+    "biva train quick digits/digits_8x8/biva/seed1",
+    "biva train static_mnist mnist_static/biva_28x28/biva_finetuned/seed1",
+)
 def train(
-    experiments: Experiments,
-    run: RunName,
-    data: DataFolder = None,
-    to: Annotated[Path | None, _folder("--to", "the run", "results/SET/runs/RUN")] = None,
-    parent: ParentRun = None,
+    experiments: Experiments, run: RunName, data: DataFolder = None, to: NewRun = None, parent: ParentRun = None
 ) -> None:
     """Train one run, from its last checkpoint if it has one.
 
     A fine-tuned run (MODEL_finetuned) starts from the selected weights of the run that it fine-tunes, its parent.
-
-    \b
-    Examples:
-      biva train quick digits/digits_8x8/biva/seed1
-      biva train static_mnist mnist_static/biva_28x28/biva_finetuned/seed1
     """
     from biva.data.datasets import load
     from biva.tracking import mirroring
@@ -345,24 +293,18 @@ def train(
         raise typer.Exit(interruption.exit_status) from None
 
 
-@app.command()
+@verb(
+    "biva evaluate quick digits/digits_8x8/biva/seed1",
+    "biva evaluate quick digits/digits_8x8/biva_50_labels/seed1",
+    "biva evaluate quick digits/digits_8x8/biva/seed1 --part 2/8",
+)
 def evaluate(
-    experiments: Experiments,
-    run: RunName,
-    data: DataFolder = None,
-    folder: TrainedRun = None,
-    part: Annotated[str | None, typer.Option(help="N/M: only draw the N-th of M shares of the samples.")] = None,
+    experiments: Experiments, run: RunName, data: DataFolder = None, folder: TrainedRun = None, part: Part = None
 ) -> None:
     """Evaluate a trained run on the test split.
 
     Several processes, on any machines that share the folder, can draw a share of the samples each, by --part. What they
     have drawn is kept, and the same command without --part goes on from there, to the same result.
-
-    \b
-    Examples:
-      biva evaluate quick digits/digits_8x8/biva/seed1
-      biva evaluate quick digits/digits_8x8/biva_50_labels/seed1
-      biva evaluate quick digits/digits_8x8/biva/seed1 --part 2/8
     """
     from biva.data.datasets import load
     from biva.evaluation.kept import parse_share
@@ -379,7 +321,7 @@ def evaluate(
         mirror_or_warn(trained)
 
 
-@app.command()
+@verb("biva detect fashion_anomaly_small fashion_mnist/small_28x28/biva/seed1 mnist")
 def detect(
     experiments: Experiments,
     run: RunName,
@@ -391,10 +333,6 @@ def detect(
     """Tell another dataset's test images from those of the run's own.
 
     Writes anomaly/PAIR.json and .safetensors into the run's folder.
-
-    \b
-    Example:
-      biva detect fashion_anomaly_small fashion_mnist/small_28x28/biva/seed1 mnist
     """
     from biva.data.datasets import load
     from biva.evaluation.detect import detect
@@ -408,27 +346,20 @@ def detect(
     mirror_or_warn(trained)
 
 
-@app.command()
-def track(
-    folders: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="Folders of runs.")],
-    results: SetFolder = None,
-) -> None:
+@verb("biva track results/quick/runs/digits/digits_8x8/biva/seed*")
+def track(folders: RunFolders, results: SetFolder = None) -> None:
     """Complete the MLflow copy of runs.
 
     Logs what MLflow lacks of the runs, of their models and of their sets' tables and figures; running it again changes
     nothing. `mlflow.pytorch.load_model` gives a model back, with elbo(x), sample(n) and reconstruct(x).
     MLflow is results/mlflow/, or MLFLOW_TRACKING_URI.
-
-    \b
-    Example:
-      biva track results/quick/runs/digits/digits_8x8/biva/seed*
     """
     from biva.tracking import mirror, mirror_model, mirror_reports
 
-    for path in sorted(folders, key=lambda path: bool(read_json(RunFolder(path).identity).get("parent"))):
-        mirror(RunFolder(path))  # the runs that others fine-tune come first, so that those find them
-        mirror_model(RunFolder(path))
-        print(path)
+    for folder in map(RunFolder, sorted(folders)):  # a fine-tuned run, whose name is longer, finds its parent there
+        mirror(folder)
+        mirror_model(folder)
+        print(folder.path)
     for experiments in sorted({read_json(RunFolder(path).identity)["experiments"] for path in folders}):
         mirror_reports(experiments, results or RESULTS / experiments)
 
@@ -436,22 +367,11 @@ def track(
 # -------------------------------------------------------------------------------------------------------------- results
 
 
-@app.command()
-def collect(
-    experiments: Experiments,
-    results: SetFolder = None,
-    from_mlflow: Annotated[
-        bool, typer.Option("--from-mlflow", help="Rebuild results.csv and the tables from MLflow alone.")
-    ] = False,
-) -> None:
+@verb("biva collect quick", "biva collect quick --from-mlflow")
+def collect(experiments: Experiments, results: SetFolder = None, from_mlflow: FromMLflow = False) -> None:
     """Collect a set's records into one results.csv.
 
     Reads runs/ in the folder of the results, and writes results.csv; runs that are not evaluated yet are left out.
-
-    \b
-    Examples:
-      biva collect quick
-      biva collect quick --from-mlflow
     """
     from biva.reporting.texts import write_csv, write_texts
 
@@ -466,41 +386,23 @@ def collect(
         print(write_csv(runs, folder / "runs", folder))
 
 
-@app.command()
-def table(
-    experiments: Experiments,
-    name: Annotated[str, typer.Argument(help="`name` of a table of the set.")],
-    results: SetFolder = None,
-) -> None:
+@verb("biva table quick likelihood", "biva table quick labels_50")
+def table(experiments: Experiments, name: TableName, results: SetFolder = None) -> None:
     """Write a table of a set's results: likelihood bounds, or test errors of semi-supervised runs.
 
     Reads results.csv in the folder of the results; writes tables/NAME.tex and .html.
-
-    \b
-    Examples:
-      biva table quick likelihood
-      biva table quick labels_50
     """
     from biva.reporting.texts import write_table
 
     table = find_table(experiments, name)
-    runs = _planned(experiments)
-    print(*write_table(table, runs, results or RESULTS / experiments), sep="\n")
+    print(*write_table(table, _planned(experiments), results or RESULTS / experiments), sep="\n")
 
 
-@app.command()
-def figure(
-    experiments: Experiments,
-    name: Annotated[FigureName, typer.Argument(help="What to draw.")],
-    results: SetFolder = None,
-) -> None:
+@verb("biva figure quick learning_curves")
+def figure(experiments: Experiments, name: Figure, results: SetFolder = None) -> None:
     """Draw a figure of a set's runs, but for those that learn from labels.
 
     Reads runs/ in the folder of the results; writes figures/NAME.pdf and NAME.png.
-
-    \b
-    Example:
-      biva figure quick learning_curves
     """
     from biva.reporting.canvas import save
     from biva.reporting.figures import draw, folders_to_draw
@@ -509,16 +411,12 @@ def figure(
     print(*save(draw(name, folders_to_draw(experiments, folder)), folder / "figures" / name), sep="\n")
 
 
-@app.command()
+@verb("biva anomalies fashion_anomaly_small mnist")
 def anomalies(experiments: Experiments, pair: PairName, results: SetFolder = None) -> None:
     """Write the table and the figure of an anomaly pair.
 
     Reads runs/ in the folder of the results; writes anomalies/PAIR.tex, .html, .pdf and .png. Where nothing has run, it
     writes the table alone.
-
-    \b
-    Example:
-      biva anomalies fashion_anomaly_small mnist
     """
     from biva.reporting.canvas import save
     from biva.reporting.figures.anomaly import draw_anomaly
@@ -531,16 +429,12 @@ def anomalies(experiments: Experiments, pair: PairName, results: SetFolder = Non
     print(*save(draw_anomaly(scoring, settings), folder / "anomalies" / pair), sep="\n")
 
 
-@app.command()
+@verb("biva summary quick")
 def summary(experiments: Experiments, results: SetFolder = None) -> None:
     """Put a set's tables and figures on one page.
 
     Writes summary.tex into the folder of the results and, where pdflatex is installed, summary.pdf. What does not exist
     yet is printed as not run.
-
-    \b
-    Example:
-      biva summary quick
     """
     from biva.reporting.summary import compile_pdf, summary
 
@@ -554,7 +448,7 @@ def summary(experiments: Experiments, results: SetFolder = None) -> None:
         print(document.with_suffix(".pdf"))
 
 
-@app.command()
+@verb("biva compare quick")
 def compare(
     experiments: Experiments,
     server: Annotated[
@@ -565,10 +459,6 @@ def compare(
     """Print the address of MLflow's page that compares a set's runs.
 
     `make ui` starts MLflow's server on this machine and prints it too.
-
-    \b
-    Example:
-      biva compare quick
     """
     from biva.tracking import comparison_page, is_server
 
@@ -579,7 +469,7 @@ def compare(
 # -------------------------------------------------------------------------------------- results, verified and published
 
 
-@app.command()
+@verb("biva verify quick", "biva verify results/quick")
 def verify(
     experiments: Annotated[
         str, typer.Argument(help="Experiment set, or the folder of its results: results/SET or results/published/SET.")
@@ -589,11 +479,6 @@ def verify(
 
     Recomputes results.csv and all tables from the records, compares every file of every run with its manifest, the
     data with their fingerprints and everything with MLflow's copy. Status 1 and a list of what does not agree.
-
-    \b
-    Examples:
-      biva verify quick
-      biva verify results/quick
     """
     from biva.verification import verify
 
@@ -606,16 +491,12 @@ def verify(
     print(f"{folder}: {done.runs} of {done.planned} planned runs are there, and all agrees.")
 
 
-@app.command()
+@verb("biva publish quick")
 def publish(experiments: Experiments) -> None:
     """Copy the records of a set's runs to results/published, which git keeps.
 
     Everything but weights, arrays and pictures, some kilobytes per run. A set that `biva verify` does not pass is
     refused.
-
-    \b
-    Example:
-      biva publish quick
     """
     from biva.publishing import publish
 
@@ -623,7 +504,7 @@ def publish(experiments: Experiments) -> None:
         print(path)
 
 
-@app.command()
+@verb("biva rebuild")
 def rebuild(
     experiments: Annotated[
         list[str] | None, typer.Argument(metavar="[SET]...", help="Published sets.", show_default="all")
@@ -632,10 +513,6 @@ def rebuild(
     """Make the tables and figures of published sets anew, from their records alone.
 
     Reads results/published/SET/runs; writes results.csv, tables and figures beside it.
-
-    \b
-    Example:
-      biva rebuild
     """
     from biva.publishing import published_sets, rebuild
 
@@ -649,19 +526,13 @@ def rebuild(
         print(*rebuild(name, RESULTS / PUBLISHED / name), sep="\n")
 
 
-@app.command()
+@verb("biva schema")
 def schema() -> None:
-    """Write the configuration files' schemas to workflow/schemas, and their reference to docs/configuration.md.
+    """Write the configuration files' schemas to workflow/schemas, and their reference to docs/configuration.md."""
+    from biva.reference import generated
 
-    \b
-    Example:
-      biva schema
-    """
-    from biva.reference import PAGE, reference
-    from biva.schemas import write_schemas
-
-    write_atomically(PAGE, reference().encode())
-    for path in [*write_schemas(), PAGE]:
+    for path, content in generated().items():
+        write_atomically(path, content.encode())
         print(path)
 
 

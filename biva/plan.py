@@ -163,12 +163,6 @@ def rates_of(run: RunConfig, experiments: Experiments, samples: int, benchmarks:
     """The newest measurement of the run's model under its conditions, or else assumed rates.
 
     Of the batch sizes and the K that were measured, the nearest are taken.
-
-    Args:
-        run: what is planned.
-        experiments: its set.
-        samples: K of the evaluation.
-        benchmarks: folder of the records of `biva bench`.
     """
     device = planned_device(run.device)
     here = device == "cpu" or torch.cuda.is_available()
@@ -206,15 +200,7 @@ def plan(
     flops_rate: float | None,
     folder: Path = CONFIG_FOLDER,
 ) -> str:
-    """A line per model and dataset, and totals.
-
-    Args:
-        sets: name -> experiment set.
-        datasets: entries of `config/datasets.yaml`.
-        benchmarks: folder of the records of `biva bench`.
-        flops_rate: FLOP/s to assume instead of what was measured; None: as measured, or a default.
-        folder: of the configuration.
-    """
+    """A line per model and dataset, and totals, by `rates_of` or, where it is given, by `flops_rate` in FLOP/s."""
     rows = []
     for name, experiments in sets.items():
         groups: dict[tuple[str, str, str], list[RunConfig]] = {}

@@ -151,12 +151,8 @@ def is_scored(pair: str, runs: Iterable[RunFolder]) -> bool:
 def read_weights(folder: RunFolder, train: str) -> tuple[bytes, str]:
     """The selected weights of a trained run, a safetensors file, and their SHA-256.
 
-    Args:
-        folder: the run's.
-        train: the command that trains it.
-
     Raises:
-        UserError: they were changed since, or there is no manifest to tell.
+        UserError: they were changed since, or there is no manifest to tell; names the command that trains them.
     """
     weights = folder.weights.read_bytes()
     digest = hashlib.sha256(weights).hexdigest()

@@ -1,4 +1,4 @@
-"""The reference `docs/configuration.md`, generated from the schemas of the configuration and figures' captions."""
+"""What is generated from the pydantic models of the configuration: their JSON schemas, and the page of all keys."""
 
 from __future__ import annotations
 
@@ -15,13 +15,17 @@ from biva.reporting.figures import caption
 
 PAGE = Path("docs/configuration.md")
 
-_FILES: dict[str, type[BaseModel]] = {
-    "config/config.yaml": MainConfig,
-    "config/experiments/NAME.yaml": Experiments,
-    "config/experiments/NAME.yaml, a collection": Collection,
-    "config/datasets.yaml": Datasets,
-    "config/architectures/NAME.yaml": Architecture,
+SCHEMAS = Path("workflow/schemas")
+
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+_FILES: dict[str, tuple[str, type[BaseModel]]] = {
+    "config": ("config/config.yaml", MainConfig),
+    "experiments": ("config/experiments/NAME.yaml", Experiments),
+    "collection": ("config/experiments/NAME.yaml, a collection", Collection),
+    "datasets": ("config/datasets.yaml", Datasets),
+    "architecture": ("config/architectures/NAME.yaml", Architecture),
 }
+"""Name of a schema -> the file that it describes, and its model."""
 
 _WORDS = {
     "string": "text",
@@ -39,9 +43,18 @@ Every key of every configuration file. `biva schema` writes this page from the c
 """
 
 
+def generated() -> dict[Path, str]:
+    """Every generated file and its content."""
+    schemas = {
+        SCHEMAS / f"{name}.schema.json": {"$schema": _DIALECT, **model.model_json_schema()}
+        for name, (_, model) in _FILES.items()
+    }
+    return {path: json.dumps(schema, indent=2) + "\n" for path, schema in schemas.items()} | {PAGE: reference()}
+
+
 def reference() -> str:
-    """The whole page."""
-    return "\n".join([_HEAD, *(_chapter(file, model) for file, model in _FILES.items()), _figures()])
+    """The page of all keys."""
+    return "\n".join([_HEAD, *(_chapter(file, model) for file, model in _FILES.values()), _figures()])
 
 
 def _figures() -> str:

@@ -40,26 +40,13 @@ from biva.records import RunFolder, anomaly_metrics, manifest_digest, read_json,
 STORE = Path("results/mlflow")
 """Folder of the database and the artifacts, unless MLFLOW_TRACKING_URI names another store."""
 
-SUMMARY_NAME = "tables and figures"
-"""Second half of the name of an experiment set's summary run."""
-
-MANIFEST = "biva.manifest"
-"""Tag with the SHA-256 of a trained run's `manifest.json`, set once the artifacts are those that it lists."""
-
-RECORD = "biva.record"
-"""Tag of an evaluation's child run: the SHA-256 of the record that it shows."""
-
-SAMPLES = "biva.samples"
-"""Tag with the SHA-256 of the `samples.safetensors` whose images are among the artifacts."""
-
-PARENT = "mlflow.parentRunId"
-"""MLflow's tag for the parent of a run."""
-
-RECORDS = Path("record")
-"""Artifact folder of a run's record files."""
-
-RUN_FIGURES: tuple[FigureName, ...] = ("samples", "reconstructions", "kl_per_layer", "latents_over_training")
-"""Figures of one run among its artifacts."""
+# Names in the store.
+SUMMARY_NAME = "tables and figures"  # second half of the name of an experiment set's summary run
+MANIFEST = "biva.manifest"  # tag: SHA-256 of a run's manifest.json, set once the artifacts are those that it lists
+RECORD = "biva.record"  # tag of an evaluation's child run: SHA-256 of the record that it shows
+SAMPLES = "biva.samples"  # tag: SHA-256 of the samples.safetensors whose images are among the artifacts
+PARENT = "mlflow.parentRunId"  # MLflow's tag for the parent of a run
+RECORDS = Path("record")  # artifact folder of a run's record files
 
 LOCK_SECONDS = 60
 RETRY_SECONDS = 300
@@ -173,10 +160,6 @@ def mirroring(folder: RunFolder) -> Iterator[Callable[[], None]]:
 def mirror_reports(experiments: str, results_folder: Path) -> None:
     """Log an experiment set's `results.csv`, summary, tables and figures as artifacts of its one summary run.
 
-    Args:
-        experiments: name of the experiment set.
-        results_folder: `results/EXPERIMENTS`.
-
     Raises:
         TrackingError: as for `mirror`.
     """
@@ -205,9 +188,7 @@ def mirror_reports(experiments: str, results_folder: Path) -> None:
 def records_from_mlflow(experiments: str, into: Path) -> list[RunFolder]:
     """Download the records of every finished run of an experiment set; of runs with one name, the newest.
 
-    Args:
-        experiments: name of the experiment set.
-        into: gets `DATASET/ARCHITECTURE/MODEL/seedN/` for every run, as `results/EXPERIMENTS/runs/` has.
+    `into` gets `DATASET/ARCHITECTURE/MODEL/seedN/` for every run, as `results/EXPERIMENTS/runs/` has.
 
     Raises:
         TrackingError: as for `mirror`, or the store has no such experiment.
@@ -227,10 +208,6 @@ def records_from_mlflow(experiments: str, into: Path) -> list[RunFolder]:
 def comparison_page(experiments: str, server: str) -> str:
     """Address of MLflow's page that compares the finished runs of a set; of runs with one name, the newest.
 
-    Args:
-        experiments: name of the experiment set.
-        server: address of MLflow's server, such as `http://127.0.0.1:5000`.
-
     Raises:
         TrackingError: as for `mirror`, or the store has no finished run of the set.
     """
@@ -248,13 +225,27 @@ def comparison_page(experiments: str, server: str) -> str:
 class StoredRun:
     """What the store holds of one run."""
 
-    tags: dict[str, str]
-    metrics: dict[str, float]
-    """The latest value of every metric."""
-    points: Callable[[str], list[tuple[int, float]]]
-    """Step and value of every point of a metric, by step and time."""
-    download: Callable[[str, Path], Path]
-    """Copies an artifact, or a folder of them, below a folder."""
+    client: Any
+    run: Any
+
+    @property
+    def tags(self) -> dict[str, str]:
+        return dict(self.run.data.tags)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The latest value of every metric."""
+        return dict(self.run.data.metrics)
+
+    def points(self, metric: str) -> list[tuple[int, float]]:
+        """Step and value of every point of a metric, by step and time."""
+        history = self.client.get_metric_history(self.run.info.run_id, metric)
+        return [(point.step, point.value) for point in sorted(history, key=lambda point: (point.step, point.timestamp))]
+
+    def download(self, path: str, into: Path) -> Path:
+        """Copy an artifact, or a folder of them, below a new folder."""
+        into.mkdir(parents=True)
+        return Path(self.client.download_artifacts(self.run.info.run_id, path, str(into)))
 
 
 @contextmanager
@@ -268,22 +259,10 @@ def stored_runs(experiments: str) -> Iterator[dict[str, StoredRun]]:
     """
     with usable_store():
         client, experiment = _existing_experiment(experiments)
-
-        def reader(stored: Any) -> StoredRun:
-            run_id = stored.info.run_id
-
-            def points(metric: str) -> list[tuple[int, float]]:
-                history = client.get_metric_history(run_id, metric)
-                return [(p.step, p.value) for p in sorted(history, key=lambda p: (p.step, p.timestamp))]
-
-            def download(path: str, into: Path) -> Path:
-                return Path(client.download_artifacts(run_id, path, str(into)))
-
-            return StoredRun(stored.data.tags, stored.data.metrics, points, download)
-
-        found = {run.data.tags["biva.run_id"]: reader(run) for run in _finished_runs(client, experiment)}
-        summary = _find_run(client, experiment, "biva.summary", experiments)
-        yield found | ({SUMMARY_NAME: reader(summary)} if summary else {})
+        found = {run.data.tags["biva.run_id"]: run for run in _finished_runs(client, experiment)}
+        if summary := _find_run(client, experiment, "biva.summary", experiments):
+            found[SUMMARY_NAME] = summary
+        yield {name: StoredRun(client, run) for name, run in found.items()}
 
 
 def points_of(folder: RunFolder) -> dict[str, list[tuple[int, float]]]:
@@ -647,7 +626,7 @@ def _log_artifacts(client: Any, stored: Any, folder: RunFolder) -> None:
     for file in folder.records():
         client.log_artifact(run_id, str(file), (RECORDS / file.relative_to(folder.path).parent).as_posix())
     if folder.arrays.is_file() and read_json(folder.identity)["config"].get("labels") is None:
-        _log_figures(client, run_id, folder, RUN_FIGURES)
+        _log_figures(client, run_id, folder, "samples", "reconstructions", "kl_per_layer", "latents_over_training")
     client.set_tag(run_id, MANIFEST, digest)
 
 
@@ -671,11 +650,11 @@ def _log_samples(client: Any, stored: Any, folder: RunFolder) -> None:
             file = Path(scratch) / f"update_{int(update):07}.png"
             torchvision.utils.save_image(enlarged, file, nrow=columns, padding=scale, pad_value=1.0)
         client.log_artifacts(stored.info.run_id, scratch, "samples")
-    _log_figures(client, stored.info.run_id, folder, ("latents_over_training",))
+    _log_figures(client, stored.info.run_id, folder, "latents_over_training")
     client.set_tag(stored.info.run_id, SAMPLES, digest)
 
 
-def _log_figures(client: Any, run_id: str, folder: RunFolder, figures: tuple[FigureName, ...]) -> None:
+def _log_figures(client: Any, run_id: str, folder: RunFolder, *figures: FigureName) -> None:
     from biva.reporting.canvas import save
     from biva.reporting.figures import draw
 

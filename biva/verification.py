@@ -48,9 +48,6 @@ TOLERANCE = 1e-6
 
 SPEED = "images_per_second"
 
-Check = tuple[str, Iterable[str]]
-"""What is looked at, and the findings."""
-
 
 @dataclass(frozen=True)
 class Verification:
@@ -66,12 +63,8 @@ class Verification:
 def verify(experiments: str, folder: Path, resources: Path) -> Verification:
     """Look at everything in `folder`, which is `results/NAME` or its copy `results/published/NAME`.
 
-    A copy has no weights and arrays, and neither data nor MLflow beside it.
-
-    Args:
-        experiments: name of the set.
-        folder: its results.
-        resources: folder of the datasets; those that are not there are not compared.
+    A copy has no weights and arrays, and neither data nor MLflow beside it. Datasets that are not in `resources` are
+    not compared.
 
     Raises:
         UserError: the set is unknown, or `folder` has no finished run of it.
@@ -84,15 +77,17 @@ def verify(experiments: str, folder: Path, resources: Path) -> Verification:
         raise UserError(f"There is nothing to verify: {folder} has no finished run of the set {experiments!r}.")
     published = folder.parent.name == PUBLISHED
     folders = [place[run.name] for run in made]
-    checks = [check for run in made for check in _checks_of_run(run, place, settings, small_files_only=published)]
-    checks += [("run.json", _copies(folders)), ("results.csv and tables", _text_findings(experiments, folder))]
+    findings: list[str] = []
+    for run in made:
+        for check in _checks_of_run(run, place, settings, published=published):
+            findings += _findings(str(place[run.name].path), check)
+    findings += _findings("results.csv and tables", _text_findings(experiments, folder))
     if not published:
-        checks += [
-            ("data", _data_findings(folders, resources)),
-            ("figures", _missing_figures(settings, folder, folders)),
-            ("MLflow", _mlflow_findings(experiments, folder, [run for run in folders if run.evaluation.is_file()])),
-        ]
-    return Verification([text for where, check in checks for text in _findings(where, check)], len(made), len(runs))
+        findings += _findings("data", _data_findings(folders, resources))
+        findings += _missing_figures(settings, folder, folders)
+        evaluated = [run for run in folders if run.evaluation.is_file()]
+        findings += _findings("MLflow", _mlflow_findings(experiments, folder, evaluated))
+    return Verification(findings, len(made), len(runs))
 
 
 def _findings(where: str, check: Iterable[str]) -> Iterator[str]:
@@ -109,30 +104,23 @@ def _findings(where: str, check: Iterable[str]) -> Iterator[str]:
 
 
 def _checks_of_run(
-    run: RunConfig, place: dict[str, RunFolder], settings: Experiments, *, small_files_only: bool
-) -> Iterator[Check]:
+    run: RunConfig, place: dict[str, RunFolder], settings: Experiments, *, published: bool
+) -> list[Iterator[str]]:
     folder = place[run.name]
-    where = str(folder.path)
-    yield where, _manifest_findings(folder, small_files_only=small_files_only)
-    yield where, _identity_findings(folder, run)
+    checks = [_manifest_findings(folder, published=published), _identity_findings(folder, run)]
     if folder.training.is_file():
-        yield where, _training_findings(folder)
+        checks.append(_training_findings(folder))
     if folder.evaluation.is_file():
-        yield where, _evaluation_findings(folder, run, settings.evaluation)
-    for pair in settings.anomalies:
-        if folder.anomaly(pair.name).is_file():
-            yield where, _anomaly_findings(folder, run, pair)
+        checks.append(_evaluation_findings(folder, run, settings.evaluation))
+    scored = [pair for pair in settings.anomalies if folder.anomaly(pair.name).is_file()]
+    checks += [_anomaly_findings(folder, run, pair) for pair in scored]
     if run.parent_name:
-        yield where, _parent_findings(folder, place[run.parent_name])
+        checks.append(_parent_findings(folder, place[run.parent_name]))
+    return checks
 
 
-def _manifest_findings(folder: RunFolder, *, small_files_only: bool) -> Iterator[str]:
-    """Files that are not what the run wrote.
-
-    Args:
-        folder: of a finished run.
-        small_files_only: the folder is a published copy, without weights and arrays.
-    """
+def _manifest_findings(folder: RunFolder, *, published: bool) -> Iterator[str]:
+    """Files that are not what the run wrote; a published copy has no weights and arrays."""
     manifest_digest(folder)  # its absence is the finding
     manifest = read_json(folder.manifest)
     for name, digest in manifest["files"].items():
@@ -140,12 +128,11 @@ def _manifest_findings(folder: RunFolder, *, small_files_only: bool) -> Iterator
         if path.is_file():
             if sha256(path) != digest:
                 yield f"{path} was changed after the run had written it"
-        elif not (small_files_only and path.suffix == ".safetensors"):
+        elif not (published and path.suffix == ".safetensors"):
             yield f"{path} is missing"
-    for path in sorted(
-        {*folder.records(), *folder.path.glob("*.safetensors"), *folder.path.glob("anomaly/*.safetensors")}
-    ):
-        if path != folder.manifest and path.relative_to(folder.path).as_posix() not in manifest["files"]:
+    written = {*folder.records(), *folder.path.glob("*.safetensors"), *folder.path.glob("anomaly/*.safetensors")}
+    for path in sorted(written - {folder.manifest}):
+        if path.relative_to(folder.path).as_posix() not in manifest["files"]:
             yield f"{path} is not in {folder.manifest.name}: the run did not write it, or was killed before its end"
     if manifest["run_id"] != read_json(folder.identity)["run_id"]:
         yield f"{folder.manifest} is of the run {manifest['run_id']}, but {folder.identity.name} of another"
@@ -175,9 +162,8 @@ def _training_findings(folder: RunFolder) -> Iterator[str]:
     training, lines = read_json(folder.training), {line["update"]: line for line in read_lines(folder.record)}
     if not folder.record.is_file() or not folder.record.read_bytes().endswith(b"\n"):
         yield f"{folder.record} is missing or ends within a line"
-    if max(lines, default=0) != training["updates"]:
-        end = f"{max(lines, default=0)}, but {folder.training.name} at {training['updates']}"
-        yield f"{folder.record} ends at update {end}"
+    if (last := max(lines, default=0)) != training["updates"]:
+        yield f"{folder.record} ends at update {last}, but {folder.training.name} at {training['updates']}"
     selected = training["selected"]
     line = lines.get(selected["update"])
     if line is None or line["selection"].get("elbo") != selected.get("elbo"):
@@ -236,15 +222,6 @@ def _parent_findings(folder: RunFolder, parent: RunFolder) -> Iterator[str]:
 # --------------------------------------------------------------------------------------------------------- the set
 
 
-def _copies(folders: list[RunFolder]) -> Iterator[str]:
-    """Folders that hold one run."""
-    seen: dict[str, Path] = {}
-    for folder in folders:
-        other = seen.setdefault(read_json(folder.identity)["run_id"], folder.path)
-        if other != folder.path:
-            yield f"{folder.path} holds the same run as {other}: one of them is a copy"
-
-
 def _text_findings(experiments: str, folder: Path) -> Iterator[str]:
     """`results.csv` and tables that are not, byte for byte, what the records give."""
     with TemporaryDirectory() as scratch:
@@ -278,16 +255,14 @@ def _data_findings(folders: list[RunFolder], resources: Path) -> Iterator[str]:
     """Check that every dataset in `resources` that a run read is still what the run read."""
     from biva.data.checksums import is_intact  # reads files alone, unlike the rest of biva.data
 
-    read_by: dict[str, dict[str, list[Path]]] = {}
+    read: list[tuple[str, str, Path]] = []
     for folder in folders:
         identity = read_json(folder.identity)
-        read = [(identity["config"]["dataset"], identity["data_fingerprint"], folder.identity)]
+        read.append((identity["config"]["dataset"], identity["data_fingerprint"], folder.identity))
         for path in folder.anomalies():
-            record = read_json(path)
-            read += [(record[kind]["dataset"], record[kind]["fingerprint"], path) for kind in ("normal", "anomalous")]
-        for dataset, fingerprint, path in read:
-            read_by.setdefault(dataset, {}).setdefault(fingerprint, []).append(path)
-    for name, records_of in read_by.items():
+            parts = [read_json(path)[kind] for kind in ("normal", "anomalous")]
+            read += [(part["dataset"], part["fingerprint"], path) for part in parts]
+    for name in dict.fromkeys(dataset for dataset, _, _ in read):
         for file in find_dataset(name).files:
             path = resources / name / "raw" / file.name
             if path.is_file() and not is_intact(path, file):
@@ -298,10 +273,9 @@ def _data_findings(folders: list[RunFolder], resources: Path) -> Iterator[str]:
         present = sha256(arrays)
         if not description.is_file() or read_json(description)["fingerprint"] != present:
             yield f"{arrays} is not the file that {description.name} describes; `biva prepare {name}` makes it again"
-        for fingerprint, where in records_of.items():
-            if fingerprint != present:
-                names = ", ".join(map(str, where))
-                yield f"{arrays} has the fingerprint {present[:12]}, but {fingerprint[:12]} was read by {names}"
+        for other in sorted({fingerprint for dataset, fingerprint, _ in read if dataset == name} - {present}):
+            names = ", ".join(str(path) for *of, path in read if of == [name, other])
+            yield f"{arrays} has the fingerprint {present[:12]}, but {other[:12]} was read by {names}"
 
 
 # --------------------------------------------------------------------------------------------------- MLflow's copy
@@ -343,7 +317,7 @@ def _differences(run: RunFolder, copy: tracking.StoredRun, scratch: Path) -> Ite
             yield f"has other points of the metric {name} than {run.record.name}"
         elif name != SPEED and not (found and _same(found[-1][1], value) and _same(copy.metrics[name], value)):
             yield f"has {copy.metrics.get(name)} as the metric {name}, the disk {value}"
-    copies = copy.download(tracking.RECORDS.as_posix(), _made(scratch / identity["run_id"]))
+    copies = copy.download(tracking.RECORDS.as_posix(), scratch / identity["run_id"])
     for path in run.records():
         file = copies / path.relative_to(run.path)
         if not (file.is_file() and file.read_bytes() == path.read_bytes()):
@@ -364,14 +338,9 @@ def _same(stored: float, value: float) -> bool:
     return stored == value or (math.isnan(stored) and math.isnan(value))
 
 
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True)
-    return folder
-
-
 def _reports(folder: Path, copy: tracking.StoredRun, scratch: Path) -> Iterator[str]:
     """Tables and figures that are not those that were logged."""
-    logged = copy.download("", _made(scratch))
+    logged = copy.download("", scratch)
     for path in sorted(path for path in logged.rglob("*") if path.is_file()):
         file = folder / path.relative_to(logged)
         if not file.is_file():

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from biva.config.base import PROTOCOL_SPLITS
 from biva.config.datasets import DatasetConfig, Datasets
@@ -44,7 +45,14 @@ def load_experiments(name: str, folder: Path = CONFIG_FOLDER) -> Experiments:
     if (sets := load_sets(name, folder)) != (name,):
         raise UserError(f"{name!r} is a collection of experiment sets. Name one of them: {', '.join(sets)}.")
     experiments = load(Experiments, path, "experiment set")
-    datasets = load_datasets(folder)
+    if mistakes := list(_mistakes(experiments, load_datasets(folder), folder)):
+        raise UserError(f"{path} is not valid:\n" + "\n".join(f"  - {mistake}" for mistake in mistakes))
+    return experiments
+
+
+def _mistakes(experiments: Experiments, datasets: dict[str, DatasetConfig], folder: Path) -> Iterator[str]:
+    """The keys of a set that name a dataset that does not exist, or one that does not fit the other settings."""
+    allowed = f"allowed: {', '.join(sorted(datasets))}"
     groups: list[tuple[str, RunGroup | SemiSupervised, Training]] = [
         *((f"runs.{n}", group, experiments.training) for n, group in enumerate(experiments.runs)),
         *(
@@ -54,29 +62,22 @@ def load_experiments(name: str, folder: Path = CONFIG_FOLDER) -> Experiments:
     ]
     for place, group, training in groups:
         if group.dataset not in datasets:
-            raise UserError(
-                f"{path} is not valid:\n  - {place}.dataset: unknown dataset {group.dataset!r}; "
-                f"allowed: {', '.join(sorted(datasets))}"
+            yield f"{place}.dataset: unknown dataset {group.dataset!r}; {allowed}"
+            continue
+        dataset, shape = datasets[group.dataset], load_architecture(group.architecture, folder).input_shape
+        if missing := [split for split in PROTOCOL_SPLITS[training.protocol] if split not in dataset.splits]:
+            yield (
+                f"{place}.dataset: {group.dataset!r} has no {' and no '.join(missing)} split, which training.protocol: "
+                f"{training.protocol} needs; it has: {', '.join(dataset.splits)}"
             )
-        splits = datasets[group.dataset].splits
-        if missing := [split for split in PROTOCOL_SPLITS[training.protocol] if split not in splits]:
-            raise UserError(
-                f"{path} is not valid:\n  - {place}.dataset: {group.dataset!r} has no {' and no '.join(missing)} "
-                f"split, which training.protocol: {training.protocol} needs; it has: {', '.join(splits)}"
-            )
-        shape = load_architecture(group.architecture, folder).input_shape
-        if shape != datasets[group.dataset].shape:
-            raise UserError(
-                f"{path} is not valid:\n  - {place}.architecture: {group.architecture!r} is for images of shape "
-                f"{shape}, but dataset {group.dataset!r} has {datasets[group.dataset].shape}"
+        if shape != dataset.shape:
+            yield (
+                f"{place}.architecture: {group.architecture!r} is for images of shape {shape}, but dataset "
+                f"{group.dataset!r} has {dataset.shape}"
             )
     for number, pair in enumerate(experiments.anomalies):
         if pair.anomalous not in datasets:
-            raise UserError(
-                f"{path} is not valid:\n  - anomalies.{number}.anomalous: unknown dataset {pair.anomalous!r}; "
-                f"allowed: {', '.join(sorted(datasets))}"
-            )
-    return experiments
+            yield f"anomalies.{number}.anomalous: unknown dataset {pair.anomalous!r}; {allowed}"
 
 
 def load_datasets(folder: Path = CONFIG_FOLDER) -> dict[str, DatasetConfig]:
@@ -88,46 +89,31 @@ def resolve_runs(experiments_name: str, experiments: Experiments, folder: Path =
     """All runs of an experiment set, in the file's order, each followed by its fine-tuning, if any."""
     names = {group.architecture for group in experiments.runs} | {s.architecture for s in experiments.semi_supervised}
     architectures = {name: load_architecture(name, folder) for name in names}
-    runs = [
-        RunConfig(
+
+    def run(group: RunGroup | SemiSupervised, seed: int, **others: Any) -> RunConfig:
+        return RunConfig(
             experiments=experiments_name,
             dataset=group.dataset,
-            model=group.model,
             architecture_name=group.architecture,
-            seed=seed,
-            device=experiments.device,
-            threads=experiments.threads,
             architecture=architectures[group.architecture],
-            training=experiments.training,
-        )
-        for group in experiments.runs
-        for seed in group.seeds
-    ]
-    if finetuning := experiments.finetuning:
-        finetuned = {"training": finetuning.training}
-        runs = [
-            variant
-            for run in runs
-            for variant in (run, run.model_copy(update=finetuned | {"finetunes": run.digest}))
-            if variant is run or run.model in finetuning.models
-        ]
-    return runs + [
-        RunConfig(
-            experiments=experiments_name,
-            dataset=entry.dataset,
-            model=model,
-            architecture_name=entry.architecture,
             seed=seed,
             device=experiments.device,
             threads=experiments.threads,
-            architecture=architectures[entry.architecture],
-            training=entry.training or experiments.training,
-            labels=Labels(count=entry.labels, batch_size=entry.label_batch_size, weight=weight),
+            **others,
         )
-        for entry in experiments.semi_supervised
-        for model, weight in (("biva", entry.label_weight), ("classifier", None))
-        for seed in entry.seeds
-    ]
+
+    runs = []
+    for group in experiments.runs:
+        for seed in group.seeds:
+            runs.append(run(group, seed, model=group.model, training=experiments.training))
+            if (finetuning := experiments.finetuning) and group.model in finetuning.models:
+                runs.append(runs[-1].model_copy(update={"training": finetuning.training, "finetunes": runs[-1].digest}))
+    for entry in experiments.semi_supervised:
+        training = entry.training or experiments.training
+        for model, weight in (("biva", entry.label_weight), ("classifier", None)):
+            labels = Labels(count=entry.labels, batch_size=entry.label_batch_size, weight=weight)
+            runs += [run(entry, seed, model=model, training=training, labels=labels) for seed in entry.seeds]
+    return runs
 
 
 def find_dataset(name: str, folder: Path = CONFIG_FOLDER) -> DatasetConfig:

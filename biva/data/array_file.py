@@ -32,11 +32,7 @@ _LENGTH = struct.Struct("<Q")
 
 
 def write_arrays(path: Path, arrays: Arrays) -> str:
-    """Write the arrays, holding one piece of one array at a time.
-
-    Args:
-        path: the file; it gets its name when it is complete.
-        arrays: name -> array, uint8 or int64.
+    """Write arrays of uint8 or int64 by name, holding one piece of one array at a time.
 
     Returns:
         SHA-256 of the file.

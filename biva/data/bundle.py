@@ -28,11 +28,6 @@ _LARGEST_DESCRIPTION = 1 << 20
 def export_datasets(configs: Mapping[str, DatasetConfig], resources: Path, target: Path) -> None:
     """Write prepared datasets into the tar `target`; equal datasets give equal bytes.
 
-    Args:
-        configs: dataset name -> entry of `config/datasets.yaml`, of those to export.
-        resources: folder with a folder per dataset.
-        target: the file; it gets its name when it is complete.
-
     Raises:
         UserError: a dataset is not prepared, or not as its entry says; `target` exists or cannot be written.
     """
@@ -71,10 +66,7 @@ def _licences(configs: Mapping[str, DatasetConfig], fingerprints: Mapping[str, s
 def import_datasets(path: Path, configs: Mapping[str, DatasetConfig], resources: Path) -> list[str]:
     """Put the datasets of an exported tar into `resources`, after all of it has been verified.
 
-    Args:
-        path: what `export_datasets` wrote.
-        configs: all entries of `config/datasets.yaml`.
-        resources: folder with a folder per dataset. What is there with the same content is kept.
+    What is there with the same content is kept.
 
     Returns:
         The names of the datasets, in the archive's order.
@@ -146,14 +138,11 @@ def _expect_entry(about: dict[str, Any], name: str, config: DatasetConfig, finge
 def _is_present(folder: Path, path: Path, description: dict[str, Any]) -> bool:
     """Whether the dataset is there already; another one in its place is not overwritten."""
     arrays, about = folder / ARRAYS, folder / DESCRIPTION
-    if arrays.is_file() and (digest := sha256(arrays)) != description["fingerprint"]:
-        raise UserError(
-            f"{arrays} is there with another content: its SHA-256 is {digest}, that in {path} "
-            f"{description['fingerprint']}. Nothing was imported. Delete {folder} to take the one from the archive."
-        )
-    if about.is_file() and read_json(about) != description:
-        raise UserError(
-            f"{about} is there and says something else than {path}. Nothing was imported. Delete {folder} to take the "
-            "one from the archive."
-        )
-    return arrays.is_file() and about.is_file()
+    here = [file for file in (arrays, about) if file.is_file()]
+    for file in here:
+        if (sha256(file) != description["fingerprint"]) if file == arrays else (read_json(file) != description):
+            raise UserError(
+                f"{file} is there with another content than in {path}. Nothing was imported. Delete {folder} to take "
+                "the one from the archive."
+            )
+    return len(here) == 2

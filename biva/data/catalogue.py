@@ -13,39 +13,30 @@ from tqdm import tqdm
 from biva.config import DatasetConfig
 from biva.data.raw import SPLIT_NAMES
 
-_HEADINGS = ("dataset", "shape", "train / valid / test", "raw", "prepared", "present", "from")
+_COLUMNS = ["shape", "train / valid / test", "raw", "prepared", "present", "from"]
 
 _NOTES = 100
 """Width of the notes below the table."""
 
 
 def catalogue(configs: Mapping[str, DatasetConfig], resources: Path) -> str:
-    """The table and a note per dataset.
-
-    Args:
-        configs: dataset name -> entry of `config/datasets.yaml`.
-        resources: folder with a folder per dataset, in which files are only looked for, not verified.
-    """
-    lines = [_line(name, config, resources / name) for name, config in configs.items()]
-    table = pd.DataFrame(lines, columns=[*_HEADINGS]).set_index("dataset").rename_axis(index=None, columns="dataset")
-    notes = [_note(name, config) for name, config in configs.items()]
-    return "\n".join([table.to_string(), "", *notes])
+    """The table and a note per dataset; files are only looked for in `resources`, not verified."""
+    lines = {name: _line(config, resources / name) for name, config in configs.items()}
+    table = pd.DataFrame.from_dict(lines, orient="index", columns=_COLUMNS).rename_axis(columns="dataset")
+    return "\n".join([table.to_string(), "", *(_note(name, config) for name, config in configs.items())])
 
 
-def _line(name: str, config: DatasetConfig, folder: Path) -> tuple[str, ...]:
-    splits = " / ".join(f"{config.splits[split]:,}" if split in config.splits else "-" for split in SPLIT_NAMES)
+def _line(config: DatasetConfig, folder: Path) -> list[str]:
     pixels = sum(config.splits.values()) * math.prod(config.shape)
-    raw = sum(file.bytes for file in config.files)
     bound = "<= " if any(file.trust == "first_use" for file in config.files) else ""
-    return (
-        name,
+    return [
         "x".join(map(str, config.shape)),
-        splits,
-        bound + tqdm.format_sizeof(raw, "B"),
+        " / ".join(f"{config.splits[split]:,}" if split in config.splits else "-" for split in SPLIT_NAMES),
+        bound + tqdm.format_sizeof(sum(file.bytes for file in config.files), "B"),
         tqdm.format_sizeof(pixels, "B"),
         _present(config, folder),
         _origin(config),
-    )
+    ]
 
 
 def _present(config: DatasetConfig, folder: Path) -> str:
@@ -67,8 +58,7 @@ def _origin(config: DatasetConfig) -> str:
 
 
 def _note(name: str, config: DatasetConfig) -> str:
-    lines = [f"title: {config.title}", f"paper: {config.paper}", f"licence: {config.licence}"]
-    if config.homepage:
-        lines.append(f"homepage: {config.homepage}")
+    facts = {key: getattr(config, key) for key in ("title", "paper", "licence", "homepage")}
+    lines = [f"{key}: {fact}" for key, fact in facts.items() if fact]
     wrapped = [textwrap.fill(line, _NOTES, initial_indent="  ", subsequent_indent="    ") for line in lines]
     return "\n".join([name, *wrapped])

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import math
 from collections.abc import Iterator
@@ -27,7 +26,7 @@ from biva.data.limits import expect_at_most
 from biva.data.preprocessing import Binarisation
 from biva.data.raw import CLASSES, SPLIT_NAMES, Array, Arrays, SplitName, Stream, pieces
 from biva.errors import UserError
-from biva.records import read_json, write_json
+from biva.records import read_json, sha256, write_json
 
 Split = SplitName | Literal["train+valid"]
 
@@ -204,8 +203,7 @@ def load(folder: Path) -> Dataset:
         if not needed.is_file():
             raise UserError(f"Dataset {folder.name!r} is not prepared: {needed} does not exist. {again}")
     about = read_json(description)
-    with path.open("rb") as stream:  # 0.1 s for MNIST, some seconds for ImageNet
-        fingerprint = hashlib.file_digest(stream, "sha256").hexdigest()
+    fingerprint = sha256(path)  # 0.1 s for MNIST, some seconds for ImageNet
     if about.get("fingerprint") != fingerprint:
         raise UserError(f"{path} is not the file that {description} describes: its SHA-256 is {fingerprint}. {again}")
     arrays = map_arrays(path)

@@ -63,19 +63,10 @@ class _Unreachable(_Unusable):
 
 
 def fetch(name: str, config: DatasetConfig, folder: Path, mirror: str | None) -> list[Path]:
-    """Have all raw files of a dataset, decompressed and verified, in `folder`.
+    """Have all raw files of a dataset, decompressed and verified, in `folder`; the paths, in the order of its entry.
 
-    Files that are there already are kept, so a dataset fetched on a machine with network needs none later.
-
-    Args:
-        name: the dataset's name, for messages.
-        config: its files and sources.
-        folder: where the files go.
-        mirror: folder or http(s) address that is tried first, or None. It holds the files directly or in the
-            subfolder `config.folder`.
-
-    Returns:
-        The files' paths, in the order of `config.files`.
+    Files that are there already are kept, so a dataset fetched on a machine with network needs none later. `mirror`, a
+    folder or http(s) address, is tried first: it holds the files directly or in the subfolder `config.folder`.
 
     Raises:
         UserError: no source gives a file, or `folder` cannot be written. Verified files stay, nothing else does.

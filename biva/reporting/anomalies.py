@@ -25,6 +25,7 @@ from biva.reporting.ours import (
 )
 from biva.reporting.provenance import Difference, differences, origin, short_name
 from biva.reporting.reported import ReportedCells
+from biva.reporting.results import Paper
 from biva.reporting.table import NOT_RUN, Cell, Table
 
 Record = dict[str, Any]
@@ -35,17 +36,11 @@ METRICS: dict[str, str] = {"auroc": "AUROC ↑", "auprc": "AUPRC ↑", "fpr80": 
 """Metric -> heading of its column; the arrow points to what is better."""
 
 
-def anomaly_table(scored: Scored, pair: AnomalyPair, paper: pd.DataFrame, made: dict[str, Record]) -> Table:
+def anomaly_table(scored: Scored, pair: AnomalyPair, paper: Paper, made: dict[str, Record]) -> Table:
     """For every model a row per score, with AUROC, AUPRC and FPR80; the reported values stand at the end.
 
     One seed shows its value and the 95% bootstrap interval, several show mean and standard deviation. The best AUROC
-    of a model is bold. What has no record is `not run`.
-
-    Args:
-        scored: the planned runs; those on the pair's normal dataset count.
-        pair: the anomaly pair.
-        paper: the frame of `biva.reporting.results.load_paper_results`.
-        made: name of a run with a record -> its `run.json`.
+    of a model is bold. What has no record is `not run`. Of runs with a record, `made` has the `run.json` by name.
 
     Raises:
         UserError: no run is planned on the normal dataset, or a record lacks a field.
@@ -194,7 +189,7 @@ def _notes_on_ours(scored: Scored, pair: AnomalyPair) -> list[Text]:
 # ------------------------------------------------------------------------------------------------- reported values
 
 
-def _reported_block(paper: pd.DataFrame, pair: AnomalyPair, cells: ReportedCells) -> list[list[Cell]]:
+def _reported_block(paper: Paper, pair: AnomalyPair, cells: ReportedCells) -> list[list[Cell]]:
     """A row for every model of which somebody reports detection on this pair of datasets."""
     datasets = f"{_reported_name(pair.normal)}/{_reported_name(pair.anomalous)}"
     reported = paper[(paper["table"] == "anomaly") & (paper["dataset"] == datasets)]

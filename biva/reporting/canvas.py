@@ -35,7 +35,7 @@ def stack(parts: list[Part], missing: list[str]) -> Figure:
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(LOOK):
+    with matplotlib.rc_context(fname=LOOK):
         canvas = Figure(layout="constrained")
         footer = 0.1 + LINE_HEIGHT * len(missing) if missing else 0.0
         canvas.set_size_inches(COLUMN_WIDTH, sum(part.height for part in parts) + footer)
@@ -75,7 +75,7 @@ def save(figure: Figure, stem: Path, kinds: tuple[Literal["pdf", "png"], ...] = 
     paths = [stem.with_name(f"{stem.name}.{kind}") for kind in kinds]
     for kind, path in zip(kinds, paths, strict=True):
         content = io.BytesIO()
-        with matplotlib.rc_context(LOOK):
+        with matplotlib.rc_context(fname=LOOK):
             figure.savefig(content, format=kind, metadata={"CreationDate": None} if kind == "pdf" else {})
         write_atomically(path, content.getvalue())
     return paths

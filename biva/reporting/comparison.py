@@ -9,24 +9,13 @@ import pandas as pd
 from biva.config import LikelihoodTable, RunConfig
 from biva.config import Table as TableSettings
 from biva.records import RunFolder
-from biva.reporting.results import collect
+from biva.reporting.ours import results_of
+from biva.reporting.results import CONFIRMED, Paper, Results, collect
 from biva.reporting.style import CLASSIFIERS, LABELS, name_of
 
-_CONFIRMATION = {"yes": "", "no": " (unconfirmed)", "value only": " (value confirmed, its setting is not)"}
-"""What follows a reported value, by the column `confirmed` of config/paper_results.csv."""
 
-
-def distances(
-    results: pd.DataFrame, paper: pd.DataFrame, settings: TableSettings, planned: Iterable[RunConfig]
-) -> pd.DataFrame:
-    """Our value minus the reported one, wherever a table has both, as texts; ours is the mean over seeds.
-
-    Args:
-        results: the frame of `biva.reporting.results.collect`.
-        paper: the frame of `biva.reporting.results.load_paper_results`.
-        settings: of the table; one without `paper_table` has no distance.
-        planned: the runs of the experiment set.
-    """
+def distances(results: Results, paper: Paper, settings: TableSettings, planned: Iterable[RunConfig]) -> pd.DataFrame:
+    """Our value minus the reported one, wherever a table has both, as texts; ours is the mean over seeds."""
     reported = paper[paper["table"] == settings.paper_table]
     if isinstance(settings, LikelihoodTable):
         reported = reported[reported["dataset"] == settings.dataset]
@@ -34,16 +23,11 @@ def distances(
     for run in filter(settings.includes, planned):
         groups.setdefault((run.architecture_name, run.variant), []).append(run)
     found = []
-    for (architecture, model), runs in groups.items():
-        ours = results[
-            (results["dataset"] == runs[0].dataset)
-            & (results["architecture"] == architecture)
-            & (results["model"] == model)
-            & results["seed"].isin([run.seed for run in runs])
-        ]
+    for runs in groups.values():
         for one in reported[reported["model"].isin(reported_names(runs[0]))].to_dict("records"):
-            at_k = ours["k"].isna() if pd.isna(one["k"]) else (ours["k"] == one["k"]).fillna(False).astype(bool)
-            values = ours.loc[at_k & (ours["metric"] == one["metric"]), "value"]
+            ours = results_of(runs, results, one["metric"])
+            at_k = ours["k"].isna() if pd.isna(one["k"]) else ours["k"].eq(one["k"]).fillna(False).astype(bool)
+            values = ours.loc[at_k, "value"]
             if not values.empty:
                 found.append(
                     {
@@ -51,7 +35,7 @@ def distances(
                         "Metric": one["metric"].replace("_", " "),
                         "K": "" if pd.isna(one["k"]) else f"{one['k']}",
                         "Ours (seeds)": f"{values.mean():.2f} ({len(values)})",
-                        "Reported": f"{one['value']:.2f}{_CONFIRMATION[one['confirmed']]}",
+                        "Reported": f"{one['value']:.2f}{CONFIRMED[one['confirmed']][1]}",
                         "Delta": f"{values.mean() - one['value']:+.2f} {one['unit']}",
                         "Source": one["source"],
                     }
@@ -71,7 +55,7 @@ def reproduced(run: RunConfig, tables: Iterable[TableSettings]) -> list[str]:
     return sorted({table.paper_table for table in tables if table.includes(run) and table.paper_table})
 
 
-def note(folder: RunFolder, run: RunConfig, tables: Iterable[TableSettings], paper: pd.DataFrame) -> str:
+def note(folder: RunFolder, run: RunConfig, tables: Iterable[TableSettings], paper: Paper) -> str:
     """What a run reproduces and how far it is from that, as Markdown."""
     tables = [table for table in tables if table.includes(run)]
     names = reproduced(run, tables)

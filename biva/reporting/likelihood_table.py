@@ -13,6 +13,7 @@ from biva.reporting.markup import Text, styled, text
 from biva.reporting.ours import by_model, notes_on_differences, notes_on_ours, our_cell, results_of
 from biva.reporting.provenance import differences
 from biva.reporting.reported import ReportedCells, of_paper_table
+from biva.reporting.results import Paper, Results
 from biva.reporting.table import NOT_RUN, Cell, Table
 
 
@@ -30,19 +31,11 @@ NATS = _Quantity("log_likelihood_bound", "nats", "Importance-weighted lower boun
 BITS = _Quantity("bits_per_dim", "bits/dim", "Importance-weighted upper bounds on −log_{2} *p*(*x*)", "lower")
 
 
-def likelihood_table(
-    results: pd.DataFrame, paper: pd.DataFrame, settings: LikelihoodTable, planned: list[RunConfig]
-) -> Table:
+def likelihood_table(results: Results, paper: Paper, settings: LikelihoodTable, planned: list[RunConfig]) -> Table:
     """A row per model and architecture, and per K our value and, if any, the reported value.
 
     Bounds are in nats, higher is better, or for colour images in bits/dim, lower is better. Models that only others
     report stand below ours. What has no result is `not run`.
-
-    Args:
-        results: the frame of `biva.reporting.results.collect`.
-        paper: the frame of `biva.reporting.results.load_paper_results`.
-        settings: which dataset, which K, and which reported values.
-        planned: the runs of the experiment set; those on the table's dataset get a row and decide which results count.
 
     Raises:
         UserError: no run is planned on the dataset, or `paper` has no table of that name for it.
@@ -133,7 +126,7 @@ def _note_on_precision(differences: pd.DataFrame) -> list[Text]:
     ]
 
 
-def _why_nothing_reported(paper: pd.DataFrame, settings: LikelihoodTable) -> Text:
+def _why_nothing_reported(paper: Paper, settings: LikelihoodTable) -> Text:
     if (paper["dataset"] == settings.dataset).any():
         return text("Reported values are left out of this table: its configuration names no paper_table.")
     return text("The paper reports no value on this dataset.")

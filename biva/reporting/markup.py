@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from markupsafe import escape as escape_html
@@ -59,8 +60,7 @@ def styled(markup: str) -> Text:
 
     Names of configuration files and numbers may stand in it, but no text that could hold such marks itself.
     """
-    pieces = [_piece(part) for part in _MARKED.split(markup) if part]
-    return Text(tuple(pieces))
+    return Text(tuple(_piece(part) for part in _MARKED.split(markup) if part))
 
 
 _MARKED = re.compile(r"(\*\*.+?\*\*|\*.+?\*|`.+?`|\^\{.+?\}|_\{.+?\})")
@@ -80,20 +80,12 @@ def joined(separator: str, parts: Iterable[str | Text]) -> Text:
     return text(*separated[1:])
 
 
-def bold(content: str) -> Text:
-    """`content` in bold letters."""
-    return Text((("bold", content),))
+def in_style(style: Style, content: str) -> Text:
+    """`content` in one style: `code` is typewriter letters, `sup` an exponent or a footnote mark."""
+    return Text(((style, content),))
 
 
-def code(content: str) -> Text:
-    """`content` in typewriter letters."""
-    return Text((("code", content),))
-
-
-def sup(content: str) -> Text:
-    """`content` as an exponent or a footnote mark."""
-    return Text((("sup", content),))
-
+bold, code, sup = (partial(in_style, style) for style in ("bold", "code", "sup"))
 
 _ESCAPES = {
     "\\": r"\textbackslash{}",

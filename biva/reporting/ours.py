@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from string import ascii_lowercase
 
@@ -11,7 +10,7 @@ import pandas as pd
 
 from biva.config import FINETUNED, RunConfig
 from biva.reporting.markup import Text, code, joined, styled, text
-from biva.reporting.provenance import Difference, names_of
+from biva.reporting.provenance import Difference, names_of, shortened
 from biva.reporting.style import LABELS, MODELS
 from biva.reporting.table import NOT_RUN, Cell
 
@@ -53,22 +52,15 @@ def by_model(runs: Iterable[RunConfig]) -> dict[Text, list[RunConfig]]:
 
 def results_of(planned: Iterable[RunConfig], results: pd.DataFrame, metric: str) -> pd.DataFrame:
     """The part of `biva.reporting.results.collect`'s frame that holds a metric of planned runs."""
-    names = {(run.dataset, run.architecture_name, run.variant, run.seed) for run in planned}
-    keys = zip(results["dataset"], results["architecture"], results["model"], results["seed"], strict=True)
-    is_planned = np.array([key in names for key in keys], dtype=bool)
-    return results[is_planned & (results["metric"] == metric).to_numpy()]
+    is_planned = (results["dataset"] + "/" + names_of(results)).isin([run.name for run in planned])
+    return results[is_planned & (results["metric"] == metric)]
 
 
 def our_cell(found: pd.DataFrame, planned: int, unlike: list[Difference]) -> Cell:
     """Our value of one model at one K: the mean over the seeds that ran, their spread and their number.
 
     The spread is the standard deviation of the sample (n - 1). One seed has none: the standard error over test images
-    stands there, marked as such.
-
-    Args:
-        found: results of the model, one per seed.
-        planned: number of seeds.
-        unlike: `biva.reporting.provenance.differences` of the table; the cell gets the letters of those it has.
+    stands there, marked as such. The cell gets the letters of the differences that its runs have.
     """
     values = found["value"].to_numpy(dtype=float)
     if not len(values):
@@ -97,13 +89,7 @@ _SEEDS = styled(
 
 
 def notes_on_ours(ours: pd.DataFrame, planned: list[RunConfig], protocols: dict[str, str] = PROTOCOLS) -> list[Text]:
-    """How our numbers came to be, from the results and not from the plan.
-
-    Args:
-        ours: results of the table's metric.
-        planned: the table's runs.
-        protocols: what the notes say of each protocol.
-    """
+    """How our numbers came to be, from the results and not from the plan."""
     if ours.empty:
         return [text("Ours: ", architectures(planned), f"; {NOT_RUN}.")]
     runs = ours.drop_duplicates("run_id")
@@ -189,13 +175,10 @@ def notes_on_differences(unlike: list[Difference]) -> list[Text]:
             by_value.setdefault(value, []).append(name)
         has = joined(
             "; ",
-            (text(joined(", ", map(code, names)), ": ", _shortened(value)) for value, names in by_value.items()),
+            (text(joined(", ", map(code, names)), ": ", code(shortened(value))) for value, names in by_value.items()),
         )
-        usual = text("; the others: ", _shortened(difference.usual)) if difference.usual not in (*by_value, "") else ""
+        usual = (
+            text("; the others: ", code(shortened(difference.usual))) if difference.usual not in (*by_value, "") else ""
+        )
         notes.append(text(styled(f"^{{{letter}}} **Not like the others**, {difference.what}: "), has, usual, "."))
     return notes
-
-
-def _shortened(value: str) -> Text:
-    """Commits and fingerprints by their first 12 digits, which a line has room for."""
-    return code(re.sub(r"\b([0-9a-f]{12})[0-9a-f]{8,}", r"\1", value))

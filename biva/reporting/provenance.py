@@ -6,6 +6,7 @@ been made with the settings that the configuration has now.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +18,7 @@ from biva.records import commits, settings_digest
 
 
 def origin(run: dict[str, Any], record: dict[str, Any]) -> dict[str, str]:
-    """Where a result comes from: columns of the results frame.
-
-    Args:
-        run: content of `run.json`.
-        record: content of `evaluation.json` or `anomaly/NAME.json`.
-    """
+    """Where a record of an evaluation or of an anomaly pair comes from: columns of the results frame."""
     return {
         "protocol": run["config"]["training"]["protocol"],
         "run_id": run["run_id"],
@@ -31,6 +27,11 @@ def origin(run: dict[str, Any], record: dict[str, Any]) -> dict[str, str]:
         "evaluation_digest": settings_digest(record["settings"]),
         "data_fingerprint": run["data_fingerprint"],
     }
+
+
+def shortened(value: str) -> str:
+    """Commits and fingerprints in a text by their first 12 digits, which a line has room for."""
+    return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{8,}", r"\1", value)
 
 
 def is_of_one_commit(commit: str) -> bool:
@@ -54,20 +55,16 @@ def short_name(run: RunConfig) -> str:
     return f"{run.architecture_name}/{run.variant}/seed{run.seed}"
 
 
-def names_of(results: pd.DataFrame) -> list[str]:
+def names_of(results: pd.DataFrame) -> pd.Series:
     """`short_name` of the run of every result."""
-    columns = zip(results["architecture"], results["model"], results["seed"], strict=True)
-    return [f"{architecture}/{model}/seed{seed}" for architecture, model, seed in columns]
+    return results["architecture"] + "/" + results["model"] + "/seed" + results["seed"].astype("str")
 
 
 def differences(results: pd.DataFrame, planned: Iterable[RunConfig]) -> list[Difference]:
     """What results of one table do not have in common; nothing where all is well.
 
-    What most of them have is what is expected.
-
-    Args:
-        results: with the columns of `origin`, architecture, model, seed and images_evaluated.
-        planned: the table's runs as the configuration has them now.
+    What most of them have is what is expected. `results` has the columns of `origin`, architecture, model, seed and
+    images_evaluated; `planned` are the table's runs as the configuration has them now.
     """
     names = names_of(results)
 

@@ -6,12 +6,10 @@ import pandas as pd
 
 from biva.errors import UserError
 from biva.reporting.markup import Text, joined, styled, sup, text
+from biva.reporting.results import CONFIRMED, Paper
 from biva.reporting.table import Cell
 
 NOT_REPORTED = "–"
-
-MARKS = {"yes": (), "no": ("†",), "value only": ("‡",)}
-"""Column `confirmed` of `config/paper_results.csv` -> the mark of the value."""
 
 EXACT = "∗"
 
@@ -31,20 +29,15 @@ class ReportedCells:
         self._brackets = self._gaps = False
 
     def cell(self, reported: pd.DataFrame, digits: int = 2, *, in_brackets: bool = False) -> Cell:
-        """The first of some values that `biva.reporting.results.load_paper_results` gives, or that there is none.
-
-        Args:
-            reported: values of one model and metric.
-            digits: after the decimal point.
-            in_brackets: the value's K is not stated.
-        """
+        """The first of the values of one model and metric, or that there is none; in brackets where K is not stated."""
         if reported.empty:
             self._gaps = True
             return Cell(NOT_REPORTED)
         first = reported.to_dict("records")[0]
         if first["source"] not in self._sources:
             self._sources.append(first["source"])
-        marks = MARKS[first["confirmed"]] + ((EXACT,) if first["metric"] == "log_likelihood" else ())
+        exact = EXACT if first["metric"] == "log_likelihood" else ""
+        marks = tuple(filter(None, (CONFIRMED[first["confirmed"]][0], exact)))
         self._marks.update(marks)
         self._brackets |= in_brackets
         number = str(self._sources.index(first["source"]) + 1)
@@ -62,14 +55,8 @@ class ReportedCells:
         return [joined(" ", sentences), *([text("Sources: ", joined("; ", sources), ".")] if sources else [])]
 
 
-def of_paper_table(paper: pd.DataFrame, wanted: pd.Series, name: str, paper_table: str) -> pd.DataFrame:
-    """The values of one table of `config/paper_results.csv`.
-
-    Args:
-        paper: the frame of `biva.reporting.results.load_paper_results`.
-        wanted: of every row of `paper`, whether our table could show it.
-        name: of our table.
-        paper_table: the one to take the values from.
+def of_paper_table(paper: Paper, wanted: pd.Series, name: str, paper_table: str) -> Paper:
+    """The values of `paper_table` in `config/paper_results.csv`, of those rows that our table `name` could show.
 
     Raises:
         UserError: it has none that could be shown.

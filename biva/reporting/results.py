@@ -13,36 +13,15 @@ from biva.records import RunFolder, anomaly_metrics, manifest_digest, read_json,
 from biva.reporting.provenance import origin
 from biva.reporting.style import MODELS
 
-COLUMNS: dict[str, str] = {
-    "experiments": "str",
-    "dataset": "str",
-    "architecture": "str",
-    "model": "str",
-    "seed": "int64",
-    "metric": "str",
-    "k": "Int64",
-    "value": "float64",
-    "standard_error": "float64",
-    "low": "float64",
-    "high": "float64",
-    "unit": "str",
-    "protocol": "str",
-    "run_id": "str",
-    "manifest": "str",
-    "commit": "str",
-    "config_digest": "str",
-    "evaluation_digest": "str",
-    "data_fingerprint": "str",
-    "device": "str",
-    "parameters": "int64",
-    "updates": "int64",
-    "images_seen": "int64",
-    "images_evaluated": "int64",
-    "images_in_split": "int64",
-    "selection_images": "Int64",
-    "selection_images_in_split": "Int64",
-    "wall_seconds": "float64",
-}
+COLUMNS: dict[str, str] = (
+    dict.fromkeys(("experiments", "dataset", "architecture", "model"), "str")
+    | {"seed": "int64", "metric": "str", "k": "Int64"}
+    | dict.fromkeys(("value", "standard_error", "low", "high"), "float64")
+    | dict.fromkeys(("unit", "protocol", "run_id", "manifest", "commit", "config_digest", "evaluation_digest"), "str")
+    | {"data_fingerprint": "str", "device": "str", "parameters": "int64", "updates": "int64", "images_seen": "int64"}
+    | {"images_evaluated": "int64", "images_in_split": "int64"}
+    | {"selection_images": "Int64", "selection_images_in_split": "Int64", "wall_seconds": "float64"}
+)
 """Column -> type of the results frame. `k`, `standard_error`, `low` and `high` are missing where a metric has none;
 `standard_error` is over test images, `low` and `high` are the ends of the 95% bootstrap interval over test images;
 `wall_seconds` is the training's. `images_evaluated` of the `images_in_split` test images were used, of an anomaly pair
@@ -50,25 +29,28 @@ those of both datasets; `selection_images` of as many in their split selected th
 that had a part in the row, mostly one; `manifest` is the SHA-256 of the run's `manifest.json`; `evaluation_digest` is
 of the settings of the evaluation or of the anomaly pair."""
 
-PAPER_COLUMNS: dict[str, str] = {
-    "table": "str",
-    "dataset": "str",
-    "model": "str",
-    "metric": "str",
-    "k": "Int64",
-    "value": "float64",
-    "unit": "str",
-    "higher_is_better": "str",
-    "source": "str",
-    "confirmed": "str",
-}
+PAPER_COLUMNS: dict[str, str] = (
+    dict.fromkeys(("table", "dataset", "model", "metric"), "str")
+    | {"k": "Int64", "value": "float64"}
+    | dict.fromkeys(("unit", "higher_is_better", "source", "confirmed"), "str")
+)
 """Column -> type of `config/paper_results.csv`. `k` is missing where the source states none."""
 
-CONFIRMED = ("yes", "no", "value only")
-"""Allowed values of the column `confirmed` of `config/paper_results.csv`."""
+Results = pd.DataFrame
+"""What `collect` gives: a row per run and metric, with the columns of `COLUMNS`."""
+
+Paper = pd.DataFrame
+"""What `load_paper_results` gives: a row per reported value, with the columns of `PAPER_COLUMNS`."""
+
+CONFIRMED = {
+    "yes": ("", ""),
+    "no": ("†", " (unconfirmed)"),
+    "value only": ("‡", " (value confirmed, its setting is not)"),
+}
+"""Value of the column `confirmed` of `config/paper_results.csv` -> its mark in tables, and what follows it in texts."""
 
 
-def collect(folders: Iterable[RunFolder]) -> pd.DataFrame:
+def collect(folders: Iterable[RunFolder]) -> Results:
     """Every metric of every evaluated run, one row each, in an order that does not depend on that of `folders`.
 
     The metrics of an anomaly pair are among them where the run has a record of it (`biva.records.anomaly_metrics`).
@@ -82,15 +64,10 @@ def collect(folders: Iterable[RunFolder]) -> pd.DataFrame:
     _refuse_copies(evaluated)
     rows = [row for folder in evaluated for row in _rows(folder)]
     frame = pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
-    order = frame["model"].map({model: place for place, model in enumerate(MODELS)})
-    return (
-        frame.assign(_model=order)
-        .sort_values(
-            ["dataset", "architecture", "_model", "model", "seed", "metric", "k", "experiments", "run_id"],
-            ignore_index=True,
-        )
-        .drop(columns="_model")
-    )
+    places = {model: place for place, model in enumerate(MODELS)}
+    keys = ["dataset", "architecture", "_place", "model", "seed", "metric", "k", "experiments", "run_id"]
+    ordered = frame.assign(_place=frame["model"].map(places)).sort_values(keys, ignore_index=True)
+    return ordered.drop(columns="_place")
 
 
 def _refuse_copies(folders: list[RunFolder]) -> None:
@@ -144,12 +121,12 @@ def _rows(folder: RunFolder) -> list[dict[str, Any]]:
         ) from None
 
 
-def write_results(frame: pd.DataFrame, path: Path) -> None:
+def write_results(frame: Results, path: Path) -> None:
     """Write the frame as CSV, atomically. Floats are written so that reading gives back the same 64 bits."""
     write_atomically(path, frame.to_csv(index=False, lineterminator="\n").encode())
 
 
-def read_results(path: Path) -> pd.DataFrame:
+def read_results(path: Path) -> Results:
     """Read what `write_results` wrote.
 
     Raises:
@@ -158,7 +135,7 @@ def read_results(path: Path) -> pd.DataFrame:
     return _read(path, COLUMNS, "Run `biva collect EXPERIMENTS` to write it.")
 
 
-def load_paper_results(path: Path) -> pd.DataFrame:
+def load_paper_results(path: Path) -> Paper:
     """What the paper and the literature report (`config/paper_results.csv`), each number with its source.
 
     Raises:

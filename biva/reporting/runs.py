@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from biva.errors import UserError
 from biva.records import RunFolder, read_json
 from biva.reporting.style import MODELS
 
@@ -23,14 +21,9 @@ class Run:
 
     @classmethod
     def at(cls, folder: RunFolder) -> Run:
-        if folder.identity.is_file():
-            identity = read_json(folder.identity)
-            config = identity["config"]
-            return cls(folder, config["dataset"], config["architecture_name"], identity["variant"], config["seed"])
-        parts = folder.path.resolve().parts[-4:]
-        if len(parts) < 4 or parts[2] not in MODELS or not re.fullmatch(r"seed-?\d+", parts[3]):
-            raise UserError(f"{folder.path} is no run folder: expected .../DATASET/ARCHITECTURE/MODEL/seedN.")
-        return cls(folder, parts[0], parts[1], parts[2], int(parts[3].removeprefix("seed")))
+        place = read_json(folder.identity)["name"].split("/") if folder.identity.is_file() else folder.path.parts[-4:]
+        dataset, architecture, model, seed = place
+        return cls(folder, dataset, architecture, model, int(seed.removeprefix("seed")))
 
     @property
     def name(self) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from pathlib import Path
+from typing import get_args
 
 from biva.config import FINETUNED, RunConfig
 from biva.models.architectures import ModelName
@@ -40,30 +41,5 @@ MARKERS |= {"vae_finetuned": "P", "lvae_finetuned": "X", "lvae_plus_finetuned": 
 COLUMN_WIDTH = 3.4
 """Width of one column of a two-column paper, in inches; every figure is drawn at this width."""
 
-LOOK: Any = {
-    "font.size": 7,
-    "axes.titlesize": 7,
-    "axes.labelsize": 7,
-    "xtick.labelsize": 6,
-    "ytick.labelsize": 6,
-    "legend.fontsize": 6,
-    "legend.frameon": False,
-    "legend.handlelength": 1.6,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#DDDDDD",
-    "grid.linewidth": 0.4,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "xtick.major.size": 2.5,
-    "ytick.major.size": 2.5,
-    "lines.linewidth": 1.0,
-    "lines.markersize": 3,
-    "image.interpolation": "nearest",
-    "savefig.dpi": 300,
-    "pdf.fonttype": 42,
-}
-"""matplotlib settings of every figure."""
+LOOK = Path(__file__).with_name("figures.mplstyle")
+"""matplotlib's settings of every figure."""

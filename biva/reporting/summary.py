@@ -18,6 +18,7 @@ from biva.config import Experiments, RunConfig
 from biva.records import RunFolder, read_json, write_atomically
 from biva.reporting.figures import caption
 from biva.reporting.ours import PROTOCOLS, span
+from biva.reporting.provenance import shortened
 from biva.reporting.style import name_of
 from biva.reporting.table import NOT_RUN, render
 
@@ -27,10 +28,7 @@ LATEX = "pdflatex"
 def summary(settings: Experiments, runs: list[RunConfig], folder: Path) -> str:
     """The document, one page as wide as A3 and as long or longer: settings and tables, then figures in three columns.
 
-    Args:
-        settings: of the set.
-        runs: all its runs.
-        folder: `results/NAME`, with what exists of its runs, tables and figures.
+    `folder` is `results/NAME`, with what exists of its runs, tables and figures.
     """
     about = {f"figures/{name}": caption(name) for name in settings.figures}
     return render(
@@ -83,15 +81,9 @@ def _origin(runs: list[RunConfig], folder: Path) -> dict[str, Any]:
         return {}
     return {
         "devices": sorted({identity["device"] for identity in known}),
-        "commits": sorted({_short(identity["commit"]) for identity in known}),
-        "data": sorted({(one["config"]["dataset"], one["data_fingerprint"][:12]) for one in known}),
+        "commits": sorted({shortened(identity["commit"]) for identity in known}),
+        "data": sorted({(one["config"]["dataset"], shortened(one["data_fingerprint"])) for one in known}),
     }
-
-
-def _short(commit: str) -> str:
-    """A commit's first digits, with `-dirty` if it has it."""
-    digits, dash, dirty = commit.partition("-")
-    return digits[:10] + dash + dirty
 
 
 def compile_pdf(document: Path) -> str:

@@ -11,6 +11,7 @@ from biva.reporting.markup import styled, text
 from biva.reporting.ours import notes_on_differences, notes_on_ours, our_cell, results_of
 from biva.reporting.provenance import differences
 from biva.reporting.reported import ReportedCells, of_paper_table
+from biva.reporting.results import Paper, Results
 from biva.reporting.style import CLASSIFIERS
 from biva.reporting.table import NOT_RUN, Cell, Table
 
@@ -27,16 +28,8 @@ PROTOCOLS = {
 }
 
 
-def error_table(
-    results: pd.DataFrame, paper: pd.DataFrame, settings: SemiSupervised, planned: list[RunConfig]
-) -> Table:
+def error_table(results: Results, paper: Paper, settings: SemiSupervised, planned: list[RunConfig]) -> Table:
     """A row per model with our test error and, where the table has one, the reported value; percent, lower is better.
-
-    Args:
-        results: the frame of `biva.reporting.results.collect`.
-        paper: the frame of `biva.reporting.results.load_paper_results`.
-        settings: which runs, and which reported values.
-        planned: the runs of the experiment set; those that the table includes decide which results count.
 
     Raises:
         UserError: `paper` has no test error in a table of that name.

@@ -227,7 +227,7 @@ TAMPERINGS: dict[str, tuple[Callable[[], Any], str]] = {
     "data": (swap_data, "data.safetensors is not the file that data.json describes"),
     "data and their description": (swap_data_and_description, "was read by results/tiny/runs/digits/digits_8x8/vae"),
     "raw file": (swap_raw_file, "is not the published file; `biva fetch digits`"),
-    "other seed's run": (copy_other_seed, "vae/seed2 holds the same run as"),
+    "other seed's run": (copy_other_seed, "vae/seed1 hold the records of one run"),
     "other seed's evaluation": (copy_evaluation_of_other_seed, "seed2/evaluation.json is of other weights"),
     "other seed's evaluation, sealed": (seal_evaluation_of_other_seed, "is of another seed than the run's"),
     "dirty commit": (lambda: edit(run(3).identity, commit="0123abc-dirty"), "in no commit (0123abc-dirty)"),

@@ -51,8 +51,8 @@ def biva(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 def examples(verb: str) -> list[list[str]]:
     """Arguments of every example in the verb's help, without `biva` and variables set before it."""
     command = typer.main.get_command(app).commands[verb]  # type: ignore[attr-defined]
-    lines = [shlex.split(line) for line in command.help.split("Example", 1)[1].splitlines()[1:]]
-    return [line[line.index("biva") + 1 :] for line in lines if "biva" in line]
+    lines = [shlex.split(line) for line in command.epilog.splitlines() if "biva" in line]
+    return [line[line.index("biva") + 1 :] for line in lines]
 
 
 def test_help_lists_every_verb_and_imports_nothing_heavy() -> None:
@@ -140,7 +140,6 @@ def test_data_list_prints_every_dataset(biva: Callable[..., Done]) -> None:
 
 
 def test_schema_writes_what_is_in_the_repository(biva: Callable[..., Done]) -> None:
-    assert biva("schema").status == 0
-    schemas = [f"workflow/schemas/{name}.schema.json" for name in ("config", "experiments", "datasets", "architecture")]
-    for path in (*schemas, "docs/configuration.md"):
-        assert Path(path).read_text() == (ROOT / path).read_text()
+    written = biva("schema").stdout.split()
+    assert {"docs/configuration.md", "workflow/schemas/datasets.schema.json"} < set(written)
+    assert [Path(path).read_text() for path in written] == [(ROOT / path).read_text() for path in written]

@@ -118,11 +118,9 @@ def test_a_quoted_message_is_one_that_is_said(message: str) -> None:
 # -------------------------------------------------------------------------------------------- reference and the rest
 
 
-def test_the_reference_is_that_of_the_code_and_every_key_has_a_meaning() -> None:
-    """If this fails: run `biva schema`, or describe the key in biva/config/."""
-    page = reference()
-    assert (ROOT / "docs/configuration.md").read_text() == page
-    rows = re.findall(r"^\| `(\w+)` \|.*\| (.*) \|$", page, re.MULTILINE)
+def test_every_key_of_the_reference_has_a_meaning() -> None:
+    """If this fails: describe the key in biva/config/."""
+    rows = re.findall(r"^\| `(\w+)` \|.*\| (.*) \|$", reference(), re.MULTILINE)
     assert len(rows) > 60
     assert [key for key, meaning in rows if not meaning] == []
 

@@ -30,7 +30,6 @@ ALLOWED: dict[str, set[str]] = {
     "tracking": REPORTING | {"reporting", "evaluation.trained_model", "vision"},
     "verification": REPORTING | {"reporting", "tracking", "data.checksums", "evaluation.separation"},
     "publishing": REPORTING | {"reporting", "verification"},
-    "schemas": REPORTING,
     "reference": REPORTING | {"reporting"},
 }
 """Room -> what it may import of ours; rooms that are not named here, such as `cli`, may import all."""

@@ -14,6 +14,10 @@ DATA = "resources/{dataset}"
 SET = "results/{experiments}"
 RUN = f"{SET}/runs/{NAME}"
 
+# Files that several rules name. The fingerprint in data.json tells whether the arrays changed; their age tells nothing.
+DATASET = {"data": f"{DATA}/data.json", "arrays": ancient(f"{DATA}/data.safetensors")}
+TRAINED = {"summary": f"{RUN}/train.json", "weights": f"{RUN}/weights.safetensors"}
+
 # The package `biva` beside this workflow is used, installed or not, wherever Snakemake runs; the configuration beside
 # it only where the working folder has none.
 ROOT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parents[1]
@@ -72,18 +76,6 @@ def checked(settings):
     return settings.model_dump()
 
 
-def shown_settings(name):
-    """The configuration as the report shows it: file -> its text."""
-    names = dict.fromkeys([name, *load_sets(name)])
-    paths = [CONFIG_FOLDER / "config.yaml", *(CONFIG_FOLDER / "experiments" / f"{name}.yaml" for name in names)]
-    return {str(path): path.read_text(encoding="utf-8") for path in paths}
-
-
-def more_each_time(amount):
-    """A resource that grows with every attempt of a job."""
-    return lambda wildcards, attempt: attempt * amount
-
-
 # ------------------------------------------------------------------------------------------------------ one run
 
 
@@ -92,28 +84,21 @@ def run_of(wildcards):
     return find_run(wildcards.experiments, NAME.format(**wildcards))
 
 
-def run_digest(wildcards):
-    """Hash of all settings that change the trained weights."""
-    return run_of(wildcards).digest
-
-
 def run_threads(wildcards):
     return run_of(wildcards).threads
 
 
-def run_gpus(wildcards):
-    return 0 if run_of(wildcards).device == "cpu" else 1
+# Training and evaluation of a run. Minutes are of one attempt: the next goes on from what the last has kept.
+RESOURCES_OF_RUN = {
+    "gpu": lambda wildcards: int(run_of(wildcards).device != "cpu"),
+    "mem_mb": lambda wildcards, attempt: attempt * 8000,
+    "runtime": 24 * 60,
+}
 
 
 def parent_files(wildcards):
     """What a fine-tuned run starts from."""
-    folder = f"{SET}/runs/{run_of(wildcards).parent_name}".format(**wildcards)
-    return [f"{folder}/train.json", f"{folder}/weights.safetensors"]
-
-
-def evaluation_digest(wildcards):
-    """Hash of all evaluation settings that change a number."""
-    return settings_digest(experiment_set(wildcards.experiments).evaluation.model_dump(mode="json"))
+    return [path.format(**dict(wildcards, model=run_of(wildcards).model)) for path in TRAINED.values()]
 
 
 def part_files(wildcards):
@@ -156,10 +141,6 @@ def files_of(experiments, runs, *names):
     return [f"results/{experiments}/runs/{run.name}/{name}" for run in runs for name in names]
 
 
-def run_folders(wildcards):
-    return [f"results/{wildcards.experiments}/runs/{run.name}" for run in runs_of_set(wildcards.experiments)]
-
-
 def collected_files(wildcards):
     """The records that results.csv and MLflow are made of."""
     experiments = wildcards.experiments
@@ -197,15 +178,6 @@ def pair_settings(wildcards):
     return find_pair(wildcards.experiments, wildcards.pair).model_dump(mode="json")
 
 
-def pair_report_settings(wildcards):
-    """What the captions of a pair's table and figure say."""
-    return pair_settings(wildcards) | about(scoring_runs(wildcards))
-
-
-def anomalous_data(wildcards):
-    return f"resources/{find_pair(wildcards.experiments, wildcards.pair).anomalous}/data.json"
-
-
 def pair_files(wildcards):
     """The pair's records of every run that scores it."""
     names = [f"anomaly/{wildcards.pair}.{form}" for form in ("json", "safetensors")]
@@ -224,3 +196,8 @@ def report_files(experiments):
     files = [f"{table}.{form}" for table in settings.table_stems for form in ("tex", "html")]
     files += [f"{figure}.{form}" for figure in settings.figure_stems for form in ("pdf", "png")]
     return [f"results/{experiments}/{file}" for file in files]
+
+
+def shown(file, caption, category, **labels):
+    """An output that Snakemake's report shows."""
+    return report(file, caption=f"../report/{caption}", category=category, labels=labels)

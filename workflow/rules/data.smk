@@ -24,8 +24,8 @@ rule prepare:
     input:
         f"{DATA}/fetched.txt",
     output:
+        data=f"{DATA}/data.json",
         arrays=f"{DATA}/data.safetensors",
-        summary=f"{DATA}/data.json",
     log:
         f"{DATA}/logs/prepare.log",
     benchmark:
@@ -33,10 +33,10 @@ rule prepare:
     conda:
         "../../environment.yml"
     resources:
-        mem_mb=more_each_time(4000),
-        runtime=more_each_time(60),
+        mem_mb=lambda w, attempt: attempt * 4000,
+        runtime=lambda w, attempt: attempt * 60,
     params:
-        raw=subpath(input[0], parent=True),
-        folder=subpath(output.summary, parent=True),
+        folder=subpath(input[0], parent=True),
+        to=subpath(output.data, parent=True),
     shell:
-        call_biva("prepare {wildcards.dataset} --from {params.raw}/raw --to {params.folder} > {log} 2>&1")
+        call_biva("prepare {wildcards.dataset} --from {params.folder}/raw --to {params.to} > {log} 2>&1")

@@ -1,12 +1,11 @@
-# Importance-weighted bounds, KL per layer, active units, samples and reconstructions of one trained run.
+# Importance-weighted bounds, KL per layer, active units, samples and reconstructions of one trained run; and how well
+# L^{>k} of the run tells another dataset's test images from those of its own.
 
 
 rule evaluate:
     input:
-        data=f"{DATA}/data.json",
-        arrays=ancient(f"{DATA}/data.safetensors"),
-        summary=f"{RUN}/train.json",
-        weights=f"{RUN}/weights.safetensors",
+        **DATASET,
+        **TRAINED,
         parts=part_files,
     output:
         summary=f"{RUN}/evaluation.json",
@@ -19,19 +18,18 @@ rule evaluate:
         "../../environment.yml"
     threads: run_threads
     resources:
-        gpu=run_gpus,
-        mem_mb=more_each_time(8000),
-        runtime=24 * 60,
+        **RESOURCES_OF_RUN,
     params:
-        settings=evaluation_digest,
+        verb="evaluate",
+        settings=lambda w: settings_digest(experiment_set(w.experiments).evaluation.model_dump(mode="json")),
         run=NAME,
         data=subpath(input.data, parent=True),
         folder=subpath(input.summary, parent=True),
-        part="",
+        more="",
     shell:
         call_biva(
-            "evaluate {wildcards.experiments} {params.run} --data {params.data} --run {params.folder} {params.part}"
-            " > {log} 2>&1"
+            "{params.verb} {wildcards.experiments} {params.run} {params.more}"
+            " --data {params.data} --run {params.folder} > {log} 2>&1"
         )
 
 
@@ -39,10 +37,8 @@ rule evaluate:
 # killed job finds them again, and `evaluate` all of them; the output says no more than that they are there.
 use rule evaluate as evaluate_part with:
     input:
-        data=f"{DATA}/data.json",
-        arrays=ancient(f"{DATA}/data.safetensors"),
-        summary=f"{RUN}/train.json",
-        weights=f"{RUN}/weights.safetensors",
+        **DATASET,
+        **TRAINED,
     output:
         touch(f"{RUN}/evaluation_parts/{{part}}of{{parts}}"),
     log:
@@ -53,8 +49,22 @@ use rule evaluate as evaluate_part with:
         part="[0-9]+",
         parts="[0-9]+",
     params:
-        settings=evaluation_digest,
-        run=NAME,
-        data=subpath(input.data, parent=True),
-        folder=subpath(input.summary, parent=True),
-        part="--part {part}/{parts}",
+        more="--part {part}/{parts}",
+
+
+use rule evaluate as detect with:
+    input:
+        **DATASET,
+        **TRAINED,
+        anomalous=lambda w: f"resources/{find_pair(w.experiments, w.pair).anomalous}/data.json",
+    output:
+        summary=f"{RUN}/anomaly/{{pair}}.json",
+        arrays=f"{RUN}/anomaly/{{pair}}.safetensors",
+    log:
+        f"{SET}/logs/detect/{NAME}/{{pair}}.log",
+    benchmark:
+        f"{SET}/benchmarks/detect/{NAME}/{{pair}}.tsv"
+    params:
+        verb="detect",
+        settings=pair_settings,
+        more=lambda w, input: f"{w.pair} --anomalous {Path(input.anomalous).parent}",

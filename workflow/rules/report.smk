@@ -1,5 +1,5 @@
 # Run records -> results.csv -> tables; run records -> figures; all of them -> summary and MLflow. Each takes seconds, so on
-# a cluster they run where Snakemake runs.
+# a cluster they run where Snakemake runs. `params.call` is the verb and what it makes.
 
 
 report: "../report/workflow.rst"
@@ -7,19 +7,16 @@ report: "../report/workflow.rst"
 
 from biva.reporting.figures import caption, inputs
 
-config["shown_settings"] = shown_settings(config["experiments"])
+names = dict.fromkeys([config["experiments"], *load_sets(config["experiments"])])
+paths = [CONFIG_FOLDER / "config.yaml", *(CONFIG_FOLDER / "experiments" / f"{name}.yaml" for name in names)]
+config["shown_settings"] = {str(path): path.read_text(encoding="utf-8") for path in paths}
 
 
 rule collect:
     input:
         collected_files,
     output:
-        report(
-            f"{SET}/results.csv",
-            caption="../report/results.rst",
-            category="Results",
-            labels={"content": "{experiments} / every run and metric"},
-        ),
+        shown(f"{SET}/results.csv", "results.rst", "Results", content="{experiments} / every run and metric"),
     log:
         f"{SET}/logs/collect.log",
     benchmark:
@@ -28,64 +25,66 @@ rule collect:
     conda:
         "../../environment.yml"
     params:
+        call="collect {experiments}",
         folder=subpath(output[0], parent=True),
     shell:
-        call_biva("collect {wildcards.experiments} --results {params.folder} > {log} 2>&1")
+        call_biva("{params.call} --results {params.folder} > {log} 2>&1")
 
 
-rule table:
+use rule collect as table with:
     input:
         results=f"{SET}/results.csv",
         paper=PAPER,
     output:
         tex=f"{SET}/tables/{{table}}.tex",
-        html=report(
-            f"{SET}/tables/{{table}}.html",
-            caption="../report/table.rst",
-            category="Tables",
-            labels={"table": "{experiments} / {table}"},
-        ),
+        html=shown(f"{SET}/tables/{{table}}.html", "table.rst", "Tables", table="{experiments} / {table}"),
     log:
         f"{SET}/logs/tables/{{table}}.log",
     benchmark:
         f"{SET}/benchmarks/tables/{{table}}.tsv"
-    localrule: True
-    conda:
-        "../../environment.yml"
     params:
+        call="table {experiments} {table}",
         settings=table_settings,
         folder=subpath(input.results, parent=True),
-    shell:
-        call_biva("table {wildcards.experiments} {wildcards.table} --results {params.folder} > {log} 2>&1")
 
 
-rule figure:
+use rule collect as figure with:
     input:
         lambda w: files_of(w.experiments, drawn_runs(w.experiments), *inputs(w.figure)),
     output:
         pdf=f"{SET}/figures/{{figure}}.pdf",
-        png=report(
-            f"{SET}/figures/{{figure}}.png",
-            caption="../report/figure.rst",
-            category="Figures",
-            labels={"figure": "{experiments} / {figure}"},
-        ),
+        png=shown(f"{SET}/figures/{{figure}}.png", "figure.rst", "Figures", figure="{experiments} / {figure}"),
     log:
         f"{SET}/logs/figures/{{figure}}.log",
     benchmark:
         f"{SET}/benchmarks/figures/{{figure}}.tsv"
-    localrule: True
-    conda:
-        "../../environment.yml"
     params:
+        call="figure {experiments} {figure}",
         settings=figure_settings,
         caption=lambda w: caption(w.figure),
         folder=subpath(output.pdf, ancestor=2),
-    shell:
-        call_biva("figure {wildcards.experiments} {wildcards.figure} --results {params.folder} > {log} 2>&1")
 
 
-rule summary:
+use rule collect as anomalies with:
+    input:
+        records=pair_files,
+        paper=PAPER,
+    output:
+        tex=f"{SET}/anomalies/{{pair}}.tex",
+        html=shown(f"{SET}/anomalies/{{pair}}.html", "anomaly.rst", "Tables", table="{experiments} / {pair}"),
+        pdf=f"{SET}/anomalies/{{pair}}.pdf",
+        png=shown(f"{SET}/anomalies/{{pair}}.png", "anomaly.rst", "Figures", figure="{experiments} / {pair}"),
+    log:
+        f"{SET}/logs/anomalies/{{pair}}.log",
+    benchmark:
+        f"{SET}/benchmarks/anomalies/{{pair}}.tsv"
+    params:
+        call="anomalies {experiments} {pair}",
+        settings=lambda w: pair_settings(w) | about(scoring_runs(w)),
+        folder=subpath(output.tex, ancestor=2),
+
+
+use rule collect as summary with:
     input:
         runs=collected_files,
         reports=lambda w: report_files(w.experiments),
@@ -96,14 +95,9 @@ rule summary:
         f"{SET}/logs/summary.log",
     benchmark:
         f"{SET}/benchmarks/summary.tsv"
-    localrule: True
-    conda:
-        "../../environment.yml"
     params:
+        call="summary {experiments}",
         texts=summary_texts,
-        folder=subpath(output[0], parent=True),
-    shell:
-        call_biva("summary {wildcards.experiments} --results {params.folder} > {log} 2>&1")
 
 
 rule track:
@@ -122,15 +116,15 @@ rule track:
     conda:
         "../../environment.yml"
     params:
-        runs=run_folders,
+        runs=lambda w: [f"{SET}/runs/{run.name}".format(**w) for run in runs_of_set(w.experiments)],
         folder=subpath(input.summary, parent=True),
     shell:
         call_biva("track {params.runs} --results {params.folder} > {output} 2> {log}")
 
 
+# Tables and figures of results/published anew, from the records that git keeps. No outputs: it always runs, since the
+# times of files that come from git mean nothing.
 rule published:
-    # Tables and figures of results/published anew, from the records that git keeps. No outputs: it always runs, since
-    # the times of files that come from git mean nothing.
     input:
         paper=PAPER,
     log:

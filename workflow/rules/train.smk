@@ -3,12 +3,9 @@
 
 rule train:
     input:
-        data=f"{DATA}/data.json",
-        # The fingerprint in data.json tells whether the arrays changed; their age tells nothing.
-        arrays=ancient(f"{DATA}/data.safetensors"),
+        **DATASET,
     output:
-        summary=f"{RUN}/train.json",
-        weights=f"{RUN}/weights.safetensors",
+        **TRAINED,
     log:
         f"{SET}/logs/train/{NAME}.log",
     benchmark:
@@ -21,12 +18,9 @@ rule train:
     # part of what makes a CPU run repeatable bit for bit.
     threads: run_threads
     resources:
-        gpu=run_gpus,
-        mem_mb=more_each_time(8000),
-        # Minutes of one attempt: the next goes on from the checkpoint.
-        runtime=24 * 60,
+        **RESOURCES_OF_RUN,
     params:
-        config_digest=run_digest,
+        config_digest=lambda w: run_of(w).digest,
         run=NAME,
         data=subpath(input.data, parent=True),
         folder=subpath(output.summary, parent=True),
@@ -41,14 +35,9 @@ rule train:
 # Training on without free bits from the selected weights of another run; a run of its own like any other.
 use rule train as finetune with:
     input:
-        data=f"{DATA}/data.json",
-        arrays=ancient(f"{DATA}/data.safetensors"),
+        **DATASET,
         parent=parent_files,
     wildcard_constraints:
         model="[a-z0-9_]+_finetuned",
     params:
-        config_digest=run_digest,
-        run=NAME,
-        data=subpath(input.data, parent=True),
-        folder=subpath(output.summary, parent=True),
         parent=lambda w, input: f"--parent {Path(input.parent[0]).parent}",

@@ -23,12 +23,7 @@ if TYPE_CHECKING:
 
 
 def folders_to_draw(experiments: str, results: Path) -> list[RunFolder]:
-    """The run folders of a set that figures show, in the order of the set's file: all but those with labels.
-
-    Args:
-        experiments: name of the set.
-        results: its folder, `results/NAME`, or the published copy of it.
-    """
+    """The run folders of a set that figures show, in the order of the set's file: all but those with labels."""
     runs = resolve_runs(experiments, load_experiments(experiments))
     return [RunFolder(results / "runs" / run.name) for run in runs if run.labels is None]
 

@@ -32,9 +32,7 @@ NORMAL, ANOMALOUS = "#BBBBBB", "#D55E00"
 def draw_anomaly(folders: Iterable[RunFolder], pair: AnomalyPair) -> Figure:
     """Histograms of L^{>k} per k and ROC curves, of the first seed of every model; of more than two, BIVA's alone.
 
-    Args:
-        folders: the runs; those on the pair's normal dataset are drawn.
-        pair: the anomaly pair.
+    Runs on the pair's normal dataset are drawn.
 
     Raises:
         UserError: no run has a record of the pair.
