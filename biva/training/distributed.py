@@ -56,26 +56,8 @@ class Processes:
         """What every process has, by rank; waits for all of them, but not for their GPUs."""
         everyones = [mine] * self.count
         if self.count > 1:
-            with self.together():
-                dist.all_gather_object(everyones, mine)
+            dist.all_gather_object(everyones, mine)
         return everyones
-
-    @contextmanager
-    def together(self) -> Iterator[None]:
-        """Exchange something with the other processes.
-
-        Raises:
-            UserError: another process is gone.
-        """
-        try:
-            yield
-        except RuntimeError as error:
-            if self.count == 1 or isinstance(error, torch.OutOfMemoryError):
-                raise
-            raise UserError(
-                f"Process {self.rank} of {self.count} lost the others ({str(error).splitlines()[0]}). What they print "
-                "says why. Start the same command again: training goes on from its last checkpoint."
-            ) from error
 
 
 @contextmanager
@@ -83,7 +65,7 @@ def joined_processes(run: RunConfig) -> Iterator[Processes]:
     """The processes that torchrun started to train this run; without torchrun, this one alone.
 
     Raises:
-        UserError: a batch cannot be divided among them, or there are fewer GPUs than processes.
+        UserError: a batch cannot be divided among them, there are fewer GPUs than processes, or one of them is lost.
     """
     if not {"RANK", "LOCAL_RANK", "WORLD_SIZE"} <= os.environ.keys() or os.environ["WORLD_SIZE"] == "1":
         yield Processes()
@@ -113,5 +95,12 @@ def joined_processes(run: RunConfig) -> Iterator[Processes]:
         if rank:
             raise SystemExit(interruption.exit_status) from None
         raise
+    except RuntimeError as error:
+        if not (isinstance(error, dist.DistError) or "gloo" in str(error)):  # gloo has no errors of its own
+            raise
+        raise UserError(
+            f"Process {rank} of {count} lost the others ({str(error).splitlines()[0]}). What they print says why. "
+            "Start the same command again: training goes on from its last checkpoint."
+        ) from error
     finally:
         dist.destroy_process_group()

@@ -100,8 +100,7 @@ class State:
         """Share every batch with other processes, which have built the same state, from the first one's weights."""
         if processes.count == 1:
             return
-        with processes.together():
-            self.processes, self.shared = processes, DistributedDataParallel(self.model)
+        self.processes, self.shared = processes, DistributedDataParallel(self.model)
         before = self.batches.state_dict()
         with warnings.catch_warnings(action="ignore"):  # of strides of axes of size 1
             _backward(self)  # all updates sum gradients in an order that follows this pass, also after a resume
@@ -193,8 +192,7 @@ def _backward(state: State) -> tuple[Loss, Tensor]:
     pieces = batch.chunk(training.accumulate) if training.accumulate > 1 else [batch]
     with computing_in(training.precision, state.device):
         for number, piece in enumerate(pieces, 1):
-            waits = state.shared.no_sync() if state.shared and number < len(pieces) else nullcontext()
-            with processes.together(), waits:
+            with state.shared.no_sync() if state.shared and number < len(pieces) else nullcontext():
                 loss = loss_of(state.run, model, processes.own(piece), state.noise, state.update)
                 (loss.value / training.accumulate).backward()
             parts = [*loss.terms.values(), loss.value.detach(), *loss.numbers.values()]
