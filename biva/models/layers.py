@@ -50,7 +50,7 @@ class SameConvTranspose2d(nn.ConvTranspose2d):
         height, width = (stride * size for size in x.shape[-2:])
         (top, _), (left, _) = (_same_padding(size, kernel, stride) for size in (height, width))
         y = F.conv_transpose2d(x, self.weight, self.bias, stride, (top, left), output_padding=max(stride - kernel, 0))
-        return y[..., :height, :width]
+        return F.pad(y, (0, width - y.shape[-1], 0, height - y.shape[-2]))
 
 
 def at_least_float32(x: Tensor) -> Tensor:
