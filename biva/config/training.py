@@ -60,7 +60,11 @@ class Training(Strict):
     accumulate: int = Field(
         default=1, ge=1, description="Pieces of equal size that a batch goes through in, to save memory: one update."
     )
-    compiled: bool = Field(default=False, description="Compile the model (torch.compile); on GPUs only.")
+    compiled: bool = Field(
+        default=False,
+        description="Compile the model (torch.compile): faster, with other last digits. On a CPU it needs a C++ "
+        "compiler.",
+    )
     checkpoint_seconds: float = Field(default=60, ge=0, description="A kill loses at most this much training.")
     max_skipped_updates: int = Field(
         default=10,

@@ -120,6 +120,7 @@ def write_identity(
     update: int,
     device: str,
     parameters: int,
+    compiler: str | None,
 ) -> None:
     """Write `run.json` at the start; on resuming, note by which code and where the run goes on.
 
@@ -133,6 +134,7 @@ def write_identity(
         update: from which it goes on.
         device: what computes, in words.
         parameters: trainable scalars of the model.
+        compiler: that of the model, in words, if it is compiled.
     """
     now, code = datetime.now(UTC).isoformat(timespec="seconds"), records.commit()
     identity = records.read_json(folder.identity) if folder.identity.exists() else {}
@@ -156,7 +158,7 @@ def write_identity(
             "data_fingerprint": dataset.fingerprint,
             "device": device,
             "parameters": parameters,
-            "versions": records.versions(),
+            "versions": records.versions() | ({"compiler": compiler} if compiler else {}),
         }
     records.write_json(folder.identity, identity)
 

@@ -21,6 +21,7 @@ from biva.errors import UserError, some_of
 from biva.models.hierarchical_vae import count_parameters
 from biva.records import RunFolder
 from biva.training import checkpoint
+from biva.training.compilation import compiler_for
 from biva.training.distributed import joined_processes
 from biva.training.folder import (
     load_parent,
@@ -69,11 +70,7 @@ def train(
     torch.set_num_threads(run.threads)
     with joined_processes(run) as processes:
         device, mirror = choose_device(run.device), on_evaluation if processes.first else lambda: None
-        if run.training.compiled and device.type == "cpu":
-            raise UserError(
-                f"{run.name}: training.compiled is for GPUs, but the device is a CPU, where compiled code does not "
-                "repeat to the bit. Set compiled: false, or train on a GPU."
-            )
+        compiler = compiler_for(device) if run.training.compiled else None
         with only_writer(folder.path) if processes.first else nullcontext():
             parent = load_parent(run, dataset, parent_folder) if parent_folder else None
             state = initial_state(run, dataset, device, deserialise(parent.weights) if parent else None)
@@ -93,7 +90,7 @@ def train(
                 truncate(folder.record, state.lines)
                 write_samples(folder, state.samples)
                 name, size = processes.named(device_name(device)), count_parameters(state.model)
-                write_identity(run, dataset, folder, parent, state.update, name, size)
+                write_identity(run, dataset, folder, parent, state.update, name, size, compiler)
             mirror()
             if not state.stopped:
                 _run_to_end(state, selection, folder, mirror)
@@ -106,12 +103,15 @@ def _run_to_end(state: State, selection: Selection | None, folder: RunFolder, mi
     """Update, evaluate and save until training ends, a signal stops it, or it skips too many updates in a row."""
     run, training, processes = state.run, state.run.training, state.processes
     saved_at = mirrored_at = time.monotonic()
-    started = saved_at - state.seconds
+    started, compiles = saved_at - state.seconds, training.compiled and processes.first
     with caught_signals() as signals, _progress_bar(state) as progress:
         while not state.stopped:
-            not_finite = step(state)
+            before, not_finite = state.seconds, step(state)
             mine = (time.monotonic() - started, signals[0] if signals else 0, time.monotonic() - saved_at)
             state.seconds, signal, unsaved = map(max, zip(*processes.of_all(mine), strict=True))
+            if compiles:
+                progress.write(f"{run.name}: {state.seconds - before:.0f} s until compiled", file=sys.stderr)
+                compiles = False
             progress.update(not not_finite)
             if not_finite and processes.first:
                 progress.write(f"warning: {_skipped(state, not_finite)}", file=sys.stderr)

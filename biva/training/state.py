@@ -26,6 +26,7 @@ from biva.models.latents import Noise
 from biva.models.layers import data_dependent_init
 from biva.seeds import derive_seed
 from biva.training.batches import Batches, MixedBatches, batches_of
+from biva.training.compilation import compile_model
 from biva.training.distributed import Processes
 from biva.training.objectives import Loss, loss_of
 from biva.training.schedule import learning_rate
@@ -140,7 +141,7 @@ def initial_state(
             loss_of(run, model, batches.next(), noise)
     ema = deepcopy(model).eval().requires_grad_(False)  # the average starts at the initialised weights
     if training.compiled:
-        model.compile(options={"fallback_random": True})  # draws as without
+        compile_model(model)
     optimiser = torch.optim.Adamax(model.parameters(), lr=training.learning_rate, betas=training.betas, foreach=True)
     return State(run, device, model, ema, optimiser, batches, noise)
 

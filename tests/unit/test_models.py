@@ -13,7 +13,7 @@ from biva.bounds import elbo, free_bits_loss, importance_weighted_bound
 from biva.models.architectures import ModelName
 from biva.models.generative import Latent, Priors, from_prior, given, posterior_above, prior_mean
 from biva.models.hierarchical_vae import HierarchicalVAE
-from tests.models import MODELS, assert_gradient_by_finite_differences, double_noise, tiny_architecture, tiny_model
+from tests.models import MODELS, assert_gradient_by_finite_differences, double_noise, tiny_model
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -208,17 +208,3 @@ def test_unconditional_samples_follow_the_prior() -> None:
         top = model.generative.walk(from_prior(double_noise), 20_000).steps["z2"].value
     assert abs(top.mean().item()) < 5 / np.sqrt(20_000)
     assert abs(top.std().item() - 1) < 5 / np.sqrt(40_000)
-
-
-def test_the_loss_of_a_training_step_is_one_graph() -> None:
-    """So `torch.compile` can join all of it; the backend `eager` captures the graph and compiles nothing."""
-    architecture = tiny_architecture(likelihood="mixture_of_logistics")
-    dropout = architecture.dropout.model_copy(update={"inference": 0.5, "generative": 0.5})
-    model = HierarchicalVAE(architecture.model_copy(update={"dropout": dropout}), "biva")
-
-    def loss(x: Tensor) -> Tensor:
-        terms = model(x, lambda _name, shape: torch.randn(shape))
-        return free_bits_loss(terms.log_likelihood, terms.kl, 2.0)
-
-    torch.compile(loss, backend="eager", fullgraph=True)(torch.zeros(3, *architecture.input_shape)).backward()
-    assert all(parameter.grad is not None for parameter in model.parameters())

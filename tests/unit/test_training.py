@@ -414,19 +414,38 @@ def test_killed_between_record_and_checkpoint(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
-def test_a_compiled_update_is_nearly_the_same() -> None:
-    """The same random numbers, other roundings."""
-    sums = []
-    for compiled in (False, True):
-        state = initial_state(toy_run("vae", compiled=compiled), toy_dataset(), CPU)
-        for _ in range(2):
-            step(state)
-        sums.append(state.sums)
-    assert sums[1] == pytest.approx(sums[0], rel=1e-4)
+def test_compiled_training_repeats_and_resumes_with_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same random numbers as without compiling, other roundings; compiled once more, the same bits."""
+    losses = []
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    for name, compiled in (("eager", False), ("whole", True)):
+        folder = run_to_end(tmp_path / name, toy_run("vae", compiled=compiled))
+        losses.append([line["train"]["loss"] for line in numbers(folder)])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert "g++" in records.read_json(folder.identity)["versions"]["compiler"]
+
+    torch._dynamo.reset()
+    run = toy_run("vae", compiled=True, checkpoint_seconds=0)
+    with killed_after(5, monkeypatch):
+        run_to_end(tmp_path / "parts", run)
+    assert_same_result(run_to_end(tmp_path / "parts", run), folder)
 
 
-def test_a_compiled_run_on_a_cpu_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"training\.compiled is for GPUs"):
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("CXX", "no-such-compiler", "there is no 'no-such-compiler'"),
+        ("TORCHINDUCTOR_CACHE_DIR", "/my cache", "a path that has a space: /my cache"),
+    ],
+)
+def test_what_cannot_be_compiled_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, message: str
+) -> None:
+    monkeypatch.setenv("CXX", "true")  # a command that is there
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(UserError, match=message):
         run_to_end(tmp_path / "run", toy_run(compiled=True))
     assert not (tmp_path / "run").exists()
 
