@@ -32,7 +32,7 @@ from tests.faults.project import EIGHT, RUN, UPDATES, Project, new_project
 from tests.loopback import Server, body, hang_up, stall, status
 from tests.services import free_port
 
-KILLS = 20
+KILLS = 10
 
 
 class CannotBeTried(Exception):

@@ -21,7 +21,7 @@ from biva import cli
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1"}
 _server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(["tests.faults.warm", __name__])
+_server.set_forkserver_preload(["tests.warm"])
 
 
 @dataclass
@@ -68,6 +68,7 @@ def start(target: Callable[..., None], folder: Path, *arguments: Any) -> Job:
 
 
 def _begin(target: Callable[..., None], folder: Path, log: Path, arguments: tuple[Any, ...]) -> None:
+    assert "tests.warm" in sys.modules, "the process from which jobs are forked has imported nothing"
     os.chdir(folder)
     with log.open("wb") as file:
         for descriptor in (1, 2):

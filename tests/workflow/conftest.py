@@ -21,7 +21,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["snakemake.cli"])
+PROCESSES.set_forkserver_preload(["tests.warm"])
 
 
 def run_snakemake(folder: Path, arguments: tuple[str, ...], environment: dict[str, str], output: Path) -> None:
@@ -34,6 +34,8 @@ def run_snakemake(folder: Path, arguments: tuple[str, ...], environment: dict[st
             os.dup2(file.fileno(), stream)
     from snakemake.cli import main
 
+    for name in [name for name in sys.modules if name.split(".")[0] == "biva"]:
+        del sys.modules[name]  # the workflow imports that of its own folder
     sys.argv = ["snakemake", *arguments]
     main()
 
