@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from biva import cli
+from tests.workflow.conftest import snakemake
 
 # No other store than the job's own, and no word about it from MLflow.
 os.environ.pop("MLFLOW_TRACKING_URI", None)
@@ -89,6 +90,13 @@ def biva(arguments: tuple[str, ...], variables: dict[str, str], constants: dict[
     resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, -1))
     sys.argv = ["biva", *arguments]
     cli.main()
+
+
+def workflow(arguments: tuple[str, ...]) -> None:
+    """The command `snakemake`, in a process group of its own."""
+    os.setsid()
+    os.environ["XDG_CACHE_HOME"] = str(Path.cwd() / ".cache")
+    snakemake(arguments)
 
 
 def tracking_server(database: Path, port: int, unanswered: frozenset[int]) -> None:
