@@ -11,15 +11,7 @@ import pytest
 import typer.main
 
 from biva.cli import app
-from biva.config import (
-    find_anomaly,
-    find_dataset,
-    find_run,
-    find_table,
-    load_architecture,
-    load_experiments,
-    load_sets,
-)
+from biva.config import find_anomaly, find_dataset, find_run, find_table, load_architecture, load_experiments, load_sets
 
 CONFIG = Path(__file__).parents[1] / "config"
 

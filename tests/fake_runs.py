@@ -47,13 +47,7 @@ def fake_config(
                 "dropout": {"inference": 0.5, "generative": 0.5},
                 "stages": [{"blocks": 1, "kernel": 3, "stride": 1, "latent": 20 - s} for s in range(stages)],
             },
-            "training": {
-                "protocol": "clean",
-                "batch_size": 4,
-                "max_updates": 1000,
-                "evaluate_every": 10,
-                **training,
-            },
+            "training": {"protocol": "clean", "batch_size": 4, "max_updates": 1000, "evaluate_every": 10, **training},
         }
     )
 

@@ -13,7 +13,6 @@ import signal
 import socket
 import sqlite3
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -32,7 +31,7 @@ from tests.faults.project import EIGHT, RUN, UPDATES, Project, new_project
 from tests.loopback import Server, body, hang_up, stall, status
 from tests.services import free_port
 
-KILLS = 20
+KILLS = 10
 
 
 class CannotBeTried(Exception):
@@ -176,41 +175,23 @@ def killed_workflow(lab: Lab, chance: random.Random) -> int:
     The last Snakemake meets an orphan that still runs, or has just ended.
     """
     project = lab.project()
-    workflow = _start_training_by_snakemake(project, chance)
-    os.killpg(workflow.pid, signal.SIGINT)
-    workflow.wait(60)
-    workflow = _start_training_by_snakemake(project, chance)
-    workflow.kill()
-    workflow.wait()
+    for kill, number in ((os.killpg, signal.SIGINT), (os.kill, signal.SIGKILL)):
+        workflow = _train_by_snakemake(project)
+        _wait_for_updates(project, workflow, chance)
+        assert workflow.running, workflow.output
+        kill(workflow.process.pid, number)
+        workflow.wait()
     for arguments in (["--unlock"], []):
-        status = _start_snakemake(project, *arguments).wait(300)
-        assert status == 0, (project.path / "workflow.log").read_text()
+        workflow = _train_by_snakemake(project, *arguments)
+        assert workflow.wait() == 0, workflow.output
     lab.compare(project)
     return 2
 
 
-def _start_training_by_snakemake(project: Project, chance: random.Random) -> subprocess.Popen[bytes]:
-    workflow, before = _start_snakemake(project), _age(newest := project.folder.checkpoint / checkpoint.NEWEST)
-    while workflow.poll() is None and _age(newest) == before:
-        time.sleep(0.01)
-    time.sleep(chance.uniform(0, 0.1))
-    assert workflow.poll() is None, (project.path / "workflow.log").read_text()
-    return workflow
-
-
-def _start_snakemake(project: Project, *arguments: str) -> subprocess.Popen[bytes]:
-    """The real workflow up to the evaluation, in a process group of its own."""
+def _train_by_snakemake(project: Project, *arguments: str) -> Job:
+    """The real workflow up to the evaluation."""
     evaluation = str(project.folder.evaluation.relative_to(project.path))
-    command = [sys.executable, "-m", "snakemake", "--cores", "1", *arguments, "--", evaluation]
-    with (project.path / "workflow.log").open("ab") as log:
-        return subprocess.Popen(
-            command,
-            cwd=project.path,
-            env=os.environ | {"XDG_CACHE_HOME": str(project.path / ".cache")},
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+    return processes.start(processes.workflow, project.path, ("--cores", "1", *arguments, "--", evaluation))
 
 
 # ------------------------------------------------------------------------------------------------------------- disks

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from biva import cli
+from tests.workflow.conftest import snakemake
 
 # No other store than the job's own, and no word about it from MLflow.
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1"}
 _server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(["tests.faults.warm", __name__])
+_server.set_forkserver_preload(["tests.warm"])
 
 
 @dataclass
@@ -68,6 +69,7 @@ def start(target: Callable[..., None], folder: Path, *arguments: Any) -> Job:
 
 
 def _begin(target: Callable[..., None], folder: Path, log: Path, arguments: tuple[Any, ...]) -> None:
+    assert "tests.warm" in sys.modules, "the process from which jobs are forked has imported nothing"
     os.chdir(folder)
     with log.open("wb") as file:
         for descriptor in (1, 2):
@@ -88,6 +90,13 @@ def biva(arguments: tuple[str, ...], variables: dict[str, str], constants: dict[
     resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, -1))
     sys.argv = ["biva", *arguments]
     cli.main()
+
+
+def workflow(arguments: tuple[str, ...]) -> None:
+    """The command `snakemake`, in a process group of its own."""
+    os.setsid()
+    os.environ["XDG_CACHE_HOME"] = str(Path.cwd() / ".cache")
+    snakemake(arguments)
 
 
 def tracking_server(database: Path, port: int, unanswered: frozenset[int]) -> None:

@@ -309,18 +309,6 @@ def test_every_shipped_file_is_valid(kind: str, path: Path) -> None:
         load_experiments(load_main(CONFIG).experiments, CONFIG)
 
 
-def test_static_mnist_has_the_paper_training_settings() -> None:
-    """paper.md, section 4, binary 28x28 with the batch of [PT]."""
-    training = load_experiments("static_mnist", CONFIG).training
-    assert (training.protocol, training.batch_size, training.free_bits) == ("paper", 48, 2.0)
-    assert (training.learning_rate, training.learning_rate_decay, training.learning_rate_minimum) == (
-        2e-3,
-        0.999999,
-        1e-4,
-    )
-    assert (training.betas, training.ema_decay) == ((0.9, 0.999), 0.9995)
-
-
 # ------------------------------------------------------------------------------------------------------- the schemas
 
 

@@ -9,10 +9,7 @@ from torch import Tensor
 from biva.bounds import elbo
 from biva.data.datasets import Dataset
 from biva.data.inputs import fixed_input, part
-from biva.evaluation.likelihood import (
-    ImportanceSamples,
-    importance_sample,
-)
+from biva.evaluation.likelihood import ImportanceSamples, importance_sample
 from biva.evaluation.noise import sample_noise
 from biva.models.architectures import ModelName
 from biva.models.hierarchical_vae import HierarchicalVAE

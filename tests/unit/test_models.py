@@ -3,11 +3,13 @@
 import itertools
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from biva.bounds import elbo, free_bits_loss, importance_weighted_bound
 from biva.models.architectures import ModelName
@@ -22,37 +24,42 @@ def test_latent_groups(model: ModelName) -> None:
     assert tiny_model(model).group_names == expected
 
 
-def log_joint(model: HierarchicalVAE, x: Tensor, z: Mapping[str, Tensor]) -> Tensor:
-    """log p(x, z) for given latents, one row each; x is a single image."""
+def log_joint(model: Any, x: Tensor, z: Mapping[str, Tensor], y: int | None = None) -> Tensor:
+    """log p(x, z), or log p(x, z | y), for given latents, one row each; x is a single image."""
 
     def given(index: int, priors: Priors, _d: Tensor | None) -> Mapping[str, Latent]:
         return {group: Latent(z[f"z{index + 1}_{group}" if group else f"z{index + 1}"]) for group in priors}
 
     rows = len(next(iter(z.values())))
-    walk = model.generative.walk(given, rows)
+    one_hot = None if y is None else F.one_hot(torch.full((rows,), y), model.classes).double()
+    walk = model.generative.walk(given, rows, one_hot)
     prior = sum(step.prior.log_prob(step.value) for step in walk.steps.values())
-    return model.likelihood.log_prob(walk.output, x.expand(rows, *x.shape)) + prior
+    joint: Tensor = model.likelihood.log_prob(walk.output, x.expand(rows, *x.shape)) + prior
+    return joint
+
+
+def log_marginal(model: Any, x: Tensor, y: int | None = None) -> float:
+    """log p(x), or log p(x | y), of scalar latents: an integral over one to three numbers, done on a grid."""
+    names = model.group_names
+    points = torch.linspace(-9, 9, 49 if len(names) == 3 else 121, dtype=torch.float64)
+    grid = torch.tensor(list(itertools.product(points.tolist(), repeat=len(names))), dtype=torch.float64)
+    parts = [
+        log_joint(model, x, dict(zip(names, part.split(1, 1), strict=True)), y).detach() for part in grid.split(40_000)
+    ]
+    return torch.logsumexp(torch.cat(parts), 0).item() + len(names) * math.log((points[1] - points[0]).item())
 
 
 @pytest.mark.parametrize(("model_name", "stages"), [*((model, 2) for model in MODELS), ("biva", 1)])
 def test_importance_weights_integrate_to_the_marginal_likelihood(model_name: ModelName, stages: int) -> None:
-    """With scalar latents log p(x) is an integral over one to three numbers, done on a grid.
+    """The weights p(x, z) / q(z | x) average to it only if q is the density that the samples really come from.
 
-    The weights p(x, z) / q(z | x) average to it only if q is the density that the samples really come from: this
-    tests every inference path, the prior and the walk against each other.
+    This tests every inference path, the prior and the walk against each other.
     """
     model = tiny_model(model_name, seed=3, stages=stages)
     x = torch.randint(0, 2, (1, 4, 4), generator=torch.Generator().manual_seed(1)).double()
-    names = model.group_names
-    points = torch.linspace(-9, 9, 61 if len(names) == 3 else 121, dtype=torch.float64)
-    grid = torch.tensor(list(itertools.product(points.tolist(), repeat=len(names))), dtype=torch.float64)
+    torch.manual_seed(0)
     with torch.no_grad():
-        parts = [
-            log_joint(model, x, {name: part[:, i : i + 1] for i, name in enumerate(names)})
-            for part in grid.split(40_000)
-        ]
-        exact = torch.logsumexp(torch.cat(parts), 0).item() + len(names) * math.log((points[1] - points[0]).item())
-        torch.manual_seed(0)
+        exact = log_marginal(model, x)
         features = model.inference.encode(x[None])
         terms = model.terms(x[None], features, 40_000, double_noise)
     log_weights = elbo(terms.log_likelihood, terms.kl)

@@ -108,11 +108,7 @@ def mat(do_compression: bool = True, **variables: Any) -> bytes:
 
 SPLITS_OF_SIX = {"train": 3, "valid": 1, "test": 2}
 
-AMAT = {
-    "train.amat": b"0 0 0 1\n1 0 1 0\n1 1 1 1\n",
-    "valid.amat": b"0 1 1 0\n",
-    "test.amat": b"0 0 0 0\n1 0 0 0\n",
-}
+AMAT = {"train.amat": b"0 0 0 1\n1 0 1 0\n1 1 1 1\n", "valid.amat": b"0 1 1 0\n", "test.amat": b"0 0 0 0\n1 0 0 0\n"}
 AMAT_CONFIG = config("amat", AMAT, (1, 2, 2), SPLITS_OF_SIX, levels=2)
 
 IDX = {
@@ -551,10 +547,7 @@ def test_patches_are_evenly_spaced_windows_of_both_photographs(read: Read) -> No
     images = read(PHOTOS_CONFIG, PHOTOS)["test/images"][:, 0].astype(int)
     grows_down = images[:, -1, 0] - images[:, 0, 0] > 8
     assert 30 < grows_down[:90].sum() < 60  # both photographs are mixed
-    for patches, side, cells in (
-        (images[~grows_down][:, 0, :], 640, 15),
-        (images[grows_down][:, :, 0], 427, 12),
-    ):
+    for patches, side, cells in ((images[~grows_down][:, 0, :], 640, 15), (images[grows_down][:, :, 0], 427, 12)):
         found = patches[np.argsort(patches[:, 0], kind="stable")].reshape(cells, 180 // cells, 8)
         centres = (np.arange(cells) + 0.5) / cells * side
         blocks = centres[:, None] - 16 + 4 * np.arange(8) + 1.5  # a block of 4 pixels, from its first to its last

@@ -21,19 +21,26 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["snakemake.cli"])
+PROCESSES.set_forkserver_preload(["tests.warm"])
 
 
 def run_snakemake(folder: Path, arguments: tuple[str, ...], environment: dict[str, str], output: Path) -> None:
-    """Be the command `snakemake`; what it prints goes to a file."""
+    """Be the command `snakemake` in a folder; what it prints goes to a file."""
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
     with output.open("wb") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
+    snakemake(arguments)
+
+
+def snakemake(arguments: tuple[str, ...]) -> None:
+    """Be the command `snakemake` here."""
     from snakemake.cli import main
 
+    for name in [name for name in sys.modules if name.split(".")[0] == "biva"]:
+        del sys.modules[name]  # the workflow imports that of its own folder
     sys.argv = ["snakemake", *arguments]
     main()
 
@@ -104,13 +111,22 @@ def project(tmp_path: Path) -> Project:
     return copy_project(tmp_path / "project")
 
 
-def two_short_runs(content: dict[str, Any]) -> None:
-    """Cut an experiment set down to two runs that ask for a GPU if there is one, a table and a figure."""
-    content["device"] = "auto"
-    content["runs"] = [{"dataset": "digits", "architecture": "digits_8x8", "model": "vae", "seeds": [1, 2]}]
-    content["training"] |= {"max_updates": 20, "evaluate_every": 20}
-    content["evaluation"] = {"importance_samples": [1], "prior_samples": 9}
-    content["tables"] = [{"name": "likelihood", "dataset": "digits", "k": [1]}]
-    content["figures"] = ["learning_curves"]
-    for section in ("semi_supervised", "anomalies"):
-        del content[section]
+def small_set(
+    *, model: str = "vae", seeds: tuple[int, ...] = (1, 2), updates: int = 20, k: tuple[int, ...] = (1,), **others: Any
+) -> Callable[[dict[str, Any]], None]:
+    """The edit that cuts an experiment set down to short runs of one model, a table and a figure.
+
+    Args:
+        others: sections that the set gets in the place of its own.
+    """
+
+    def edit(content: dict[str, Any]) -> None:
+        del content["semi_supervised"], content["anomalies"]
+        content["runs"] = [{"dataset": "digits", "architecture": "digits_8x8", "model": model, "seeds": list(seeds)}]
+        content["training"] |= {"max_updates": updates, "evaluate_every": updates}
+        content["evaluation"] |= {"importance_samples": list(k), "prior_samples": 9}
+        content["tables"] = [{"name": "likelihood", "dataset": "digits", "k": [1]}]
+        content["figures"] = ["learning_curves"]
+        content |= others
+
+    return edit

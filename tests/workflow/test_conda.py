@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.workflow.conftest import ROOT, Project, two_short_runs
+from tests.workflow.conftest import ROOT, Project, small_set
 
 WORKFLOW_TESTS = ROOT / "tests" / "workflow"
 WITHOUT_CONDA = os.pathsep.join(
@@ -42,7 +42,7 @@ def test_every_job_runs_the_projects_own_code_in_the_environment_of_environment_
     project: Project, conda: Path, active: str
 ) -> None:
     shutil.copy(WORKFLOW_TESTS / "stand_in_cli.py", project.path / "biva" / "cli.py")
-    project.edit("config/experiments/quick.yaml", two_short_runs)
+    project.edit("config/experiments/quick.yaml", small_set())
     folders = {"base": conda, "named": conda / "envs" / "biva", "venv": Path(sys.prefix)}
     venv.create(folders["named"], symlinks=True)
     first, depth = ACTIVE[active]

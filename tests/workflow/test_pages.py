@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from safetensors.torch import save_file
@@ -18,7 +17,7 @@ from biva.models.build import build_model
 from tests.browser import Browser, chromium
 from tests.fake_runs import fake_run, ramp
 from tests.services import free_port, running, wait_until
-from tests.workflow.conftest import ROOT, Project, copy_project
+from tests.workflow.conftest import ROOT, Project, copy_project, small_set
 
 pytest.importorskip("mlflow")
 SHOTS = os.environ.get("BIVA_SCREENSHOTS")
@@ -26,19 +25,12 @@ SHOTS = os.environ.get("BIVA_SCREENSHOTS")
 IMAGES = "[...document.images].filter(i => i.naturalWidth > 100)"
 
 
-def small(content: dict[str, Any]) -> None:
-    content["runs"] = [{"dataset": "digits", "architecture": "digits_8x8", "model": "biva", "seeds": [1, 2]}]
-    content["tables"] = [{"name": "likelihood", "dataset": "digits", "paper_table": "made_up", "k": [1, 1000]}]
-    content["figures"] = ["learning_curves"]
-    for section in ("semi_supervised", "anomalies"):
-        del content[section]
-
-
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A set with two finished runs of made-up numbers, of which the real workflow made tables, figures and MLflow."""
     project = copy_project(tmp_path_factory.mktemp("pages") / "project")
-    project.edit("config/experiments/quick.yaml", small)
+    table = {"name": "likelihood", "dataset": "digits", "paper_table": "made_up", "k": [1, 1000]}
+    project.edit("config/experiments/quick.yaml", small_set(model="biva", tables=[table], k=(1, 1000)))
     with (project.path / "config/paper_results.csv").open("a") as paper:
         paper.write("made_up,digits,BIVA,log_likelihood_bound,1000,-24.50,nats,true,nowhere,no\n")
     for name in ("fetched.txt", "data.json", "data.safetensors"):

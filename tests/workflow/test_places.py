@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
-from tests.workflow.conftest import ROOT, Project, two_short_runs
+from tests.workflow.conftest import ROOT, Project, small_set
 
 NOWHERE = "http://127.0.0.1:9"
 MODULE = """
@@ -18,17 +17,9 @@ use rule * from reproduction
 """
 
 
-def one_tiny_run(content: dict[str, Any]) -> None:
-    two_short_runs(content)
-    content["device"] = "cpu"
-    content["runs"][0]["seeds"] = [1]
-    content["training"] |= {"max_updates": 2, "evaluate_every": 2}
-    content["evaluation"]["max_images"] = 10
-
-
 def test_in_another_folder_with_the_configuration_beside_the_workflow(project: Project, tmp_path: Path) -> None:
     shutil.copy(ROOT / "tests" / "workflow" / "stand_in_cli.py", project.path / "biva" / "cli.py")
-    project.edit("config/experiments/quick.yaml", two_short_runs)
+    project.edit("config/experiments/quick.yaml", small_set())
     before = {path.name for path in project.path.iterdir()}
     there = tmp_path / "there"
     done = project.snakemake("--cores", "2", "--directory", str(there))
@@ -39,12 +30,12 @@ def test_in_another_folder_with_the_configuration_beside_the_workflow(project: P
 
 def test_in_another_folder_with_a_configuration_of_its_own(project: Project, tmp_path: Path) -> None:
     shutil.copytree(project.path / "config", tmp_path / "there" / "config")
-    Project(tmp_path / "there").edit("config/experiments/quick.yaml", two_short_runs)
+    Project(tmp_path / "there").edit("config/experiments/quick.yaml", small_set())
     assert project.planned("--directory", str(tmp_path / "there"))["train"] == 2
 
 
 def test_as_a_module_of_another_workflow_it_runs_to_its_tables(project: Project, tmp_path: Path) -> None:
-    project.edit("config/experiments/quick.yaml", one_tiny_run)
+    project.edit("config/experiments/quick.yaml", small_set(seeds=(1,), updates=2))
     snakefile = tmp_path / "other" / "workflow" / "Snakefile"
     snakefile.parent.mkdir(parents=True)
     snakefile.write_text(MODULE)

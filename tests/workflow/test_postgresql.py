@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.services import mlflow_server, postgresql
-from tests.workflow.conftest import Project, two_short_runs
+from tests.workflow.conftest import Project, small_set
 
 pytest.importorskip("mlflow")
 pytest.importorskip("psycopg2")
@@ -44,7 +44,7 @@ def assert_tracked(project: Project, server: str, runs: int) -> None:
 
 
 def test_a_small_set_is_tracked_by_a_server_on_postgresql(project: Project, server: str) -> None:
-    project.edit("config/experiments/quick.yaml", two_short_runs)
+    project.edit("config/experiments/quick.yaml", small_set(figures=[]))
     done = project.snakemake("--cores", "2", MLFLOW_TRACKING_URI=server)
     assert done.returncode == 0, done.stdout
     assert_tracked(project, server, runs=2)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.workflow.conftest import ROOT, Project, copy_project
+from tests.workflow.conftest import ROOT, Project, copy_project, small_set
 
 EXPERIMENTS = "config/experiments/quick.yaml"
 LAST = {"summary": 1, "track": 1}
@@ -22,20 +22,11 @@ PAIR = {"name": "photos", "normal": "digits", "anomalous": "photo_patches", "imp
 RUN = "results/quick/runs/digits/digits_8x8/vae/seed1"
 
 
-def two_small_runs(content: dict[str, Any]) -> None:
-    content["runs"] = [{"dataset": "digits", "architecture": "digits_8x8", "model": "vae", "seeds": [1, 2]}]
-    content["figures"] = ["learning_curves", "samples"]
-    content["anomalies"] = [PAIR]
-    content["tables"] = [{"name": "likelihood", "dataset": "digits", "k": [1]}]
-    content["evaluation"]["importance_samples"] = [1, 10]
-    del content["semi_supervised"]
-
-
 @pytest.fixture(scope="module")
 def finished_once(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = copy_project(tmp_path_factory.mktemp("finished") / "project")
     shutil.copy(ROOT / "tests" / "workflow" / "stand_in_cli.py", project.path / "biva" / "cli.py")
-    project.edit(EXPERIMENTS, two_small_runs)
+    project.edit(EXPERIMENTS, small_set(k=(1, 10), figures=["learning_curves", "samples"], anomalies=[PAIR]))
     done = project.snakemake("--cores", "2")
     assert done.returncode == 0, done.stdout
     return project

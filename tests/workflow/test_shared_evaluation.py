@@ -14,7 +14,7 @@ import pytest
 
 from biva import records
 from biva.records import RunFolder
-from tests.workflow.conftest import Project, copy_project
+from tests.workflow.conftest import Project, copy_project, small_set
 
 RUN = "digits/digits_8x8/vae/seed1"
 FOLDER = f"results/quick/runs/{RUN}"
@@ -22,19 +22,11 @@ EVALUATION = f"{FOLDER}/evaluation.json"
 NO_TRACKING = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
 
 
-def one_short_run(content: dict[str, Any]) -> None:
-    content["runs"] = [{"dataset": "digits", "architecture": "digits_8x8", "model": "vae", "seeds": [1]}]
-    content["training"] |= {"max_updates": 3, "evaluate_every": 3}
-    content["evaluation"]["importance_samples"] = [1, 300]
-    content["tables"] = []
-    del content["semi_supervised"], content["anomalies"]
-
-
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Evaluated by one job."""
     project = copy_project(tmp_path_factory.mktemp("evaluated") / "project")
-    project.edit("config/experiments/quick.yaml", one_short_run)
+    project.edit("config/experiments/quick.yaml", small_set(seeds=(1,), updates=3, k=(1, 300), tables=[]))
     done = project.snakemake("--cores", "1", EVALUATION, **NO_TRACKING)
     assert done.returncode == 0, done.stdout
     return project

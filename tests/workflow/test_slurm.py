@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.services import slurm, slurm_jobs
-from tests.workflow.conftest import Project, two_short_runs
+from tests.workflow.conftest import Project, small_set
 
 pytest.importorskip("snakemake_executor_plugin_slurm")
 
@@ -30,7 +30,7 @@ def rules_of(jobs: list[dict[str, str]]) -> Counter[str]:
 
 def test_a_small_set_runs_as_jobs_two_at_a_time(project: Project, cluster: dict[str, str]) -> None:
     """With a user's own profile for the partitions; the jobs of the GPU partition, and no others, ask for a GPU."""
-    project.edit("config/experiments/quick.yaml", two_short_runs)
+    project.edit("config/experiments/quick.yaml", small_set(device="auto", figures=[]))
     own = project.path / "own-profile" / "config.yaml"
     own.parent.mkdir()
     own.write_text(

@@ -1,4 +1,7 @@
-"""Imported once by the process from which jobs are forked: all that would take them seconds."""
+"""Imported once by the process from which `biva` and Snakemake are forked: all that would take them seconds.
+
+Python has one such process, so what is imported there is named in one place.
+"""
 
 from importlib import import_module
 
@@ -12,6 +15,8 @@ for name in (
     "matplotlib.pyplot",
     "mlflow.server",
     "mlflow.store.tracking.sqlalchemy_store",
+    "snakemake.cli",
+    "tests.faults.processes",
     "torch._dynamo",
 ):
     import_module(name)
