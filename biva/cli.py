@@ -141,7 +141,6 @@ def bench(
     device: OnDevice = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="as torch chooses")] = None,
     seconds: Annotated[float, typer.Option(min=0, help="Every measurement lasts at least so long.")] = 5,
-    profile: Annotated[bool, typer.Option(help="Print which operations an update spends its time in, too.")] = False,
 ) -> None:
     """Measure a model's speed and memory beside the machine's limit.
 
@@ -153,7 +152,7 @@ def bench(
       biva bench digits_8x8 --batch-size 32 --batch-size 64
       biva bench biva_28x28 --precision fp32 --device cpu --threads 2
     """
-    from biva.bench import Bench, bench, benchmarked, report
+    from biva.bench import bench, benchmarked, report
     from biva.devices import find_precision
 
     run = benchmarked(architecture, load_architecture(architecture), model, device, threads)
@@ -168,8 +167,6 @@ def bench(
         compiled=compiled,
     )
     print(report(record))
-    if profile:
-        print(Bench(run, seconds).largest_costs(precisions[0], sizes[0]))
     write_json(RESULTS / "bench" / f"{architecture}-{model}.json", record)
 
 
