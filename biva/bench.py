@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import os
 import resource
 import sys
 from collections.abc import Callable, Sequence
@@ -20,7 +19,6 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.profiler import profile
 from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -29,8 +27,9 @@ from biva.config import Device, Precision, RunConfig, Training
 from biva.data.datasets import Dataset
 from biva.devices import choose_device, computing_in, device_name
 from biva.errors import UserError
-from biva.evaluation.likelihood import IMAGES_PER_BATCH, importance_sample
+from biva.evaluation.likelihood import IMAGES_PER_BATCH, chunks, importance_sample
 from biva.evaluation.memory import rows_for
+from biva.evaluation.noise import sample_noise
 from biva.models.architectures import Architecture, ModelName
 from biva.models.hierarchical_vae import HierarchicalVAE, count_parameters
 from biva.models.layers import fold_weight_norm
@@ -151,10 +150,7 @@ class Bench:
             "batch": batch_size,
             "compiled": compiled,
             "images/s": rate,
-            "GFLOP/image": self.costs.training / 1e9,
-            "GFLOP/s": rate * self.costs.training / 1e9,
-            "limit": limit / 1e9,
-            "share": rate * self.costs.training / limit,
+            **_beside_the_limit(rate * self.costs.training, limit),
             "peak GB": peak,
         }
 
@@ -175,8 +171,17 @@ class Bench:
             with computing_in(precision, self.device):
                 model(x[:IMAGES_PER_BATCH], lambda _name, shape: torch.randn(shape, device=self.device)).kl.cpu()
 
-        rate, costs = images * k / self._seconds(importance), self.costs.evaluation(k)
-        peak = self._peak_gb()
+        def noise() -> None:
+            for first, chunk in chunks(k, max(1, rows // images)):
+                draw = sample_noise(SEED, range(images), first, self.device)
+                for name, shape in groups.items():
+                    draw(f"q({name})", torch.Size([chunk * images, *shape]))
+
+        with torch.inference_mode():
+            steps = model(x[:1], no_noise).walk.steps
+            groups = {name: step.value.shape[1:] for name, step in steps.items()}
+        seconds, costs = self._seconds(importance), self.costs.evaluation(k)
+        rate, peak = images * k / seconds, self._peak_gb()
         limit = self.limit(min(rows, images * k), precision, backward=False)
         return {
             "precision": precision,
@@ -184,11 +189,8 @@ class Bench:
             "images": images,
             "images*K/s": rate,
             "of sequential": rate / (IMAGES_PER_BATCH / self._seconds(sequential)),
-            "by FLOPs": self.costs.evaluation(1) / costs,
-            "GFLOP/image*K": costs / 1e9,
-            "GFLOP/s": rate * costs / 1e9,
-            "limit": limit / 1e9,
-            "share": rate * costs / limit,
+            "noise": self._seconds(noise) / seconds,
+            **_beside_the_limit(rate * costs, limit),
             "peak GB": peak,
         }
 
@@ -215,18 +217,6 @@ class Bench:
             rates.append(counter.get_total_flops() / self._seconds(call))
         return max(rates)
 
-    def largest_costs(self, precision: Precision, batch_size: int, rows: int = 10) -> str:
-        """The profiler's table of the operations that take most of an update's time, each without what it calls."""
-        run = with_training(self.run, precision=precision, batch_size=batch_size)
-        state = initialised(run, self.device)
-        step(state)
-        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler prints what it does
-        with profile() as profiler:
-            step(state)
-        order = "self_device_time_total" if self.device.type == "cuda" else "self_cpu_time_total"
-        table: str = profiler.key_averages().table(sort_by=order, row_limit=rows, max_name_column_width=40)
-        return table
-
     def _seconds(self, call: Callable[[], object]) -> float:
         """Median seconds of a call, after two in which memory is allocated, kernels are chosen and code is compiled."""
         if self.device.type == "cuda":
@@ -242,6 +232,11 @@ class Bench:
             return torch.cuda.max_memory_allocated(self.device) / 1e9
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return (peak if sys.platform == "darwin" else 1024 * peak) / 1e9
+
+
+def _beside_the_limit(flops: float, limit: float) -> dict[str, float]:
+    """Columns of FLOP/s and what the largest convolution reaches."""
+    return {"GFLOP/s": flops / 1e9, "limit": limit / 1e9, "share": flops / limit}
 
 
 def bench(

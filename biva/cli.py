@@ -146,14 +146,13 @@ def bench(
     device: OnDevice = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="as torch chooses")] = None,
     seconds: Annotated[float, typer.Option(min=0, help="Every measurement lasts at least so long.")] = 5,
-    profile: Annotated[bool, typer.Option(help="Print which operations an update spends its time in, too.")] = False,
 ) -> None:
     """Measure a model's speed and memory beside the machine's limit.
 
     Training and evaluation are the real ones, on random images. docs/performance.md explains the columns. `biva plan`
     reads the numbers from results/bench/ARCHITECTURE-MODEL.json.
     """
-    from biva.bench import Bench, bench, benchmarked, report
+    from biva.bench import bench, benchmarked, report
     from biva.devices import find_precision
 
     run = benchmarked(architecture, load_architecture(architecture), model, device, threads)
@@ -168,8 +167,6 @@ def bench(
         compiled=compiled,
     )
     print(report(record))
-    if profile:
-        print(Bench(run, seconds).largest_costs(precisions[0], batch_size[0]))
     write_json(RESULTS / "bench" / f"{architecture}-{model}.json", record)
 
 

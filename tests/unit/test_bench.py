@@ -134,6 +134,7 @@ def test_the_record_is_consistent(record: dict[str, Any]) -> None:
         assert row["GFLOP/s"] == pytest.approx(row["images/s"] * costs.training / 1e9)
     for row in record["evaluation"]:
         assert row["GFLOP/s"] == pytest.approx(row["images*K/s"] * (costs.encoding / 3 + costs.sampling) / 1e9)
+        assert row["noise"] > 0
     for row in record["training"] + record["evaluation"]:
         assert row["share"] == pytest.approx(row["GFLOP/s"] / row["limit"])
         assert row["peak GB"] > 0.05  # Python and torch alone
@@ -145,10 +146,6 @@ def test_the_report_shows_every_row(record: dict[str, Any]) -> None:
     for part, rows in (("training", 4), ("evaluation", 2)):
         start = lines.index(part) + 2
         assert [line.split()[0] for line in lines[start : start + rows]] == [row["precision"] for row in record[part]]
-
-
-def test_the_profile_of_an_update_names_its_convolutions() -> None:
-    assert "aten::convolution_backward" in Bench(tiny_run(), 0).largest_costs("fp32", 4)
 
 
 def test_a_device_that_computes_something_else_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
