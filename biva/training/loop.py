@@ -110,7 +110,8 @@ def _run_to_end(state: State, selection: Selection | None, folder: RunFolder, mi
             mine = (time.monotonic() - started, signals[0] if signals else 0, time.monotonic() - saved_at)
             state.seconds, signal, unsaved = map(max, zip(*processes.of_all(mine), strict=True))
             if compiles:
-                progress.write(f"{run.name}: {state.seconds - before:.0f} s until compiled", file=sys.stderr)
+                seconds = state.seconds - before
+                progress.write(f"{run.name}: first update in {seconds:.0f} s, compiling included", file=sys.stderr)
                 compiles = False
             progress.update(not not_finite)
             if not_finite and processes.first:

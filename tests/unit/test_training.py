@@ -415,7 +415,7 @@ def test_killed_between_record_and_checkpoint(tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
 def test_compiled_training_repeats_and_resumes_with_the_same_bits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The same random numbers as without compiling, other roundings; compiled once more, the same bits."""
     losses = []
@@ -424,6 +424,7 @@ def test_compiled_training_repeats_and_resumes_with_the_same_bits(
         folder = run_to_end(tmp_path / name, toy_run("vae", compiled=compiled))
         losses.append([line["train"]["loss"] for line in numbers(folder)])
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert "compiling included" in capsys.readouterr().err
     assert "g++" in records.read_json(folder.identity)["versions"]["compiler"]
 
     torch._dynamo.reset()
