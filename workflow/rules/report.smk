@@ -12,6 +12,14 @@ paths = [CONFIG_FOLDER / "config.yaml", *(CONFIG_FOLDER / "experiments" / f"{nam
 config["shown_settings"] = {str(path): path.read_text(encoding="utf-8") for path in paths}
 
 
+localrules:  # which a rule does not inherit
+    collect,
+    table,
+    figure,
+    anomalies,
+    summary,
+
+
 rule collect:
     input:
         collected_files,
@@ -21,7 +29,6 @@ rule collect:
         f"{SET}/logs/collect.log",
     benchmark:
         f"{SET}/benchmarks/collect.tsv"
-    localrule: True
     conda:
         "../../environment.yml"
     params:
