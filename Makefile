@@ -11,8 +11,9 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
-# Tests wait more than they compute: four processes suit two cores. The tests of a file share what they prepare.
-PARALLEL := --numprocesses 4 --dist loadgroup --no-loadscope-reorder
+# Tests wait more than they compute: four processes suit two cores. The tests of a file share what they prepare, so one
+# process runs them. (pytest 9.2 takes no notice of the groups of pytest-xdist 3.8.)
+PARALLEL := --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup reproduce published test soak fuzz scale format ui report clean lock

@@ -14,12 +14,9 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest; the tests of a file run in one process, the faults in two."""
+    """Begin with what takes longest."""
     longest_first = ("faults", "workflow", "integration", "unit")
     items.sort(key=lambda item: [name in item.path.parts for name in longest_first], reverse=True)
-    for number, item in enumerate(items):
-        place = f"faults {number % 2}" if "faults" in item.path.parts else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(place))
 
 
 @pytest.fixture(scope="session")
