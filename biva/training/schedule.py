@@ -29,7 +29,8 @@ def learning_rate(training: Training, update: int, seconds: float) -> float:
 
 def free_bits(training: Training, update: int) -> float:
     """Free bits after so many updates, in nats per latent group and example."""
-    return training.free_bits * (1 - min(1.0, update / training.free_bits_updates) if training.free_bits_updates else 1)
+    left = max(0.0, 1 - update / training.free_bits_updates) if training.free_bits_updates else 1.0
+    return training.free_bits * left
 
 
 def kl_weight(training: Training, update: int) -> float:

@@ -165,12 +165,11 @@ def step(state: State) -> list[str]:
     values = [sum(of_each) / processes.count for of_each in zip(*everyones, strict=True)]
     means = dict(zip((*loss.terms, "loss", *loss.numbers, "gradient_norm"), values, strict=True))
 
-    largest = training.largest_gradient_norm or math.inf
-    broken = [name for name, mean in means.items() if not math.isfinite(mean)]
-    if broken or means["gradient_norm"] > largest:
+    limits = {"gradient_norm": training.largest_gradient_norm or math.inf}
+    if broken := [n for n, mean in means.items() if not math.isfinite(mean) or mean > limits.get(n, math.inf)]:
         state.skipped += 1
         state.skipped_in_a_row += 1
-        return [name for name in broken if name in loss.terms] or broken[:1] or ["gradient_norm"]
+        return [name for name in broken if name in loss.terms] or broken[:1]
     state.optimiser.param_groups[0]["lr"] = learning_rate(training, state.update, state.seconds)
     state.optimiser.step()
     get_ema_multi_avg_fn(training.ema_decay)([*state.ema.parameters()], weights, state.update)

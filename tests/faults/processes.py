@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import resource
 import signal
@@ -16,13 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from biva import cli
-from tests.workflow.conftest import snakemake
+from tests.workflow.conftest import PROCESSES, snakemake
 
 # No other store than the job's own, and no word about it from MLflow.
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1"}
-_server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(["tests.warm"])
 
 
 @dataclass
@@ -63,7 +60,7 @@ def start(target: Callable[..., None], folder: Path, *arguments: Any) -> Job:
     logs.mkdir(exist_ok=True)
     log = next(path for number in count() if not (path := logs / f"{number:03d}.log").exists())
     log.touch()
-    process = _server.Process(target=_begin, args=(target, folder, log, arguments))
+    process = PROCESSES.Process(target=_begin, args=(target, folder, log, arguments))
     process.start()
     return Job(process, log)
 

@@ -98,7 +98,8 @@ RESOURCES_OF_RUN = {
 
 def parent_files(wildcards):
     """What a fine-tuned run starts from."""
-    return [path.format(**dict(wildcards, model=run_of(wildcards).model)) for path in TRAINED.values()]
+    parent = f"{SET}/runs/{run_of(wildcards).parent_name}".format(**wildcards)
+    return [f"{parent}/{Path(path).name}" for path in TRAINED.values()]
 
 
 def part_files(wildcards):
