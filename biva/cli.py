@@ -318,7 +318,7 @@ def evaluate(
         mirror_or_warn(trained)
 
 
-@verb("biva detect fashion_anomaly_small fashion_mnist/small_28x28/biva/seed1 mnist")
+@verb("biva detect small_fashion_anomalies fashion_mnist/small_28x28/biva/seed1 mnist")
 def detect(
     experiments: Experiments,
     run: RunName,
@@ -408,7 +408,7 @@ def figure(experiments: Experiments, name: Figure, results: SetFolder = None) ->
     print(*save(draw(name, folders_to_draw(experiments, folder)), folder / "figures" / name), sep="\n")
 
 
-@verb("biva anomalies fashion_anomaly_small mnist")
+@verb("biva anomalies small_fashion_anomalies mnist")
 def anomalies(experiments: Experiments, pair: PairName, results: SetFolder = None) -> None:
     """Write the table and the figure of an anomaly pair.
 

@@ -166,14 +166,14 @@ def test_a_gpu_can_be_planned_for_without_one(tmp_path: Path, monkeypatch: pytes
 
 
 def test_the_plan_has_a_line_per_model_and_totals_over_all_seeds_of_all_sets(tmp_path: Path) -> None:
-    sets = {name: load_experiments(name, CONFIG) for name in ("quick", "fashion_anomaly_small")}
+    sets = {name: load_experiments(name, CONFIG) for name in ("quick", "small_fashion_anomalies")}
     lines = plan(sets, load_datasets(CONFIG), tmp_path, 1e9, CONFIG).splitlines()
     models = ("vae", "lvae", "lvae_plus", "biva", "biva_50_labels", "classifier_50_labels")
     runs = [*(["quick", f"digits/digits_8x8/{model}"] for model in models)]
-    assert [line.split()[:2] for line in lines[1:8]] == [
+    assert [line.split()[:2] for line in lines[1:9]] == [
         *runs,
-        ["fashion_anomaly_small", "fashion_mnist/small_28x28/biva"],
+        *(["small_fashion_anomalies", f"fashion_mnist/small_28x28/{model}"] for model in ("biva", "lvae_plus")),
     ]
-    assert all(line.endswith("assumed 1 GFLOP/s (--flops-rate)") for line in lines[1:8])
+    assert all(line.endswith("assumed 1 GFLOP/s (--flops-rate)") for line in lines[1:9])
     assert f"{6000 * 48:,}" in lines[1]
-    assert lines[9].startswith("In all 19 run(s), ")
+    assert lines[10].startswith("In all 20 run(s), ")

@@ -36,7 +36,7 @@ def seeds(groups: list[dict[str, Any]]) -> int:
     return sum(len(group["seeds"]) for group in groups)
 
 
-@pytest.mark.parametrize("name", ["", "fashion_anomaly_small", "static_mnist", "semi_supervised_mnist"])
+@pytest.mark.parametrize("name", ["", "small_fashion_anomalies", "static_mnist", "semi_supervised_mnist"])
 def test_a_shipped_experiment_set_is_planned_in_full(project: Project, name: str) -> None:
     """By default it is `quick`."""
     planned = project.planned(*(["--config", f"experiments={name}"] if name else []))
