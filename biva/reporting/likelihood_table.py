@@ -10,7 +10,7 @@ from biva.config import LikelihoodTable, RunConfig
 from biva.errors import UserError
 from biva.reporting.comparison import distances, reported_names
 from biva.reporting.markup import Text, styled, text
-from biva.reporting.ours import by_model, notes_on_differences, notes_on_ours, our_cell, results_of
+from biva.reporting.ours import by_model, note_on_budget, notes_on_differences, notes_on_ours, our_cell, results_of
 from biva.reporting.provenance import differences
 from biva.reporting.reported import ReportedCells, of_paper_table
 from biva.reporting.results import Paper, Results
@@ -71,6 +71,7 @@ def likelihood_table(results: Results, paper: Paper, settings: LikelihoodTable, 
         blocks=[rows, *([others] if others else [])],
         notes=[
             *notes_on_ours(ours, planned),
+            *(note_on_budget(ours, planned) if reported is not None else []),
             *_note_on_precision(results_of(planned, results, "difference_from_fp32")),
             *notes_on_differences(unlike),
             *(reported_cells.notes() if reported is not None else [_why_nothing_reported(paper, settings)]),

@@ -98,7 +98,6 @@ def notes_on_ours(ours: pd.DataFrame, planned: list[RunConfig], protocols: dict[
     made = f"; {_updates(runs)}; {images}; device {', '.join(sorted(set(runs['device'])))}."
     return [
         text(_SEEDS, f" Seeds {seeds}; ", architectures(planned), made),
-        *_notes_on_minutes(runs, planned),
         *(
             styled(f"Protocol `{protocol}`: {protocols[protocol]}.{_selected_on(runs, protocol)}")
             for protocol in sorted(set(runs["protocol"]))
@@ -128,18 +127,20 @@ def _selected_on(runs: pd.DataFrame, protocol: str) -> str:
     return f" Selected on {part_of_split(images, in_split, SELECTION[protocol])}."
 
 
-def _notes_on_minutes(runs: pd.DataFrame, planned: list[RunConfig]) -> list[Text]:
-    """How far training by the clock is from the paper's."""
-    minutes = {run.variant: run.training.minutes for run in planned if run.training.minutes is not None}
-    if not minutes:
+def note_on_budget(ours: pd.DataFrame, planned: list[RunConfig]) -> list[Text]:
+    """How far training is from the paper's budget, and how long it took; for a table beside the paper's values."""
+    if ours.empty:
         return []
-    seen = runs.loc[runs["model"].isin(minutes), "images_seen"]
-    budgets = ", ".join(f"{LABELS[variant]} {value:g}" for variant, value in minutes.items())
+    runs = ours.drop_duplicates("run_id")
+    share = 100 * runs["images_seen"].mean() / PAPER_IMAGES
+    took = runs.groupby("model")["wall_seconds"].mean() / 3600
+    hours = ", ".join(f"{LABELS[model]} {took[model]:.2g}" for model in MODELS if model in took)
+    by_the_clock = any(run.training.minutes is not None for run in planned)
     return [
         styled(
-            f"**Not the paper's schedule**: training ended after so many minutes: {budgets}. The learning rate rose, "
-            f"stayed, and fell to 0 at the end. {span(seen)} images seen, {100 * seen.mean() / PAPER_IMAGES:.2g}% of "
-            "those after which the paper's learning rate has reached its minimum."
+            f"**Not the paper's budget**: {span(runs['images_seen'])} images seen, {share:.2g}% of those after which "
+            f"the paper's learning rate has reached its minimum. Hours of training per run: {hours}."
+            + (" Training ended by the clock; the learning rate rose, stayed, and fell to 0." if by_the_clock else "")
         )
     ]
 

@@ -303,3 +303,15 @@ def test_distances_are_ours_minus_the_reported_value_where_there_are_both(tmp_pa
     ]
     assert likelihood_table(collect([]), paper, MNIST, planned).distances.empty
     assert likelihood_table(results, paper, MNIST.model_copy(update={"paper_table": None}), planned).distances.empty
+
+
+def test_beside_reported_values_the_table_says_how_far_the_budget_is_from_the_papers(tmp_path: Path) -> None:
+    planned = [fake_config(model, 1, dataset="mnist_static") for model in ("biva", "vae")]
+    results = results_of(tmp_path, *((run, {1: (-85.0, 0.1)}) for run in planned))
+    # 1.44 million images are a hundredth of the 3,000,000 updates of 48 after which the paper's rate is at its minimum.
+    results = results.assign(
+        images_seen=1_440_000, wall_seconds=[4500.0 if m == "biva" else 1800 for m in results["model"]]
+    )
+    notes = notes_of(likelihood_table(results, load_paper_results(PAPER), MNIST, planned))
+    assert "1,440,000 images seen, 1% of those" in notes
+    assert "Hours of training per run: VAE 0.5, BIVA 1.2." in notes
