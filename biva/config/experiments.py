@@ -16,6 +16,7 @@ FigureName = Literal[
     "bound_over_time",
     "latents_over_training",
     "bound_against_k",
+    "ladder",
     "kl_per_layer",
     "samples",
     "temperatures",

@@ -120,6 +120,19 @@ def test_bound_against_k_is_the_mean_over_seeds_with_a_band_of_one_standard_erro
     assert "(2 seeds)" in line.get_label()
 
 
+def test_the_ladder_has_a_marker_per_seed_and_a_bar_at_the_mean_of_the_largest_common_k(tmp_path: Path) -> None:
+    folders = [
+        fake_run(tmp_path, fake_config("vae", 1), bounds={1: (-30.0, 1.0), 100: (-29.0, 1.0), 1000: (-28.0, 1.0)}),
+        fake_run(tmp_path, fake_config("biva", 1), bounds=BOUNDS),
+        fake_run(tmp_path, fake_config("biva", 2), bounds={1: (-27.0, 1.5), 100: (-25.0, 0.75)}),
+    ]
+    axes = only_axes("ladder", folders)
+    assert [list(line.get_ydata()) for line in axes.lines] == [[-29.0], [-24.0, -25.0]]
+    assert [bar.get_segments()[0][:, 1].tolist() for bar in axes.collections] == [[-29.0] * 2, [-24.5] * 2]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["VAE (1 seed)", "BIVA (2 seeds)"]
+    assert "L_{100}" in axes.get_ylabel()
+
+
 def test_a_single_test_image_has_no_standard_error_and_is_drawn_without(tmp_path: Path) -> None:
     folder = fake_run(tmp_path, bounds={1: (-25.0, None), 10: (-24.0, None)})  # type: ignore[dict-item]
     axes = only_axes("bound_against_k", [folder])

@@ -169,7 +169,7 @@ def table_settings(wildcards):
 
 def figure_settings(wildcards):
     """What a figure's caption says; K only where the figure depends on it."""
-    shows_k = wildcards.figure == "bound_against_k"
+    shows_k = wildcards.figure in ("bound_against_k", "ladder")
     ks = {"k": experiment_set(wildcards.experiments).evaluation.importance_samples} if shows_k else {}
     return about(drawn_runs(wildcards.experiments)) | ks
 

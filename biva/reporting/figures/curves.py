@@ -1,4 +1,4 @@
-"""Curves: the bound over updates, over time, and against the number of importance samples."""
+"""Bounds: over updates, over time, against the number of importance samples, and of the models side by side."""
 
 from __future__ import annotations
 
@@ -94,6 +94,26 @@ def bound_against_k(part: Any, group: Group) -> None:
     axes.set_ylabel("$L_K$ (nats), higher is better")
     title = "mean over seeds ± 1 s.e. over test images"
     part.legend(loc="outside lower center", ncols=2, title=title, title_fontsize=6)
+
+
+@figure("The ladder of models", reads="evaluation", height=lambda _group: 1.8)
+def ladder(part: Any, group: Group) -> None:
+    """The importance-weighted bound L_K of every model at the largest K that all runs have, mean over test images: a
+    marker per seed, a bar at the mean of the seeds. What lies between the markers of one model is chance; what lies
+    between the models beyond that is what a step of the ladder gives.
+    """
+    axes = part.subplots()
+    bounds = {run: _bounds(run.folder) for run in group}
+    k = max(set.intersection(*(set(bound) for bound in bounds.values())))
+    models = by_model(group)
+    for place, (model, runs) in enumerate(models.items()):
+        values = [bounds[run][k][0] for run in runs]
+        look = {"color": COLOURS[model], "markerfacecolor": "none", "markersize": 4, "linestyle": ""}
+        axes.plot([place] * len(values), values, MARKERS[model], **look)
+        axes.hlines(np.mean(values), place - 0.25, place + 0.25, color=COLOURS[model])
+    axes.set_xticks(range(len(models)), [f"{LABELS[model]} ({_seeds(runs)})" for model, runs in models.items()])
+    axes.set_xlim(-0.5, len(models) - 0.5)
+    axes.set_ylabel(f"$L_{{{k}}}$ (nats), higher is better")
 
 
 def _cut_off_the_start(axes: Any, curves: list[list[float]]) -> None:
