@@ -81,6 +81,7 @@ RawFolder = Annotated[Path | None, _folder("--from", "the raw files", "resources
 PreparedFolder = Annotated[Path | None, _folder("--to", "the array file", "resources/DATASET")]
 DataFolder = Annotated[Path | None, _folder("--data", "the run's dataset, prepared", "resources/DATASET")]
 AnomalousFolder = Annotated[Path | None, _folder("--anomalous", "the other dataset", "resources/DATASET")]
+ChoosingFolder = Annotated[Path | None, _folder("--choosing", "the dataset that chooses k", "resources/DATASET")]
 NewRun = Annotated[Path | None, _folder("--to", "the run", "results/SET/runs/RUN")]
 TrainedRun = Annotated[Path | None, _folder("--run", "the trained run", "results/SET/runs/RUN")]
 ParentRun = Annotated[Path | None, _folder("--parent", "the run to fine-tune", "results/SET/runs/PARENT")]
@@ -325,11 +326,13 @@ def detect(
     pair: PairName,
     data: DataFolder = None,
     anomalous: AnomalousFolder = None,
+    choosing: ChoosingFolder = None,
     folder: TrainedRun = None,
 ) -> None:
     """Tell another dataset's test images from those of the run's own.
 
-    Writes anomaly/PAIR.json and .safetensors into the run's folder.
+    Where the pair has choose_k_on, k of LLR^{>k} is chosen on that third dataset and on validation images. Writes
+    anomaly/PAIR.json and .safetensors into the run's folder.
     """
     from biva.data.datasets import load
     from biva.evaluation.detect import detect
@@ -339,7 +342,8 @@ def detect(
     settings, evaluation = find_anomaly(experiments, pair), load_experiments(experiments).evaluation
     trained = _run_folder(experiments, run, folder)
     normal = load(data or RESOURCES / settings.normal)
-    detect(trained, settings, evaluation, normal, load(anomalous or RESOURCES / settings.anomalous))
+    third = load(choosing or RESOURCES / settings.choose_k_on) if settings.choose_k_on else None
+    detect(trained, settings, evaluation, normal, load(anomalous or RESOURCES / settings.anomalous), third)
     mirror_or_warn(trained)
 
 

@@ -129,12 +129,14 @@ def work_of(run: RunConfig, experiments: Experiments, datasets: Mapping[str, Dat
     training, evaluation = run.training, experiments.evaluation
     selected = images(run.dataset, SELECTION_SPLIT[training.protocol], training.selection_images)
     samples = max(evaluation.importance_samples) if run.labels is None else 1
-    scored = sum(
-        pair.importance_samples * images(name, "test", pair.max_images)
-        for pair in experiments.anomalies
-        if pair.includes(run)
-        for name in (pair.normal, pair.anomalous)
-    )
+    scored = 0
+    for pair in experiments.anomalies:
+        if not pair.includes(run):
+            continue
+        parts: list[tuple[str, Split]] = [(pair.normal, "test"), (pair.anomalous, "test")]
+        if pair.choose_k_on:
+            parts += [(pair.normal, "valid"), (pair.choose_k_on, "test")]
+        scored += pair.importance_samples * sum(images(name, split, pair.max_images) for name, split in parts)
     return Work(
         training=training.max_updates * training.batch_size,
         selection=math.ceil(training.max_updates / training.evaluate_every) * selected,

@@ -181,16 +181,28 @@ def settings_digest(settings: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
+CHOOSING_NORMAL, CHOOSING_ANOMALOUS = "choosing_normal", "choosing_anomalous"
+"""What an anomaly record calls the validation images and the third dataset's images that choose k."""
+
+
+def images_read(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """What an anomaly record says of each kind of images that were scored: dataset, fingerprint, numbers of images."""
+    return [record[kind] for kind in ("normal", "anomalous", CHOOSING_NORMAL, CHOOSING_ANOMALOUS) if kind in record]
+
+
 def anomaly_metrics(record: dict[str, Any]) -> list[dict[str, Any]]:
     """The numbers of an anomaly record as a list of metrics, such as `evaluation.json` has.
 
     A metric is named `anomaly/PAIR/SCORE/auroc`, `auprc` or `fpr80`; a score is `bound_above_2`, for L^{>2}, or
-    `llr_above_2`. Each is a fraction; `low` and `high` are the ends of its 95% bootstrap interval, `k` is K, the
-    importance samples.
+    `llr_above_2`, and `chosen` is the LLR^{>k} of the k that was chosen on other images, if it was. Each is a fraction;
+    `low` and `high` are the ends of its 95% bootstrap interval, `k` is K, the importance samples.
     """
+    named = {_score_name(score): numbers for score, numbers in record["scores"].items()}
+    if "chosen" in record:
+        named["chosen"] = record["scores"][record["chosen"]]
     return [
         {
-            "metric": f"anomaly/{record['settings']['name']}/{_score_name(score)}/{name}",
+            "metric": f"anomaly/{record['settings']['name']}/{score}/{name}",
             "k": record["samples"],
             "value": number["value"],
             "standard_error": None,
@@ -198,7 +210,7 @@ def anomaly_metrics(record: dict[str, Any]) -> list[dict[str, Any]]:
             "high": number["high"],
             "unit": "fraction",
         }
-        for score, numbers in record["scores"].items()
+        for score, numbers in named.items()
         for name, number in numbers.items()
     ]
 

@@ -30,8 +30,11 @@ from biva.config import (
 )
 from biva.errors import UserError
 from biva.records import (
+    CHOOSING_ANOMALOUS,
+    CHOOSING_NORMAL,
     PUBLISHED,
     RunFolder,
+    images_read,
     is_scored,
     manifest_digest,
     read_json,
@@ -191,7 +194,7 @@ def _evaluation_findings(folder: RunFolder, run: RunConfig, settings: Evaluation
 
 def _anomaly_findings(folder: RunFolder, run: RunConfig, pair: AnomalyPair) -> Iterator[str]:
     """Ways in which `anomaly/NAME.json` does not follow from settings and the arrays beside it."""
-    from biva.evaluation.separation import separation  # needs no torch, unlike the rest of biva.evaluation
+    from biva.evaluation.separation import choice, separation  # needs no torch, unlike the rest of biva.evaluation
 
     where = folder.anomaly(pair.name)
     record, path = read_json(where), where.with_suffix(".safetensors")
@@ -204,6 +207,13 @@ def _anomaly_findings(folder: RunFolder, run: RunConfig, pair: AnomalyPair) -> I
         found = separation(arrays[f"score/{score}/normal"], arrays[f"score/{score}/anomalous"])
         if not all(_close(getattr(found, name), number["value"]) for name, number in numbers.items()):
             yield f"{where}: the numbers of {score} do not follow from {path.name}"
+    if arrays and "chosen" in record:
+        kinds = (CHOOSING_NORMAL, CHOOSING_ANOMALOUS)
+        choosing = choice(*({score: arrays[f"score/{score}/{kind}"] for score in record["scores"]} for kind in kinds))
+        if choosing["chosen"] != record["chosen"] or not all(
+            _close(auroc, record["choosing_auroc"][score]) for score, auroc in choosing["choosing_auroc"].items()
+        ):
+            yield f"{where}: the choice of k does not follow from {path.name}"
 
 
 def _close(one: float, other: float) -> bool:
@@ -260,8 +270,7 @@ def _data_findings(folders: list[RunFolder], resources: Path) -> Iterator[str]:
         identity = read_json(folder.identity)
         read.append((identity["config"]["dataset"], identity["data_fingerprint"], folder.identity))
         for path in folder.anomalies():
-            parts = [read_json(path)[kind] for kind in ("normal", "anomalous")]
-            read += [(part["dataset"], part["fingerprint"], path) for part in parts]
+            read += [(part["dataset"], part["fingerprint"], path) for part in images_read(read_json(path))]
     for name in dict.fromkeys(dataset for dataset, _, _ in read):
         for file in find_dataset(name).files:
             path = resources / name / "raw" / file.name

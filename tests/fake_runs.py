@@ -225,7 +225,7 @@ def anomaly_record(
 ) -> dict[str, Any]:
     """Content of `anomaly/NAME.json`: per score (value, low, high) of the AUROC.
 
-    AUPRC is a tenth of it, FPR80 one minus it.
+    AUPRC is a tenth of it, FPR80 one minus it. Where k is chosen, LLR^{>2} is, with an AUROC of 0.875 there.
     """
 
     def part(dataset: str, fingerprint: str, images: int) -> dict[str, Any]:
@@ -234,8 +234,14 @@ def anomaly_record(
     def numbers(value: float, low: float, high: float) -> dict[str, float]:
         return {"value": value, "low": low, "high": high}
 
+    choice: dict[str, Any] = {}
+    if pair.choose_k_on:
+        choice["choosing_normal"] = part(pair.normal, "a" * 64, 1500)
+        choice["choosing_anomalous"] = part(pair.choose_k_on, "c" * 64, 2000)
+        choice |= {"choosing_auroc": dict.fromkeys(aurocs, 0.25) | {"LLR>2": 0.875}, "chosen": "LLR>2"}
     return {
         "settings": pair.model_dump(mode="json"),
+        **choice,
         "normal": part(pair.normal, "a" * 64, images[0]),
         "anomalous": part(pair.anomalous, "b" * 64, images[1]),
         "samples": pair.importance_samples,

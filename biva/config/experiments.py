@@ -122,7 +122,19 @@ class AnomalyPair(Strict):
     max_images: int | None = Field(
         default=None,
         ge=1,
-        description="A random draw of so many images of either test split, the same for all runs; null: all.",
+        description="A random draw of so many images of every split that is scored, the same for all runs; null: all.",
+    )
+    below: Literal["samples", "mode"] = Field(
+        default="samples",
+        exclude_if=lambda below: below == "samples",
+        description="The k lowest stages in L^{>k}: samples from the prior, or its mode (Havtorn et al., 2021).",
+    )
+    choose_k_on: Name | None = Field(
+        default=None,
+        exclude_if=lambda dataset: dataset is None,
+        description="A third dataset, of the same shape and binarisation, whose test images choose k of LLR^{>k}: that "
+        "of the highest AUROC against the validation images of `normal`, without a look at the pair's test images. "
+        "Needs training.protocol: clean. null: k is not chosen.",
     )
 
     def includes(self, run: RunConfig) -> bool:

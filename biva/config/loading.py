@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from biva.config.base import PROTOCOL_SPLITS
+from biva.config.base import PROTOCOL_SPLITS, Protocol
 from biva.config.datasets import DatasetConfig, Datasets
 from biva.config.experiments import AnomalyPair, Collection, Experiments, RunGroup, SemiSupervised, Table
 from biva.config.main import MainConfig
@@ -78,6 +78,35 @@ def _mistakes(experiments: Experiments, datasets: dict[str, DatasetConfig], fold
     for number, pair in enumerate(experiments.anomalies):
         if pair.anomalous not in datasets:
             yield f"anomalies.{number}.anomalous: unknown dataset {pair.anomalous!r}; {allowed}"
+        if pair.choose_k_on is not None and pair.normal in datasets:
+            protocol = experiments.training.protocol
+            yield from (
+                f"anomalies.{number}.choose_k_on: {mistake}"
+                for mistake in _mistakes_of_choice(pair, pair.choose_k_on, protocol, datasets)
+            )
+
+
+def _mistakes_of_choice(
+    pair: AnomalyPair, other: str, protocol: Protocol, datasets: dict[str, DatasetConfig]
+) -> Iterator[str]:
+    """Why k cannot be chosen on the validation images of the pair's normal dataset and the test images of `other`."""
+    if protocol != "clean":
+        yield (
+            f"training.protocol: {protocol} trains on the validation images of {pair.normal!r}, by which k would be "
+            "chosen; allowed: null, or training.protocol: clean"
+        )
+    kind = {name: (dataset.shape, dataset.binarisation) for name, dataset in datasets.items()}
+    others = sorted(kind.keys() - {pair.normal, pair.anomalous})
+    allowed = f"allowed: {', '.join(name for name in others if kind[name] == kind[pair.normal]) or 'null'}"
+    if other not in datasets:
+        yield f"unknown dataset {other!r}; {allowed}"
+    elif other not in others:
+        yield f"{other!r} is one of the pair's own datasets, on which k must not be chosen; {allowed}"
+    elif kind[other] != kind[pair.normal]:
+        yield (
+            f"{other!r} has images of shape {kind[other][0]}, binarisation {kind[other][1]}, but {pair.normal!r} has "
+            f"{kind[pair.normal][0]}, {kind[pair.normal][1]}; {allowed}"
+        )
 
 
 def load_datasets(folder: Path = CONFIG_FOLDER) -> dict[str, DatasetConfig]:

@@ -20,7 +20,7 @@ from biva.models.hierarchical_vae import HierarchicalVAE
 
 
 def bounds_above(
-    model: HierarchicalVAE, x: Tensor, samples: int, *, seed: int, rows: int, device: torch.device
+    model: HierarchicalVAE, x: Tensor, samples: int, *, mode: bool = False, seed: int, rows: int, device: torch.device
 ) -> Tensor:
     """L^{>k} of every image for k = 0 .. L, from importance-weighted samples; each image exactly once.
 
@@ -31,6 +31,7 @@ def bounds_above(
         model: in evaluation mode, on `device`.
         x: model input (N, C, H, W).
         samples: K, per image and k.
+        mode: the k lowest stages are the prior's mode, and not samples from it.
         seed: of the noise.
         rows: samples at once; changes nothing but memory and time.
         device: where to compute.
@@ -42,7 +43,7 @@ def bounds_above(
         UserError: one is NaN or infinite.
     """
     bounds = [
-        halving_rows(partial(_bounds_above, model, x, images, samples, seed, device), rows)
+        halving_rows(partial(_bounds_above, model, x, images, samples, mode, seed, device), rows)
         for images in batches(range(len(x)), IMAGES_PER_BATCH)
     ]
     together = torch.cat(bounds, dim=1)
@@ -51,17 +52,24 @@ def bounds_above(
 
 @torch.inference_mode()
 def _bounds_above(
-    model: HierarchicalVAE, x: Tensor, images: range, samples: int, seed: int, device: torch.device, rows: int
+    model: HierarchicalVAE,
+    x: Tensor,
+    images: range,
+    samples: int,
+    mode: bool,
+    seed: int,
+    device: torch.device,
+    rows: int,
 ) -> Tensor:
     """Those of one batch, as many images at once as there may be rows."""
     if rows < len(images):
-        few = [_bounds_above(model, x, few, samples, seed, device, rows) for few in batches(images, rows)]
+        few = [_bounds_above(model, x, few, samples, mode, seed, device, rows) for few in batches(images, rows)]
         return torch.cat(few, dim=1)
     batch, log_weights = x[images.start : images.stop].to(device), []
     features = model.inference.encode(batch)
     for first, chunk in chunks(samples, rows // len(batch)):
         noise = cache(sample_noise(seed, images, first, device))
-        of_chunk = model.terms_above(batch, features, chunk, noise)
+        of_chunk = model.terms_above(batch, features, chunk, noise, mode=mode)
         log_weights.append(
             [elbo(terms.log_likelihood.double(), terms.kl.double()).view(chunk, -1) for terms in of_chunk]
         )

@@ -12,46 +12,73 @@ from safetensors.torch import save as serialise
 
 from biva import records
 from biva.config import AnomalyPair, Evaluation
-from biva.data.datasets import Dataset
-from biva.data.inputs import fixed_input, part
+from biva.data.datasets import Dataset, Split
+from biva.data.inputs import TRAINING_SPLIT, fixed_input, part
 from biva.devices import computing_in, device_name
 from biva.errors import UserError
 from biva.evaluation.anomaly import bounds_above
 from biva.evaluation.memory import rows_for
 from biva.evaluation.run import load_trained
-from biva.evaluation.separation import Scores, bootstrap, scores, separation
-from biva.records import RunFolder
+from biva.evaluation.separation import Scores, bootstrap, choice, scores, separation
+from biva.records import CHOOSING_ANOMALOUS, CHOOSING_NORMAL, RunFolder
 from biva.seeds import derive_seed
 
 BOOTSTRAP_REPEATS = 300
 
 
-def detect(folder: RunFolder, pair: AnomalyPair, settings: Evaluation, normal: Dataset, anomalous: Dataset) -> None:
+def detect(
+    folder: RunFolder,
+    pair: AnomalyPair,
+    settings: Evaluation,
+    normal: Dataset,
+    anomalous: Dataset,
+    choosing: Dataset | None = None,
+) -> None:
     """Score the test images of both datasets by L^{>k} for every k, and say how well each score separates them.
 
+    With `choosing`, the dataset that the pair's `choose_k_on` names, its test images and the validation images of the
+    normal dataset are scored too, and k is chosen there (`choice`).
+
     Raises:
-        UserError: training is not complete, or a dataset is not the right one.
+        UserError: training is not complete, a dataset is not the right one, or the run was trained on the validation
+            images that should choose k.
     """
     started = time.monotonic()
     trained = load_trained(folder, normal)
     run, model, device = trained.run, trained.model, trained.device
     if run.labels is not None:
         raise UserError(f"{run.name} learned from labels; anomalies are scored by runs that learned from images alone.")
-    if (normal.shape, normal.binarisation) != (anomalous.shape, anomalous.binarisation):
-        raise UserError(
-            f"Anomaly pair {pair.name!r}: {normal.name} has images of shape {normal.shape}, binarisation "
-            f"{normal.binarisation}, but {anomalous.name} has {anomalous.shape}, {anomalous.binarisation}. "
-            "A model can only score images of the kind it was trained on."
-        )
+    scored: dict[str, tuple[Dataset, Split]] = {"normal": (normal, "test"), "anomalous": (anomalous, "test")}
+    if choosing is not None:
+        if "valid" in TRAINING_SPLIT[run.training.protocol].split("+"):
+            raise UserError(
+                f"{run.name} was trained with protocol {run.training.protocol}, on the validation images of "
+                f"{normal.name} too, so they cannot choose k for anomaly pair {pair.name!r}. Train it with "
+                "training.protocol: clean, or leave out the pair's choose_k_on."
+            )
+        scored |= {CHOOSING_NORMAL: (normal, "valid"), CHOOSING_ANOMALOUS: (choosing, "test")}
+    for dataset, _ in scored.values():
+        if (normal.shape, normal.binarisation) != (dataset.shape, dataset.binarisation):
+            raise UserError(
+                f"Anomaly pair {pair.name!r}: {normal.name} has images of shape {normal.shape}, binarisation "
+                f"{normal.binarisation}, but {dataset.name} has {dataset.shape}, {dataset.binarisation}. "
+                "A model can only score images of the kind it was trained on."
+            )
     seed = derive_seed(run.seed, "anomaly", pair.name)
     rows = rows_for(run.architecture, settings.memory_budget_mb, device)
     bounds, images = {}, {}
-    for kind, dataset in (("normal", normal), ("anomalous", anomalous)):
-        total = len(dataset.split("test"))
-        x = fixed_input(dataset, "test")[part(dataset.name, "test", total, pair.max_images)]
+    for kind, (dataset, split) in scored.items():
+        total = len(dataset.split(split))
+        x = fixed_input(dataset, split)[part(dataset.name, split, total, pair.max_images)]
         with computing_in("fp32", device):
             bounds[kind] = bounds_above(
-                model, x, pair.importance_samples, seed=derive_seed(seed, kind), rows=rows, device=device
+                model,
+                x,
+                pair.importance_samples,
+                mode=pair.below == "mode",
+                seed=derive_seed(seed, kind),
+                rows=rows,
+                device=device,
             )
         images[kind] = {
             "dataset": dataset.name,
@@ -80,6 +107,7 @@ def detect(folder: RunFolder, pair: AnomalyPair, settings: Evaluation, normal: D
             name: summary(score, values["anomalous"][name], seed=derive_seed(seed, "bootstrap", name))
             for name, score in values["normal"].items()
         },
+        **(choice(values[CHOOSING_NORMAL], values[CHOOSING_ANOMALOUS]) if choosing else {}),
         "wall_seconds": time.monotonic() - started,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +51,22 @@ def separation(normal: Scores, anomalous: Scores) -> Separation:
         auprc=float(average_precision_score(labels, values)),
         fpr80=float(false_positives[true_positives >= 0.8][0]),
     )
+
+
+def choice(normal: dict[str, Scores], anomalous: dict[str, Scores]) -> dict[str, Any]:
+    """Which LLR^{>k} is best on a pair of datasets that chooses k, so that the pair to be reported has no part in it.
+
+    Args:
+        normal: name of every score -> its values on the normal images, (N,).
+        anomalous: the same on the anomalies, (M,).
+
+    Returns:
+        `choosing_auroc`, the AUROC of every score, and `chosen`, the name of the LLR^{>k} with the highest; of equal
+        ones that with the lowest k.
+    """
+    aurocs = {name: separation(normal[name], anomalous[name]).auroc for name in normal}
+    ratios = [name for name in aurocs if name.startswith("LLR")]
+    return {"choosing_auroc": aurocs, "chosen": max(ratios, key=aurocs.__getitem__)}
 
 
 def bootstrap(normal: Scores, anomalous: Scores, *, repeats: int, seed: int) -> dict[str, tuple[float, float]]:

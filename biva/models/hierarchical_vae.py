@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from biva.models.architectures import Architecture, ModelName
-from biva.models.generative import GenerativeLadder, Walk, from_prior, posterior_above
+from biva.models.generative import GenerativeLadder, Walk, from_prior, posterior_above, prior_mean
 from biva.models.inference import BidirectionalInference, BottomUpInference, InferencePath, TopDownInference
 from biva.models.latents import Noise, repeat
 from biva.models.likelihoods import LIKELIHOODS, Likelihood
@@ -83,15 +83,16 @@ class HierarchicalVAE(nn.Module):
         walk = self.generative.walk(self.inference.posterior(features, k, noise), rows=k * len(x))
         return Terms.of(walk, self.likelihood, repeat(x, k))
 
-    def terms_above(self, x: Tensor, features: Any, k: int, noise: Noise) -> Iterator[Terms]:
+    def terms_above(self, x: Tensor, features: Any, k: int, noise: Noise, *, mode: bool = False) -> Iterator[Terms]:
         """The terms of L^{>0}, ..., L^{>L}, as `terms` gives those of the ELBO, which is L^{>0}.
 
         In those of L^{>i}, stages above i are drawn from the posterior, stage i and those below from the prior
-        (paper.md section 5). All of them share the samples of the way up.
+        (paper.md section 5); or, with `mode`, stage i and those below are the prior's mode, which is its mean, as in
+        Havtorn et al. (2021). All of them share the samples of the way up.
         """
-        posterior, prior = self.inference.posterior(features, k, noise), from_prior(noise)
+        posterior, below = self.inference.posterior(features, k, noise), prior_mean if mode else from_prior(noise)
         for i in range(len(self.generative.stages) + 1):
-            walk = self.generative.walk(posterior_above(i, posterior, prior), rows=k * len(x))
+            walk = self.generative.walk(posterior_above(i, posterior, below), rows=k * len(x))
             yield Terms.of(walk, self.likelihood, repeat(x, k))
 
     def sample(self, rows: int, noise: Noise, temperature: float = 1.0) -> Tensor:

@@ -12,7 +12,8 @@ import pandas as pd
 
 from biva.config import AnomalyPair, RunConfig
 from biva.errors import UserError
-from biva.reporting.markup import Text, styled, text
+from biva.records import CHOOSING_ANOMALOUS, CHOOSING_NORMAL
+from biva.reporting.markup import Text, code, joined, styled, text
 from biva.reporting.ours import (
     PROTOCOLS,
     architectures,
@@ -35,12 +36,16 @@ Scored = list[tuple[RunConfig, Record | None]]
 METRICS: dict[str, str] = {"auroc": "AUROC ↑", "auprc": "AUPRC ↑", "fpr80": "FPR80 ↓"}
 """Metric -> heading of its column; the arrow points to what is better."""
 
+CHOSEN = "§"
+"""Mark of the LLR^{>k} of the k that a run chose on other images."""
+
 
 def anomaly_table(scored: Scored, pair: AnomalyPair, paper: Paper, made: dict[str, Record]) -> Table:
     """For every model a row per score, with AUROC, AUPRC and FPR80; the reported values stand at the end.
 
     One seed shows its value and the 95% bootstrap interval, several show mean and standard deviation. The best AUROC
-    of a model is bold. What has no record is `not run`. Of runs with a record, `made` has the `run.json` by name.
+    of a model is bold. What has no record is `not run`. Of runs with a record, `made` has the `run.json` by name. Where
+    runs chose k on other images, the LLR^{>k} that they chose are marked.
 
     Raises:
         UserError: no run is planned on the normal dataset, or a record lacks a field.
@@ -68,7 +73,7 @@ def anomaly_table(scored: Scored, pair: AnomalyPair, paper: Paper, made: dict[st
         blocks=[*blocks, *([reported] if reported else [])],
         words=2,
         notes=[
-            _DEFINITIONS,
+            _definitions(pair),
             *notes,
             *notes_on_differences(unlike),
             *(cells.notes() if reported else [text("No reported value on this pair of datasets is known.")]),
@@ -87,29 +92,39 @@ def symbol(score: str) -> str:
     return f"$L^{{>{k}}}$" if kind == "L" else rf"$\mathrm{{LLR}}^{{>{k}}}$"
 
 
-_DEFINITIONS = styled(
-    "Scores: −*L*^{>k} (rows *L*^{>k}), where *L*^{>k} takes only the latents above stage *k* from the posterior and "
-    "the others from the prior, so that *L*^{>0} = *L* is the plain bound; and LLR^{>k} = *L* − *L*^{>k} (Havtorn et "
-    "al. 2021). An image with a higher score is taken for an anomaly. AUROC, AUPRC (anomalies are the positives): "
-    "higher is better. FPR80, the fraction of normal images taken for anomalies when 80% of the anomalies are found: "
-    "lower is better. Bold: the best AUROC of the model."
-)
+def _definitions(pair: AnomalyPair) -> Text:
+    """What the scores and the columns are, and what bold says."""
+    below = "from the prior" if pair.below == "samples" else "are the mode of the prior, as in Havtorn et al. (2021)"
+    best = f" on these test images; ^{{{CHOSEN}}} was chosen without them" if pair.choose_k_on else ""
+    return styled(
+        "Scores: −*L*^{>k} (rows *L*^{>k}), where *L*^{>k} takes only the latents above stage *k* from the posterior "
+        f"and the others {below}, so that *L*^{{>0}} = *L* is the plain bound; and LLR^{{>k}} = *L* − *L*^{{>k}} "
+        "(Havtorn et al. 2021). An image with a higher score is taken for an anomaly. AUROC, AUPRC (anomalies are the "
+        "positives): higher is better. FPR80, the fraction of normal images taken for anomalies when 80% of the "
+        f"anomalies are found: lower is better. Bold: the best AUROC of the model{best}."
+    )
 
 
 # ------------------------------------------------------------------------------------------------------ our values
 
 
 def _differences(scored: Scored, made: dict[str, Record]) -> list[Difference]:
-    """What the runs that have a record do not have in common; their data are those of both datasets."""
+    """What the runs that have a record do not have in common; their data are those of all datasets of the pair."""
     results = [
         origin(made[run.name], record)
         | {"architecture": run.architecture_name, "model": run.variant, "seed": run.seed}
         | {"images_evaluated": record["normal"]["images"] + record["anomalous"]["images"]}
-        | {"data_fingerprint": f"{made[run.name]['data_fingerprint']} {record['anomalous']['fingerprint']}"}
+        | {"data_fingerprint": " ".join([made[run.name]["data_fingerprint"], *_other_fingerprints(record)])}
         for run, record in scored
         if record is not None
     ]
     return differences(pd.DataFrame(results), [run for run, _ in scored]) if results else []
+
+
+def _other_fingerprints(record: Record) -> list[str]:
+    """Those of the datasets that the run was not trained on."""
+    kinds = ("anomalous", *([CHOOSING_ANOMALOUS] if "chosen" in record else []))
+    return [record[kind]["fingerprint"] for kind in kinds]
 
 
 def _our_blocks(scored: Scored, unlike: list[Difference]) -> list[list[list[Cell]]]:
@@ -124,21 +139,26 @@ def _our_blocks(scored: Scored, unlike: list[Difference]) -> list[list[list[Cell
 def _block(name: Cell, runs: list[RunConfig], records: list[Record | None]) -> list[list[Cell]]:
     """The rows of one model: one per score, or one that says `not run`."""
     seeds = [record["scores"] for record in records if record is not None]
+    chosen = {record.get("chosen") for record in records if record is not None}
     if not seeds:
         return [[name, Cell("all"), *[Cell(NOT_RUN)] * len(METRICS)]]
     names = score_names(len(runs[0].architecture.stages))
     aurocs = {score: np.mean([seed[score]["auroc"]["value"] for seed in seeds]) for score in names}
     rows = []
     for score in names:
-        kind, _, k = score.partition(">")
-        label = styled(f"*L*^{{>{k}}}" if kind == "L" else f"LLR^{{>{k}}}")
+        label = Cell(_row_name(score), marks=(CHOSEN,) if score in chosen else ())
         best = aurocs[score] == max(aurocs.values())
         cells = [
             _our_cell([seed[score][metric] for seed in seeds], len(runs), best=best and metric == "auroc")
             for metric in METRICS
         ]
-        rows.append([name if score == names[0] else Cell(), Cell(label), *cells])
+        rows.append([name if score == names[0] else Cell(), label, *cells])
     return rows
+
+
+def _row_name(score: str) -> Text:
+    kind, _, k = score.partition(">")
+    return styled(f"*L*^{{>{k}}}" if kind == "L" else f"LLR^{{>{k}}}")
 
 
 def _our_cell(seeds: list[dict[str, float]], planned: int, *, best: bool) -> Cell:
@@ -181,9 +201,38 @@ def _notes_on_ours(scored: Scored, pair: AnomalyPair) -> list[Text]:
             for protocol in sorted({run.training.protocol for run in runs})
         ),
     ]
+    notes += _notes_on_choice([(run, record) for run, record in scored if record is not None and "chosen" in record])
     if any(record and record["settings"] != pair.model_dump(mode="json") for _, record in scored):
         notes.append(text("Some of our values come from settings of the pair other than the present ones."))
     return notes
+
+
+def _notes_on_choice(chosen: list[tuple[RunConfig, Record]]) -> list[Text]:
+    """On which images every run chose k, which one, and how well LLR^{>k} tells them apart."""
+    if not chosen:
+        return []
+    records = pd.json_normalize([record for _, record in chosen])
+    normal, other = (
+        part_of_split(
+            records[f"{kind}.images"],
+            records[f"{kind}.images_in_split"],
+            f"{split} images of {' or '.join(sorted(set(records[f'{kind}.dataset'])))}",
+        )
+        for kind, split in ((CHOOSING_NORMAL, "validation"), (CHOOSING_ANOMALOUS, "test"))
+    )
+    choices = (
+        text(code(short_name(run)), " ", _row_name(score), f", AUROC there {record['choosing_auroc'][score]:.3f}")
+        for run, record in chosen
+        for score in [record["chosen"]]
+    )
+    return [
+        text(
+            styled(f"^{{{CHOSEN}}} *k* chosen as that of the LLR^{{>k}} with the highest AUROC on other images: "),
+            f"{normal}, against {other}; no test image of the pair had a part in it. ",
+            joined("; ", choices),
+            ".",
+        )
+    ]
 
 
 # ------------------------------------------------------------------------------------------------- reported values

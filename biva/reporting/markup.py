@@ -110,6 +110,7 @@ _ESCAPES = {
     "†": r"$\dagger$",
     "‡": r"$\ddagger$",
     "∗": r"$\ast$",
+    "§": r"\S{}",
     "↑": r"$\uparrow$",
     "↓": r"$\downarrow$",
     "–": "--",

@@ -16,7 +16,7 @@ from biva.evaluation.anomaly import bounds_above
 from biva.evaluation.likelihood import importance_sample
 from biva.evaluation.noise import sample_noise
 from biva.models.architectures import ModelName
-from biva.models.generative import Latent, LatentSource, Priors, from_prior, posterior_above
+from biva.models.generative import Latent, LatentSource, Priors, from_prior, posterior_above, prior_mean
 from biva.models.latents import DiagonalGaussian, Noise
 from tests.models import MODELS, double_noise, tiny_model
 from tests.unit.test_models import log_joint
@@ -76,11 +76,53 @@ def test_weights_of_every_k_integrate_to_the_marginal_likelihood(model_name: Mod
     assert abs(weights.mean().item() - 1) < 5 * error
 
 
-def test_linear_gaussian_hierarchy_has_the_analytic_value() -> None:
+@pytest.mark.parametrize("model_name", MODELS)
+def test_weights_above_the_mode_integrate_to_the_likelihood_of_a_model_without_noise_below(
+    model_name: ModelName,
+) -> None:
+    """E[p(x | z2, z1 = its mode) p(z2) / q(z2 | x)] = int p(x | z2, E[z1 | z2]) p(z2) dz2, summed up on a grid of z2.
+
+    Above all stages nothing is drawn: log p(x | z) where z2 = 0, and z1 is the mean that its prior then has.
+    """
+    model, n, x = tiny_model(model_name, seed=3), 20_000, IMAGES[0]
+    below = [name for name in model.group_names if name != "z2"]
+    grid = torch.linspace(-9, 9, 361, dtype=torch.float64)[:, None]
+
+    def likelihood(z2: Tensor) -> Tensor:
+        """log p(x | z2, E[z1 | z2]): one walk to ask for the means, whatever z1 is in it, and one with them."""
+
+        def source(z: dict[str, Tensor]) -> LatentSource:
+            return lambda index, priors, _d: {
+                group: Latent(z[f"z{index + 1}_{group}" if group else f"z{index + 1}"]) for group in priors
+            }
+
+        steps = model.generative.walk(source({"z2": z2} | dict.fromkeys(below, torch.full_like(z2, 7))), len(z2)).steps
+        means = {name: steps[name].prior.mean for name in below}
+        output = model.generative.walk(source({"z2": z2} | means), len(z2)).output
+        return model.likelihood.log_prob(output, x.expand(len(z2), *x.shape))
+
+    with torch.no_grad():
+        prior = torch.distributions.Normal(0, 1).log_prob(grid[:, 0])
+        exact = torch.logsumexp(likelihood(grid) + prior, 0).item() + math.log((grid[1] - grid[0]).item())
+        mode = likelihood(torch.zeros(1, 1, dtype=torch.float64)).item()
+        torch.manual_seed(0)
+        terms = [*model.terms_above(x[None], model.inference.encode(x[None]), n, double_noise, mode=True)]
+    weights = (elbo(terms[1].log_likelihood, terms[1].kl) - exact).exp()
+    error = weights.std().item() / math.sqrt(n)
+    assert error < 0.05
+    assert abs(weights.mean().item() - 1) < 5 * error
+    assert terms[2].kl.shape == (n, 0)
+    torch.testing.assert_close(terms[2].log_likelihood, torch.full((n,), mode, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("mode", [False, True])
+def test_linear_gaussian_hierarchy_has_the_analytic_value(mode: bool) -> None:
     """z2 ~ N(0, 1), z1 | z2 ~ N(a z2, s^2), x | z1 ~ N(z1, t^2), with q(z2 | x) = N(m, v).
 
     L^{>1} = E_q(z2) [E_p(z1 | z2) log N(x; z1, t^2) + log p(z2) - log q(z2)]
            = -(log 2 pi t^2 + ((x - a m)^2 + a^2 v + s^2) / t^2) / 2 - KL(N(m, v) || N(0, 1)).
+
+    With the mode z1 = a z2 there is no s^2.
     """
     a, s, t, x, m, v, n = 0.8, 0.6, 0.5, 1.3, 0.7, 0.4, 400_000
 
@@ -92,7 +134,7 @@ def test_linear_gaussian_hierarchy_has_the_analytic_value() -> None:
         return {"": Latent(q.sample(double_noise, "q(z2)"), q)}
 
     torch.manual_seed(0)
-    source: LatentSource = posterior_above(1, posterior, from_prior(double_noise))
+    source: LatentSource = posterior_above(1, posterior, prior_mean if mode else from_prior(double_noise))
     p2 = gaussian(torch.zeros(n, 1, dtype=torch.float64), 1.0)
     z2 = source(1, {"": p2}, None)[""]
     p1 = gaussian(a * z2.value, s)
@@ -102,29 +144,32 @@ def test_linear_gaussian_hierarchy_has_the_analytic_value() -> None:
     kl = z2.posterior.log_prob(z2.value) - p2.log_prob(z2.value)
     likelihood = gaussian(z1.value, t).log_prob(torch.full((n, 1), x, dtype=torch.float64))
     terms = elbo(likelihood, kl[:, None])
-    expected_likelihood = -(math.log(2 * math.pi * t**2) + ((x - a * m) ** 2 + a**2 * v + s**2) / t**2) / 2
+    variance = a**2 * v + (0 if mode else s**2)
+    expected_likelihood = -(math.log(2 * math.pi * t**2) + ((x - a * m) ** 2 + variance) / t**2) / 2
     analytic = expected_likelihood - (v + m**2 - 1 - math.log(v)) / 2
     assert abs(terms.mean().item() - analytic) < 5 * terms.std().item() / math.sqrt(n)
 
 
-@pytest.mark.parametrize("model_name", MODELS)
-def test_bounds_of_all_k_in_one_pass(model_name: ModelName) -> None:
+@pytest.mark.parametrize(("model_name", "mode"), [*((model, False) for model in MODELS), ("biva", True)])
+def test_bounds_of_all_k_in_one_pass(model_name: ModelName, mode: bool) -> None:
     """Chunks change nothing; every image counts once; k = 0 is L_K within the error of both estimates."""
     model = tiny_model(model_name, latent=2)
-    whole = bounds_above(model, IMAGES, 6, seed=3, rows=1000, device=CPU)
+    whole = bounds_above(model, IMAGES, 6, mode=mode, seed=3, rows=1000, device=CPU)
     assert whole.shape == (3, 5)
     for rows in (1, 4, 7):
-        torch.testing.assert_close(bounds_above(model, IMAGES, 6, seed=3, rows=rows, device=CPU), whole)
-    torch.testing.assert_close(bounds_above(model, IMAGES[:2], 6, seed=3, rows=9, device=CPU), whole[:, :2])
-    many = bounds_above(model, IMAGES, 2000, seed=5, rows=4000, device=CPU)[0]
+        torch.testing.assert_close(bounds_above(model, IMAGES, 6, mode=mode, seed=3, rows=rows, device=CPU), whole)
+    two = bounds_above(model, IMAGES[:2], 6, mode=mode, seed=3, rows=9, device=CPU)
+    torch.testing.assert_close(two, whole[:, :2])
+    many = bounds_above(model, IMAGES, 2000, mode=mode, seed=5, rows=4000, device=CPU)[0]
     reference = importance_sample(model, IMAGES, 2000, seed=6, rows=4000, device=CPU)
     l_k = torch.logsumexp(reference.log_weights, 0) - math.log(2000)
     weights = (reference.log_weights - l_k).exp()
     assert ((many - l_k).abs() < 5 * math.sqrt(2 / 2000) * weights.std(0)).all()
 
 
-def test_all_k_share_every_draw(monkeypatch: pytest.MonkeyPatch) -> None:
-    """BIVA goes up once, though its stages are drawn from q for some k and from p for others."""
+@pytest.mark.parametrize("mode", [False, True])
+def test_all_k_share_every_draw(monkeypatch: pytest.MonkeyPatch, mode: bool) -> None:
+    """BIVA goes up once, though its stages are drawn from q for some k and from p, or not at all, for others."""
     drawn: list[str] = []
 
     def counting(*arguments: Any) -> Noise:
@@ -135,8 +180,9 @@ def test_all_k_share_every_draw(monkeypatch: pytest.MonkeyPatch) -> None:
         return count
 
     monkeypatch.setattr(anomaly, "sample_noise", counting)
-    bounds_above(tiny_model("biva"), IMAGES, 3, seed=1, rows=100, device=CPU)
-    assert sorted(drawn) == ["p(z1_bu)", "p(z1_td)", "p(z2)", "q(z1_bu)", "q(z1_td)", "q(z2)"]
+    bounds_above(tiny_model("biva"), IMAGES, 3, mode=mode, seed=1, rows=100, device=CPU)
+    from_p = [] if mode else ["p(z1_bu)", "p(z1_td)", "p(z2)"]
+    assert sorted(drawn) == [*from_p, "q(z1_bu)", "q(z1_td)", "q(z2)"]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

@@ -124,6 +124,45 @@ def test_a_run_that_is_not_like_the_others_is_marked_and_explained(paper: pd.Dat
     assert "other data: digits_8x8/biva/seed1: ffffffffffff cccccccccccc" in notes_of(shown)
 
 
+def test_the_chosen_k_is_marked_and_the_note_says_where_it_was_chosen(paper: pd.DataFrame) -> None:
+    """LLR^{>2} was chosen, though LLR^{>1} is best on the test images: it alone is bold. Another seed chose k = 3."""
+    pair = PAIR.model_copy(update={"choose_k_on": "omniglot"})
+    records = [anomaly_record(pair, AUROCS), anomaly_record(pair, AUROCS)]
+    alone = table([(config(), records[0])], paper, pair)
+    assert [row[1] for row in rows_of(alone)[4:]] == ["LLR^>1", "LLR^>2^§", "LLR^>3"]
+    assert best(alone) == ["0.900 [0.850, 0.950]"]
+    for note in (
+        "Bold: the best AUROC of the model on these test images; ^§ was chosen without them.",
+        "^§ k chosen as that of the LLR^>k with the highest AUROC on other images: 1,500 of 2,000 validation images of "
+        "digits, drawn, against all 2,000 test images of omniglot; no test image of the pair had a part in it. "
+        "digits_8x8/biva/seed1 LLR^>2, AUROC there 0.875.",
+    ):
+        assert note in notes_of(alone)
+    records[1] |= {"chosen": "LLR>3", "choosing_auroc": {"LLR>3": 0.75}}
+    both = table([(config(seed), record) for seed, record in enumerate(records, start=1)], paper, pair)
+    assert [row[1] for row in rows_of(both)[4:]] == ["LLR^>1", "LLR^>2^§", "LLR^>3^§"]
+    assert "seed1 LLR^>2, AUROC there 0.875; digits_8x8/biva/seed2 LLR^>3, AUROC there 0.750." in notes_of(both)
+
+
+def test_runs_that_chose_on_other_data_are_marked(paper: pd.DataFrame) -> None:
+    pair = PAIR.model_copy(update={"choose_k_on": "omniglot"})
+    records = [anomaly_record(pair, AUROCS) for _ in range(3)]
+    records[2]["choosing_anomalous"]["fingerprint"] = "d" * 64
+    shown = table([(config(seed), record) for seed, record in enumerate(records, start=1)], paper, pair)
+    assert "other data: digits_8x8/biva/seed3: ffffffffffff bbbbbbbbbbbb dddddddddddd" in notes_of(shown)
+
+
+def test_a_pair_that_chooses_no_k_says_nothing_of_it_and_keeps_its_settings(paper: pd.DataFrame) -> None:
+    """Records from before the fields were there are of the same settings; with a field they are of others."""
+    record = anomaly_record(PAIR, AUROCS)
+    assert record["settings"].keys() == {"name", "normal", "anomalous", "importance_samples", "max_images"}
+    assert "§" not in table([(config(), record)], paper).latex() + notes_of(table([(config(), record)], paper))
+    for change in ({"below": "mode"}, {"choose_k_on": "omniglot"}):
+        changed = table([(config(), record)], paper, PAIR.model_copy(update=change))
+        assert "other than the present ones" in notes_of(changed)
+        assert ("are the mode of the prior" in notes_of(changed)) == ("below" in change)
+
+
 def test_a_pair_without_runs_is_refused(paper: pd.DataFrame) -> None:
     with pytest.raises(UserError, match="on which no run is planned"):
         table([(config(), None)], paper, PAIR.model_copy(update={"normal": "cifar10"}))
@@ -140,9 +179,10 @@ HOSTILE = '\\end{table} 100% & #1_2 ^3 ~4 $x$ {é <"|> 中 \x07'
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
-@pytest.mark.parametrize("kind", ["one seed", "seeds", "hostile"])
+@pytest.mark.parametrize("kind", ["one seed", "seeds", "hostile", "chosen"])
 def test_the_table_compiles_on_one_page_and_within_its_width(kind: str, paper: pd.DataFrame, tmp_path: Path) -> None:
-    pair = PAIR.model_copy(update={"normal": "fashion_mnist"})
+    choice = {"choose_k_on": "omniglot", "below": "mode"} if kind == "chosen" else {}
+    pair = PAIR.model_copy(update={"normal": "fashion_mnist"} | choice)
     record = anomaly_record(pair, AUROCS)
     if kind == "hostile":
         record["device"] = HOSTILE

@@ -111,6 +111,21 @@ def with_finetuning(**changes: Any) -> Edit:
             lambda content: (put("anomalies.0.models", ["biva"])(content), content["runs"].pop()),
             ["names models ['biva'], of which no run is on 'digits'"],
         ),
+        (put("anomalies.0.below", "mean"), ["anomalies.0.below", "'samples' or 'mode'", "'mean'"]),
+        (put("anomalies.0.choose_k_on", "minst"), ["anomalies.0.choose_k_on: unknown dataset 'minst'; allowed: null"]),
+        (put("anomalies.0.choose_k_on", "digits"), ["anomalies.0.choose_k_on: 'digits' is one of the pair's own"]),
+        (put("anomalies.0.choose_k_on", "photo_patches"), ["'photo_patches' is one of the pair's own datasets"]),
+        (
+            put("anomalies.0.choose_k_on", "omniglot"),
+            ["'omniglot' has images of shape (1, 28, 28), binarisation dynamic, but 'digits' has (1, 8, 8), dynamic;"],
+        ),
+        (
+            lambda content: (
+                put("anomalies.0.choose_k_on", "omniglot")(content),
+                put("training.protocol", "paper")(content),
+            ),
+            ["anomalies.0.choose_k_on: training.protocol: paper trains on the validation images of 'digits'"],
+        ),
         (with_finetuning(training={"free_bits": 1}), ["finetuning.training.free_bits must be 0, got 1"]),
         (with_finetuning(training={"protocol": "paper"}), ["protocol must be that of training, clean"]),
         (with_finetuning(models=[]), ["finetuning.models", "at least 1 item"]),
@@ -129,6 +144,15 @@ def test_a_wrong_experiment_file_is_refused_with_file_key_value_and_what_is_allo
         load_experiments("quick", config)
     for part in [str(path), *said]:
         assert part in str(caught.value)
+
+
+def test_datasets_that_may_choose_k_are_those_of_the_same_kind(config: Path) -> None:
+    """Of 28x28 images with dynamic binarisation, without the pair's own two; mnist_static is binarised otherwise."""
+    spoil(config, put("anomalies.0.choose_k_on", "mnist_static"), "fashion_anomaly_small")
+    with pytest.raises(UserError, match=r"allowed: omniglot, omniglot_lake$"):
+        load_experiments("fashion_anomaly_small", config)
+    spoil(config, put("anomalies.0.choose_k_on", "omniglot"), "fashion_anomaly_small")
+    assert load_experiments("fashion_anomaly_small", config).anomalies[0].choose_k_on == "omniglot"
 
 
 def test_every_mistake_is_reported_at_once(config: Path) -> None:

@@ -1,7 +1,9 @@
 """The anomaly record of a run: what it says where the answer is known."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from biva.errors import UserError
 from biva.evaluation.detect import detect
 from biva.records import RunFolder
 from biva.training.loop import train
+from tests.fake_runs import edit
 from tests.unit.test_training import toy_dataset, toy_run
 
 PAIR = AnomalyPair(name="pair", normal="toy", anomalous="other", importance_samples=3)
@@ -78,6 +81,88 @@ def test_arrays_hold_every_image_and_score(trained: RunFolder, tmp_path: Path) -
     np.testing.assert_array_equal(arrays["score/L>1/anomalous"], -arrays["anomalous"][1])
 
 
+def test_below_the_mode_nothing_is_drawn(trained: RunFolder) -> None:
+    """L^{>2} of two stages is then log p(x | the mode of all latents): the same whatever the number of samples."""
+    bounds = []
+    for samples in (1, 4):
+        pair = PAIR.model_copy(update={"below": "mode", "importance_samples": samples})
+        run(trained, other(dark().images["test"][:5]), pair)
+        bounds.append(load_file(trained.anomaly("pair").with_suffix(".safetensors"))["normal"])
+    np.testing.assert_allclose(bounds[0][2], bounds[1][2], rtol=1e-5)
+    assert (bounds[0][:2] != bounds[1][:2]).all()
+    run(trained, other(dark().images["test"][:5]))
+    samples_of_prior = load_file(trained.anomaly("pair").with_suffix(".safetensors"))["normal"]
+    assert (samples_of_prior[2] != bounds[0][2]).all()
+
+
+CHOOSES = PAIR.model_copy(update={"choose_k_on": "third"})
+
+
+def choose(folder: RunFolder, valid: torch.Tensor, third: torch.Tensor, anomalous: torch.Tensor) -> dict[str, Any]:
+    """The record of a pair whose k is chosen on these images."""
+    normal = replace(dark(), images=dark().images | {"valid": valid})
+    choosing = replace(other(third), name="third", fingerprint="3" * 64)
+    detect(folder, CHOOSES, SETTINGS, normal, other(anomalous), choosing)
+    return records.read_json(folder.anomaly("pair"))
+
+
+def test_k_is_chosen_on_validation_images_and_a_third_dataset_alone(trained: RunFolder) -> None:
+    """Bright validation images look less normal than dark images of the third dataset: the other way round."""
+    test = dark().images["test"]
+    record = choose(trained, test[:40], 16 - test[:20], anomalous=test)
+    assert record["choosing_auroc"]["L>0"] == pytest.approx(1)
+    assert (record["choosing_normal"]["images"], record["choosing_anomalous"]["images"]) == (40, 20)
+    assert record["choosing_anomalous"]["dataset"] == "third"
+    other_pair = choose(trained, test[:40], 16 - test[:20], anomalous=16 - test)
+    for field in ("choosing_auroc", "chosen"):
+        assert other_pair[field] == record[field]
+    assert other_pair["scores"] != record["scores"]
+    turned = choose(trained, 16 - test[:40], test[:20], anomalous=test)
+    assert turned["choosing_auroc"]["L>0"] == pytest.approx(0)
+    assert turned["scores"] == record["scores"] == run(trained, other(test))
+
+
+def test_the_chosen_ratio_is_that_of_most_pairs_in_order(trained: RunFolder) -> None:
+    """AUROCs counted pair by pair from the scores of every image."""
+    generator = torch.Generator().manual_seed(3)
+    third = torch.randint(0, 7, (25, 1, 4, 4), generator=generator, dtype=torch.uint8)
+    record = choose(trained, dark().images["test"][:30], third, anomalous=third)
+    arrays = load_file(trained.anomaly("pair").with_suffix(".safetensors"))
+    counted = {
+        score: np.mean(arrays[f"score/{score}/choosing_anomalous"][:, None] > arrays[f"score/{score}/choosing_normal"])
+        for score in record["scores"]
+    }
+    assert record["choosing_auroc"] == pytest.approx(counted)
+    ratios = [score for score in counted if score.startswith("LLR")]
+    assert len(ratios) == 2
+    assert record["chosen"] == sorted(ratios, key=lambda score: counted[score])[-1]
+
+
+def test_the_draw_of_max_images_chooses_too(trained: RunFolder) -> None:
+    images = dark().images["test"]
+    detect(
+        trained,
+        CHOOSES.model_copy(update={"max_images": 10}),
+        SETTINGS,
+        dark(),
+        other(images),
+        replace(other(images), name="third"),
+    )
+    record = records.read_json(trained.anomaly("pair"))
+    for kind in ("choosing_normal", "choosing_anomalous"):
+        assert (record[kind]["images"], record[kind]["images_in_split"]) == (10, 60)
+
+
+def test_images_that_were_trained_on_choose_no_k(trained: RunFolder, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    shutil.copytree(trained.path, folder.path)
+    config = records.read_json(folder.identity)["config"]
+    config["training"]["protocol"] = "paper"
+    edit(folder.identity, config=config)
+    with pytest.raises(UserError, match="was trained with protocol paper, on the validation images of toy too"):
+        choose(folder, *[dark().images["test"]] * 3)
+
+
 def test_repeating_gives_the_same_bits(trained: RunFolder) -> None:
     anomalous = other(16 - dark().images["test"])
     first = (run(trained, anomalous), trained.anomaly("pair").with_suffix(".safetensors").read_bytes())
@@ -87,6 +172,9 @@ def test_repeating_gives_the_same_bits(trained: RunFolder) -> None:
 def test_other_kinds_of_images_are_refused(trained: RunFolder) -> None:
     with pytest.raises(UserError, match=r"shape \(1, 4, 4\).*but other has \(3, 4, 4\)"):
         run(trained, replace(other(dark().images["test"]), shape=(3, 4, 4)))
+    fits, does_not = other(dark().images["test"]), replace(other(dark().images["test"]), binarisation="none")
+    with pytest.raises(UserError, match=r"binarisation dynamic, but other has .*, none"):
+        detect(trained, CHOOSES, SETTINGS, dark(), fits, does_not)
 
 
 def test_other_data_than_trained_on_are_refused(trained: RunFolder) -> None:

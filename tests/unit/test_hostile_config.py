@@ -241,7 +241,8 @@ def test_a_value_that_nothing_can_take_is_refused(
 @pytest.mark.parametrize("value", ["a;touch executed", "../x", "$(id)", "a b", "A", "\\input{x}", "é", "", "a\n"])
 def test_whatever_becomes_part_of_a_path_is_a_plain_name(config: Path, value: str) -> None:
     places = "runs.0.dataset runs.0.architecture runs.0.model runs.0.seeds.0 tables.0.name tables.0.dataset figures.0"
-    places += " anomalies.0.name anomalies.0.anomalous semi_supervised.0.name semi_supervised.0.dataset"
+    places += " anomalies.0.name anomalies.0.anomalous anomalies.0.choose_k_on"
+    places += " semi_supervised.0.name semi_supervised.0.dataset"
     for place in places.split():
         content = inner = copy.deepcopy(plain(QUICK))
         *parents, last = (int(key) if key.isdigit() else key for key in place.split("."))

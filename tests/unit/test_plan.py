@@ -86,6 +86,16 @@ def test_anomaly_pairs_walk_once_per_bound() -> None:
     assert work_of(run, experiments(run, (pair,)), DATASETS).detection == 3 * 7 * (30 + 40)
 
 
+def test_choosing_k_walks_over_validation_images_and_those_of_a_third_dataset_too() -> None:
+    """15 of 30 normal and of 50 other test images, 15 of 20 validation images, and the 12 that the third has."""
+    pair = AnomalyPair(
+        name="pair", normal="digits", anomalous="other", importance_samples=7, max_images=15, choose_k_on="third"
+    )
+    run = fake_config(stages=2)
+    work = work_of(run, experiments(run, (pair,)), DATASETS | {"third": dataset(test=12)})
+    assert work.detection == 3 * 7 * (15 + 15 + 15 + 12)
+
+
 def test_hours_by_hand() -> None:
     work = Work(training=7200, selection=36, samples=10, evaluation=900, detection=100)
     rates = Rates(training=1200.0, evaluation=2.0, source="made up")

@@ -76,6 +76,24 @@ def test_anomaly_pairs_give_a_row_per_score_and_metric(tmp_path: Path) -> None:
     assert set(frame[~frame["metric"].str.startswith("anomaly/")]["images_evaluated"]) == {IMAGES}
 
 
+def test_the_chosen_score_has_rows_of_its_own(tmp_path: Path) -> None:
+    """LLR^{>2} was chosen on other images; its numbers are those on the test images of the pair."""
+    folder = fake_run(tmp_path, bounds={})
+    pair = AnomalyPair(
+        name="photos", normal="digits", anomalous="photo_patches", importance_samples=20, choose_k_on="other"
+    )
+    aurocs = {"L>0": (0.5, 0.25, 0.75), "LLR>1": (0.875, 0.5, 1.0), "LLR>2": (0.75, 0.625, 1.0)}
+    write_json(folder.anomaly("photos"), anomaly_record(pair, aurocs, images=(5, 7)))
+    frame = collect([folder])
+    of_chosen = frame[frame["metric"].str.startswith("anomaly/photos/chosen/")]
+    columns = ["metric", "k", "value", "low", "high", "images_evaluated"]
+    assert list(of_chosen[columns].itertuples(index=False, name=None)) == [
+        ("anomaly/photos/chosen/auprc", 20, 0.075, 0.0625, 0.1, 12),
+        ("anomaly/photos/chosen/auroc", 20, 0.75, 0.625, 1.0, 12),
+        ("anomaly/photos/chosen/fpr80", 20, 0.25, 0.0, 0.375, 12),
+    ]
+
+
 def test_rows_are_sorted_by_dataset_model_seed_and_k_in_any_order_of_folders(tmp_path: Path) -> None:
     bounds = {1000: (-24.0, 0.1), 10: (-24.5, 0.1), 1: (-25.0, 0.1)}
     configs = [fake_config("biva", 1), fake_config("vae", 10), fake_config("vae", 2), fake_config("lvae_plus", 1),

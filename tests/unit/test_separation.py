@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from biva.evaluation.separation import bootstrap, scores, separation
+from biva.evaluation.separation import bootstrap, choice, scores, separation
 
 SCORES = st.lists(st.integers(0, 6), min_size=1, max_size=12)
 
@@ -34,6 +34,16 @@ def test_separation_counted_by_hand() -> None:
     assert result.auroc == pytest.approx(22 / 25)
     assert result.fpr80 == pytest.approx(1 / 5)
     assert result.auprc == pytest.approx((1 + 1 + 1 + 4 / 5 + 5 / 7) / 5)
+
+
+def test_the_choice_is_the_ratio_with_the_most_pairs_in_order() -> None:
+    """Of 4 pairs (normal, anomaly) the anomaly is higher in 4 by L^{>0}, in 2, 3, 3 by LLR^{>1}, LLR^{>2}, LLR^{>3}."""
+    normal = {"L>0": [0, 1], "L>1": [0, 1], "LLR>1": [1, 4], "LLR>2": [1, 3], "LLR>3": [1, 3]}
+    anomalous = {"L>0": [2, 3], "L>1": [0, 1], "LLR>1": [2, 3], "LLR>2": [2, 4], "LLR>3": [2, 4]}
+    assert choice(*({name: np.array(values) for name, values in kind.items()} for kind in (normal, anomalous))) == {
+        "choosing_auroc": {"L>0": 1.0, "L>1": 0.5, "LLR>1": 0.5, "LLR>2": 0.75, "LLR>3": 0.75},
+        "chosen": "LLR>2",
+    }
 
 
 @given(

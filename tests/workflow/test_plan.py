@@ -23,6 +23,7 @@ def expected_jobs(path: Path) -> dict[str, int]:
     finetuned = [group for group in groups if group["model"] in models]
     pairs = content.get("anomalies", [])
     datasets = {group["dataset"] for group in [*groups, *few_labels]} | {pair["anomalous"] for pair in pairs}
+    datasets |= {pair["choose_k_on"] for pair in pairs if "choose_k_on" in pair}
     trained = [*groups, *few_labels, *few_labels]
     scored = [group for pair in pairs for group in [*groups, *finetuned] if group["dataset"] == pair["normal"]]
     counts = {"fetch": len(datasets), "prepare": len(datasets), "collect": 1, "summary": 1, "track": 1}
@@ -41,6 +42,15 @@ def test_a_shipped_experiment_set_is_planned_in_full(project: Project, name: str
     """By default it is `quick`."""
     planned = project.planned(*(["--config", f"experiments={name}"] if name else []))
     assert planned == expected_jobs(project.path / "config" / "experiments" / f"{name or 'quick'}.yaml")
+
+
+def test_the_dataset_that_chooses_k_is_prepared_and_given_to_the_scores(project: Project) -> None:
+    path = "config/experiments/fashion_anomaly_small.yaml"
+    project.edit(path, lambda content: content["anomalies"][0].update(choose_k_on="omniglot"))
+    arguments = ["--config", "experiments=fashion_anomaly_small"]
+    assert project.planned(*arguments) == expected_jobs(project.path / path)
+    commands = project.snakemake("--dry-run", "--printshellcmds", *arguments).stdout
+    assert " mnist --anomalous resources/mnist_dynamic --choosing resources/omniglot " in commands
 
 
 def test_jobs_share_the_evaluations_of_bounds_alone(project: Project) -> None:

@@ -77,6 +77,8 @@ def test_a_finished_workflow_made_everything_once_and_has_nothing_to_do(finished
         (set_key("tables", 0, "k", value=[1, 10]), {"table": 1, **LAST}),
         (set_key("evaluation", "importance_samples", value=[1, 100]), {"evaluate": 2, "figure": 1, **FROM_RESULTS}),
         (set_key("anomalies", 0, "importance_samples", value=3), {"detect": 2, "anomalies": 1, **FROM_RESULTS}),
+        (set_key("anomalies", 0, "below", value="mode"), {"detect": 2, "anomalies": 1, **FROM_RESULTS}),
+        (set_key("anomalies", 0, "below", value="samples"), {}),
         (set_key("anomalies", value=[]), FROM_RESULTS),
         (set_key("runs", 0, "seeds", value=[1, 2, 3]), {"train": 1, "evaluate": 1, "detect": 1, **REPORTS}),
         (set_key("runs", 0, "seeds", value=[1]), REPORTS),

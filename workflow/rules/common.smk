@@ -179,6 +179,12 @@ def pair_settings(wildcards):
     return find_pair(wildcards.experiments, wildcards.pair).model_dump(mode="json")
 
 
+def choosing_files(wildcards):
+    """The description of the dataset on which the pair chooses k, if it does."""
+    dataset = find_pair(wildcards.experiments, wildcards.pair).choose_k_on
+    return [f"resources/{dataset}/data.json"] if dataset else []
+
+
 def pair_files(wildcards):
     """The pair's records of every run that scores it."""
     names = [f"anomaly/{wildcards.pair}.{form}" for form in ("json", "safetensors")]
