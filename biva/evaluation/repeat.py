@@ -82,8 +82,8 @@ def comparison(weights: PublishedWeights, found: list[Record], settings: Evaluat
 
 
 def _number(metric: Record) -> str:
-    error = metric["standard_error"]
-    return f"{metric['value']:.5f}" + ("" if error is None else f" ± {error:.5f}")
+    value, error = metric["value"], metric["standard_error"]
+    return f"{value:g}" if error is None else f"{value:.5f} ± {error:.5f}"
 
 
 def _expectation(weights: PublishedWeights, settings: Evaluation, device: str) -> str:
