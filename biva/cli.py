@@ -319,6 +319,36 @@ def evaluate(
         mirror_or_warn(trained)
 
 
+@verb(
+    "biva repeat results/published/quick/runs/digits/digits_8x8/biva/seed1/weights.safetensors",
+    "biva repeat results/published/quick/runs/digits/digits_8x8/vae/seed1/weights.safetensors --k 100 --images 64",
+)
+def repeat(
+    weights: Annotated[Path, typer.Argument(help="A file that `biva publish` wrote.")],
+    k: Annotated[
+        list[int] | None, typer.Option(min=1, help="K of L_K; may be repeated.", show_default="as published")
+    ] = None,
+    images: Annotated[int | None, typer.Option(min=1, help="Test images, drawn.", show_default="as published")] = None,
+    data: DataFolder = None,
+    device: Annotated[Device | None, typer.Option(help="Where to compute.", show_default="as trained")] = None,
+) -> None:
+    """Repeat the published numbers of a model from its weights file alone.
+
+    Needs the prepared dataset, writes nothing, and prints its numbers beside the published ones.
+    """
+    from biva.data.datasets import load
+    from biva.devices import choose_device, device_name
+    from biva.evaluation.repeat import comparison, repeat, settings_of
+    from biva.weights import read_published
+
+    published = read_published(weights)
+    settings = settings_of(published)
+    asked = {"importance_samples": tuple(k or settings.importance_samples), "max_images": images or settings.max_images}
+    settings, device = settings.model_copy(update=asked), device or published.run.device
+    found = repeat(published, load(data or RESOURCES / published.run.dataset), settings, device)
+    print(comparison(published, found, settings, device_name(choose_device(device))))
+
+
 @verb("biva detect small_fashion_anomalies fashion_mnist/small_28x28/biva/seed1 mnist")
 def detect(
     experiments: Experiments,
@@ -496,8 +526,8 @@ def verify(
 def publish(experiments: Experiments) -> None:
     """Copy the records of a set's runs to results/published, which git keeps.
 
-    Everything but weights, arrays and pictures, some kilobytes per run. A set that `biva verify` does not pass is
-    refused.
+    Everything but arrays and pictures, some kilobytes per run; and the weights of one run per model, up to 10 MB, with
+    the records in their header and a model card beside them. A set that `biva verify` does not pass is refused.
     """
     from biva.publishing import publish
 
@@ -511,9 +541,9 @@ def rebuild(
         list[str] | None, typer.Argument(metavar="[SET]...", help="Published sets.", show_default="all")
     ] = None,
 ) -> None:
-    """Make the tables and figures of published sets anew, from their records alone.
+    """Make the tables, figures and model cards of published sets anew, from their records alone.
 
-    Reads results/published/SET/runs; writes results.csv, tables and figures beside it.
+    Reads results/published/SET/runs; writes results.csv, tables and figures beside it, cards beside weights.
     """
     from biva.publishing import published_sets, rebuild
 

@@ -1,7 +1,8 @@
 """Published results: the small records of runs that were really made, kept in the repository, and what is made of them.
 
-`results/published/NAME/` has what `results/NAME/` has, but for weights, per-image arrays and pictures: `runs/` with the
-records of every run, `results.csv`, `tables/`, `anomalies/` with the tables of the anomaly pairs, and `figures/`.
+`results/published/NAME/` has what `results/NAME/` has, but for per-image arrays, pictures and most weights: `runs/`
+with the records of every run, `results.csv`, `tables/`, `anomalies/` with the tables of the anomaly pairs, and
+`figures/`. Of every model one run has its weights too (`biva.weights`), with a model card.
 """
 
 from __future__ import annotations
@@ -10,18 +11,24 @@ import itertools
 import shutil
 from pathlib import Path
 
-from biva.config import load_experiments, resolve_runs
+from biva.config import RunConfig, load_experiments, resolve_runs
 from biva.errors import UserError
-from biva.records import PUBLISHED, RunFolder
+from biva.records import PUBLISHED, RunFolder, write_atomically
 from biva.reporting.canvas import save
 from biva.reporting.figures import draw, folders_to_draw, reads_arrays
+from biva.reporting.model_card import model_card
 from biva.reporting.texts import write_texts
 from biva.verification import verify
+from biva.weights import with_records
+
+LARGEST_WEIGHTS = 10_000_000
+"""Bytes of a file; larger ones are not for git, and are not published."""
 
 
 def publish(experiments: str, results: Path, resources: Path) -> list[Path]:
     """Copy the records of a set's evaluated runs to `results/published/NAME`, and rebuild tables and figures there.
 
+    Weights go with the lowest seed of every model that learned from images alone, if they are small enough for git.
     A run that was published before is replaced; others that were, such as another machine's, stay.
 
     Returns:
@@ -47,12 +54,22 @@ def publish(experiments: str, results: Path, resources: Path) -> list[Path]:
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, place)
         published.append(copy)
+    for run in _lowest_seeds(evaluated):
+        folder = RunFolder(source / "runs" / run.name)
+        if folder.weights.stat().st_size <= LARGEST_WEIGHTS:
+            write_atomically(RunFolder(target / "runs" / run.name).weights, with_records(folder))
     rebuild(experiments, target)
     return published
 
 
+def _lowest_seeds(runs: list[RunConfig]) -> list[RunConfig]:
+    """The run with the lowest seed, of every dataset, architecture and model that learned from images alone."""
+    by_seed = sorted((run for run in runs if run.labels is None), key=lambda run: run.seed, reverse=True)
+    return list({(run.dataset, run.architecture_name, run.variant): run for run in by_seed}.values())
+
+
 def rebuild(experiments: str, folder: Path) -> list[Path]:
-    """Make `results.csv`, tables and figures of the records in `folder`/runs: no training, no GPU, no data.
+    """Make `results.csv`, tables, figures and model cards of the records in `folder`/runs: no training, GPU or data.
 
     Figures that show images need the arrays, which are not published, and are left out.
 
@@ -67,6 +84,9 @@ def rebuild(experiments: str, folder: Path) -> list[Path]:
     if any(run.evaluation.is_file() for run in folders):
         for name in itertools.filterfalse(reads_arrays, load_experiments(experiments).figures):
             files += save(draw(name, folders), folder / "figures" / name)
+    for run in (RunFolder(weights.parent) for weights in sorted(folder.glob("runs/*/*/*/*/weights.safetensors"))):
+        write_atomically(run.card, model_card(run).encode())
+        files.append(run.card)
     return files
 
 

@@ -14,6 +14,7 @@ A run's folder `results/EXPERIMENTS/runs/DATASET/ARCHITECTURE/MODEL/seedN/` hold
 | `anomaly/NAME.json`, `.safetensors` | detect | how L^{>k} separates another dataset; every image's L^{>k} |
 | `manifest.json` | train, evaluate, detect, at their ends | SHA-256 of every file above |
 | `checkpoint/` | train, evaluate | what a killed training or evaluation resumes from; no result |
+| `README.md` | publish | model card of published weights |
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class RunFolder:
         self.evaluation = path / "evaluation.json"
         self.arrays = path / "evaluation.safetensors"
         self.manifest = path / "manifest.json"
+        self.card = path / "README.md"
         self.checkpoint = path / "checkpoint"
         self.unfinished_evaluation = path / "checkpoint" / "evaluation"
         """What a killed evaluation goes on from."""

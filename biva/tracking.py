@@ -672,7 +672,7 @@ def mirror_model(folder: RunFolder) -> None:
 
     MLflow's format for PyTorch is a pickle. Ours names one class, `biva.evaluation.trained_model.TrainedModel`, which
     must be importable where it is loaded; all else in it is the configuration and the weights as bytes. biva never
-    loads it. Runs that learn from labels or have no weights, such as published ones, have no model.
+    loads it. Runs that learn from labels or have no weights, such as most published ones, have no model.
 
     Raises:
         TrackingError: as for `mirror`.

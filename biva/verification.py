@@ -42,9 +42,11 @@ from biva.records import (
     settings_digest,
     sha256,
 )
+from biva.reporting.model_card import model_card
 from biva.reporting.provenance import is_of_one_commit
 from biva.reporting.texts import write_texts
 from biva.seeds import derive_seed
+from biva.weights import sha256_as_trained, with_records
 
 TOLERANCE = 1e-6
 """Relative; means of float32 numbers may be added up in another order on another machine."""
@@ -66,8 +68,8 @@ class Verification:
 def verify(experiments: str, folder: Path, resources: Path) -> Verification:
     """Look at everything in `folder`, which is `results/NAME` or its copy `results/published/NAME`.
 
-    A copy has no weights and arrays, and neither data nor MLflow beside it. Datasets that are not in `resources` are
-    not compared.
+    A copy has no arrays, weights of some runs alone, and neither data nor MLflow beside it. Datasets that are not in
+    `resources` are not compared.
 
     Raises:
         UserError: the set is unknown, or `folder` has no finished run of it.
@@ -117,19 +119,22 @@ def _checks_of_run(
         checks.append(_evaluation_findings(folder, run, settings.evaluation))
     scored = [pair for pair in settings.anomalies if folder.anomaly(pair.name).is_file()]
     checks += [_anomaly_findings(folder, run, pair) for pair in scored]
+    if published and folder.weights.is_file():
+        checks.append(_published_weights_findings(folder))
     if run.parent_name:
         checks.append(_parent_findings(folder, place[run.parent_name]))
     return checks
 
 
 def _manifest_findings(folder: RunFolder, *, published: bool) -> Iterator[str]:
-    """Files that are not what the run wrote; a published copy has no weights and arrays."""
+    """Files that are not what the run wrote; a published copy has no arrays, and of some runs no weights."""
     manifest_digest(folder)  # its absence is the finding
     manifest = read_json(folder.manifest)
     for name, digest in manifest["files"].items():
         path = folder.path / name
         if path.is_file():
-            if sha256(path) != digest:
+            is_published = published and path == folder.weights
+            if (sha256_as_trained(path.read_bytes()) if is_published else sha256(path)) != digest:
                 yield f"{path} was changed after the run had written it"
         elif not (published and path.suffix == ".safetensors"):
             yield f"{path} is missing"
@@ -139,6 +144,20 @@ def _manifest_findings(folder: RunFolder, *, published: bool) -> Iterator[str]:
             yield f"{path} is not in {folder.manifest.name}: the run did not write it, or was killed before its end"
     if manifest["run_id"] != read_json(folder.identity)["run_id"]:
         yield f"{folder.manifest} is of the run {manifest['run_id']}, but {folder.identity.name} of another"
+
+
+def _published_weights_findings(folder: RunFolder) -> Iterator[str]:
+    """Ways in which published weights and their model card do not say what the records beside them do."""
+    if folder.weights.read_bytes() != with_records(folder):
+        yield f"{folder.weights} has other records in its header than those beside it"
+    if not folder.card.is_file() or folder.card.read_text(encoding="utf-8") != model_card(folder):
+        yield f"{folder.card} is not what the records give; `biva rebuild` writes it again"
+
+
+def _weights_in_manifest(folder: RunFolder) -> str:
+    """SHA-256 of the weights that the run wrote, also where they are not published."""
+    digest: str = read_json(folder.manifest)["files"][folder.weights.name]
+    return digest
 
 
 def _identity_findings(folder: RunFolder, run: RunConfig) -> Iterator[str]:
@@ -176,7 +195,7 @@ def _training_findings(folder: RunFolder) -> Iterator[str]:
 def _evaluation_findings(folder: RunFolder, run: RunConfig, settings: Evaluation) -> Iterator[str]:
     """Ways in which `evaluation.json` does not follow from weights, settings and the arrays beside it."""
     record, where = read_json(folder.evaluation), folder.evaluation
-    if folder.weights.is_file() and record["weights_sha256"] != sha256(folder.weights):
+    if record["weights_sha256"] != _weights_in_manifest(folder):
         yield f"{where} is of other weights than {folder.weights.name}"
     if settings_digest(record["settings"]) != settings_digest(settings.model_dump(mode="json")):
         yield f"{where}: evaluated with settings other than the present ones; `snakemake` evaluates it again"
@@ -225,7 +244,7 @@ def _parent_findings(folder: RunFolder, parent: RunFolder) -> Iterator[str]:
     recorded = read_json(folder.identity)["parent"]
     if recorded["run_id"] != read_json(parent.identity)["run_id"]:
         yield f"{folder.identity}: it started from the run {recorded['run_id']}, which is not the one in {parent.path}"
-    if parent.weights.is_file() and recorded["weights_sha256"] != sha256(parent.weights):
+    if recorded["weights_sha256"] != _weights_in_manifest(parent):
         yield f"{folder.identity}: it started from other weights than those in {parent.path}"
 
 

@@ -46,6 +46,9 @@ def assert_names_exist(arguments: Sequence[str]) -> None:
             load_experiments(experiments, CONFIG)
         case [("plan" | "verify"), experiments, *_]:
             assert load_sets(Path(experiments).name, CONFIG)
+        case ["repeat", weights, *_]:
+            _, _, experiments, _, *name, _ = Path(weights).parts
+            find_run(experiments, "/".join(name), CONFIG)
         case ["data", "export", *datasets]:
             for dataset in takewhile(lambda word: not word.startswith("-"), datasets):
                 find_dataset(dataset, CONFIG)

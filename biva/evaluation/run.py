@@ -38,9 +38,19 @@ from biva.seeds import derive_seed
 
 
 def load_model(run: RunConfig, weights: bytes, device: torch.device) -> Any:
-    """A trained model in evaluation mode, weight normalisation folded into plain weights."""
+    """A trained model in evaluation mode, weight normalisation folded into plain weights.
+
+    Raises:
+        UserError: the weights do not fit the model that this code builds.
+    """
     model = build_model(run.architecture, run.model, CLASSES if run.labels else 0)
-    model.load_state_dict(deserialise(weights))
+    try:
+        model.load_state_dict(deserialise(weights))
+    except RuntimeError as error:
+        raise UserError(
+            f"The weights of {run.experiments}: {run.name} are not those of {run.model} with the architecture "
+            f"{run.architecture_name!r} as this code builds it. Use the code of the commit that trained them. {error}"
+        ) from None
     fold_weight_norm(model)
     return model.to(device).eval()
 
@@ -56,6 +66,19 @@ class Trained:
     weights_sha256: str
 
 
+def refuse_other_data(where: str, identity: dict[str, Any], dataset: Dataset) -> None:
+    """Make sure that `dataset` is what the run with this `run.json` was trained on.
+
+    Raises:
+        UserError: it is not.
+    """
+    if identity["data_fingerprint"] != dataset.fingerprint:
+        raise UserError(
+            f"{where} was trained on data with fingerprint {identity['data_fingerprint'][:12]}, but the data "
+            f"here has {dataset.fingerprint[:12]}. Prepare the data that it was trained on, or train it again."
+        )
+
+
 def load_trained(folder: RunFolder, dataset: Dataset) -> Trained:
     """Load a run's selected weights, and set the threads that its configuration asks for.
 
@@ -65,11 +88,7 @@ def load_trained(folder: RunFolder, dataset: Dataset) -> Trained:
     """
     identity = records.read_json(folder.identity)
     records.read_json(folder.training)  # its presence says that training is complete
-    if identity["data_fingerprint"] != dataset.fingerprint:
-        raise UserError(
-            f"{folder.path} was trained on data with fingerprint {identity['data_fingerprint'][:12]}, but the data "
-            f"here has {dataset.fingerprint[:12]}. Prepare the data that it was trained on, or train it again."
-        )
+    refuse_other_data(str(folder.path), identity, dataset)
     run = parse(RunConfig, identity["config"], folder.identity)
     torch.set_num_threads(run.threads)
     device = choose_device(run.device)

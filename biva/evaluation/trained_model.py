@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,9 +10,12 @@ from torch import Tensor, nn
 
 from biva import bounds
 from biva.config import RunConfig
+from biva.evaluation.likelihood import importance_sample
+from biva.evaluation.memory import rows_for
 from biva.evaluation.run import load_model
 from biva.models.hierarchical_vae import Terms
 from biva.models.latents import Noise
+from biva.weights import read_published
 
 
 class TrainedModel(nn.Module):
@@ -29,9 +33,20 @@ class TrainedModel(nn.Module):
         super().__init__()
         self._made_of = (config, weights)
         run = RunConfig.model_validate_json(config)
+        self.architecture = run.architecture
         self.input_shape = tuple(run.architecture.input_shape)
         self.model = load_model(run, weights, torch.device("cpu"))
         self.eval()
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> TrainedModel:
+        """The model of published weights: a file of `results/published/`.
+
+        Raises:
+            UserError: there is no such file, or it is not that of a model of images alone, as `biva publish` wrote it.
+        """
+        published = read_published(Path(path))
+        return cls(published.run.model_dump_json(), published.content)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return TrainedModel, self._made_of
@@ -54,6 +69,28 @@ class TrainedModel(nn.Module):
         return bounds.elbo(terms.log_likelihood, terms.kl)
 
     @torch.inference_mode()
+    def log_prob(self, x: Tensor, k: int) -> Tensor:
+        """The importance-weighted bound L_k on log p(x), from k posterior samples per image, in nats: (B,) float64.
+
+        It grows with k, towards log p(x) (paper.md section 5). Memory does not grow with k.
+
+        Args:
+            x: as for `elbo`.
+            k: samples, at least 1.
+
+        Raises:
+            ValueError: x has another shape, or k is below 1.
+            UserError: a sample's weight is not a number.
+        """
+        self._check_shape(x)
+        if k < 1:
+            raise ValueError(f"k is {k}; expected at least 1")
+        device, seed = self._device, int(torch.randint(2**62, ()))
+        rows = rows_for(self.architecture, None, device)
+        samples = importance_sample(self.model, x, k, seed=seed, rows=rows, device=device)
+        return bounds.importance_weighted_bound(samples.log_weights, k).to(device)
+
+    @torch.inference_mode()
     def sample(self, n: int) -> Tensor:
         """Images drawn from the prior, in [0, 1]: (n, C, H, W); for binary data the means of p(x | z)."""
         shown: Tensor = self.model.likelihood.picture(self.model.sample(n, self._noise()))
@@ -66,11 +103,18 @@ class TrainedModel(nn.Module):
         return shown
 
     def _terms(self, x: Tensor) -> Terms:
-        if x.ndim != 4 or tuple(x.shape[1:]) != self.input_shape:
-            raise ValueError(f"x has the shape {tuple(x.shape)}; expected (B, {', '.join(map(str, self.input_shape))})")
+        self._check_shape(x)
         terms: Terms = self.model(x, self._noise())
         return terms
 
+    def _check_shape(self, x: Tensor) -> None:
+        if x.ndim != 4 or tuple(x.shape[1:]) != self.input_shape:
+            raise ValueError(f"x has the shape {tuple(x.shape)}; expected (B, {', '.join(map(str, self.input_shape))})")
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.parameters()).device
+
     def _noise(self) -> Noise:
-        device = next(self.parameters()).device
+        device = self._device
         return lambda _name, shape: torch.randn(shape, device=device)

@@ -105,12 +105,11 @@ class Table:
 
 
 def render(template: str, **content: Any) -> str:
-    """Fill in a file of `templates/`. What it prints is escaped for HTML, or in a `.tex.j2` for LaTeX.
+    """Fill in a file of `templates/`. What it prints is escaped for HTML, in a `.tex.j2` for LaTeX, in a `.md.j2` not.
 
     File names that LaTeX reads are printed `literally`.
     """
-    environment = _LATEX if template.endswith(".tex.j2") else _HTML
-    return environment.get_template(template).render(content)
+    return _ENVIRONMENTS[template.split(".")[1]].get_template(template).render(content)
 
 
 class _Literal(str):
@@ -131,7 +130,6 @@ _environment = partial(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
-_HTML = _environment(autoescape=True)
 _LATEX = _environment(
     finalize=_in_latex,
     block_start_string="<%",
@@ -142,3 +140,4 @@ _LATEX = _environment(
     comment_end_string="#>",
 )
 _LATEX.filters["literally"] = _Literal
+_ENVIRONMENTS = {"tex": _LATEX, "html": _environment(autoescape=True), "md": _environment()}

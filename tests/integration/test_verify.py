@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 import yaml
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from biva import cli, records
+from biva import cli, publishing, records
 from biva.errors import UserError
 from biva.records import RunFolder, read_json, write_json
 from biva.verification import verify
@@ -336,21 +337,49 @@ def published(project: Path) -> Path:
     return project
 
 
-def test_published_runs_are_their_records_alone(published: Path) -> None:
-    folder = PUBLISHED / "runs" / RUNS[0]
-    files = [path for path in folder.rglob("*") if path.is_file()]
+def test_published_runs_are_their_records_and_of_one_seed_the_weights(published: Path) -> None:
     names = {"anomaly/photos.json", "evaluation.json", "manifest.json", "record.jsonl", "run.json", "train.json"}
-    assert {path.relative_to(folder).as_posix() for path in files} == names
-    assert sum(path.stat().st_size for path in files) < 20_000
+    for run, more in zip(RUNS, [{"weights.safetensors", "README.md"}, set()] * 2, strict=True):
+        folder = PUBLISHED / "runs" / run
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        assert {path.relative_to(folder).as_posix() for path in files} == names | more
+        assert sum(path.stat().st_size for path in files if path.name != "weights.safetensors") < 25_000
+
+
+def test_weights_that_are_too_large_for_git_are_not_published(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publishing, "LARGEST_WEIGHTS", run(0).weights.stat().st_size - 1)
+    cli.publish(SET)
+    assert not list(PUBLISHED.rglob("weights.safetensors"))
+    assert verify(SET, PUBLISHED, Path("resources")).findings == []
+
+
+def test_published_numbers_are_repeated_from_the_weights(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cli.publish(SET)
+    shutil.rmtree(FOLDER)
+    before = {path: path.read_bytes() for path in Path("results").rglob("*") if path.is_file()}
+    capsys.readouterr()
+    cli.repeat(PUBLISHED / "runs" / RUNS[0] / "weights.safetensors")
+    *rows, expectation = capsys.readouterr().out.splitlines()
+    assert [row.split()[-1] for row in rows[1:]] == ["0.0e+00"] * 5
+    assert "expect no difference" in expectation
+    assert {path: path.read_bytes() for path in Path("results").rglob("*") if path.is_file()} == before
 
 
 def test_tables_and_figures_are_rebuilt_from_published_records_alone(published: Path) -> None:
-    made = [*TEXTS, "figures/learning_curves.pdf", "figures/learning_curves.png"]
+    made = [*TEXTS, "figures/learning_curves.pdf", "figures/learning_curves.png", f"runs/{RUNS[0]}/README.md"]
     contents = [(PUBLISHED / name).read_bytes() for name in made]
     for name in made:
         (PUBLISHED / name).unlink()
     cli.rebuild()
     assert [(PUBLISHED / name).read_bytes() for name in made] == contents
+
+
+def swap_published_weights(*, tensors: bool) -> None:
+    """Exchange the tensors, or all else, of two published files."""
+    one, other = (PUBLISHED / "runs" / RUNS[number] / "weights.safetensors" for number in (0, 2))
+    source, header = (other, one) if tensors else (one, other)
+    with safe_open(header, "numpy") as file:
+        save_file(load_file(source), one, file.metadata())
 
 
 @pytest.mark.parametrize(
@@ -360,8 +389,14 @@ def test_tables_and_figures_are_rebuilt_from_published_records_alone(published: 
         (lambda: edit(RunFolder(PUBLISHED / "runs" / RUNS[0]).evaluation, images=19), "was changed after"),
         (RunFolder(PUBLISHED / "runs" / RUNS[0]).record.unlink, "record.jsonl is missing"),
         (lambda: cut_record(RunFolder(PUBLISHED / "runs" / RUNS[0]), 1), "ends at update 2, but train.json at 4"),
+        (lambda: swap_published_weights(tensors=True), "weights.safetensors was changed after the run had written it"),
+        (lambda: swap_published_weights(tensors=False), "has other records in its header than those beside it"),
+        (
+            lambda: change_text(PUBLISHED / "runs" / RUNS[0] / "README.md", "4 updates", "40 updates"),
+            "README.md is not what the records give; `biva rebuild`",
+        ),
     ],
-    ids=["results", "evaluation", "missing", "truncated"],
+    ids=["results", "evaluation", "missing", "truncated", "tensors", "header", "card"],
 )
 def test_published_results_are_verified_too(published: Path, tamper: Callable[[], Any], said: str) -> None:
     assert verify(SET, PUBLISHED, Path("resources")).findings == []

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 VERBS = (
     *("describe", "check", "bench", "plan", "data", "fetch", "prepare", "train", "evaluate", "detect", "track"),
     *("collect", "table", "figure", "anomalies", "summary", "schema"),
-    *("compare", "verify", "publish", "rebuild"),
+    *("compare", "verify", "publish", "rebuild", "repeat"),
 )
 
 
@@ -95,6 +95,7 @@ def test_every_verb_has_examples_that_its_parser_takes_and_that_name_things_that
         ("collect nope", "There is no experiment set 'nope'"),
         ("table quick nope", "has no table 'nope'"),
         ("table quick likelihood", "results/quick/results.csv does not exist"),
+        ("repeat nope.safetensors", "There are no published weights nope.safetensors"),
         ("verify nope", "There is no experiment set 'nope'"),
         ("verify results/quick", "nothing to verify: results/quick has no finished run"),
         ("publish quick", "There is nothing to verify"),

@@ -22,19 +22,20 @@ ALLOWED: dict[str, set[str]] = {
     "bounds": set(),
     "config": {"errors", "models.architectures"},
     "records": {"errors"},
+    "weights": {"config", "errors", "records"},
     "devices": {"config", "errors"},
     "data": COMMON | {"vision"},
     "training": COMPUTING,
-    "evaluation": COMPUTING,
+    "evaluation": COMPUTING | {"weights"},
     "reporting": REPORTING,
     "tracking": REPORTING | {"reporting", "evaluation.trained_model", "vision"},
-    "verification": REPORTING | {"reporting", "tracking", "data.checksums", "evaluation.separation"},
-    "publishing": REPORTING | {"reporting", "verification"},
+    "verification": REPORTING | {"reporting", "tracking", "weights", "data.checksums", "evaluation.separation"},
+    "publishing": REPORTING | {"reporting", "verification", "weights"},
     "reference": REPORTING | {"reporting"},
 }
 """Room -> what it may import of ours; rooms that are not named here, such as `cli`, may import all."""
 
-WITHOUT_TORCH = ("reporting", "verification", "publishing")
+WITHOUT_TORCH = ("reporting", "verification", "publishing", "weights")
 """Tables, figures and checks are made of records, on machines without torch too."""
 
 TORCH = {"torch", "torchvision", "safetensors.torch"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import pickletools
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save
-from torch.distributions import Normal
+from torch.distributions import Bernoulli, Normal
 
 from biva.config import RunConfig
 from biva.evaluation.trained_model import TrainedModel
@@ -48,6 +49,32 @@ def test_the_bound_is_that_of_one_posterior_sample(trained: TrainedModel, x: tor
     assert bound.shape == (3,) and not bound.requires_grad
 
 
+def test_with_many_samples_the_bound_is_the_integral_over_the_latent(config: RunConfig) -> None:
+    """log p(x) of a model with one latent number, by an integral over a grid."""
+    architecture = config.architecture
+    stages = tuple(stage.model_copy(update={"latent": 1}) for stage in architecture.stages)
+    run = config.model_copy(update={"architecture": architecture.model_copy(update={"stages": stages})})
+    torch.manual_seed(0)
+    model = TrainedModel(run.model_dump_json(), save(build_model(run.architecture, run.model).state_dict()))
+    x = torch.bernoulli(torch.full((3, 1, 8, 8), 0.5))
+    z = torch.linspace(-6, 6, 1001).view(-1, 1)
+    with torch.inference_mode():
+        logits = model.model.sample(len(z), lambda _name, shape: z.view(shape)).double()
+    prior = Normal(0.0, 1.0).log_prob(z.double()).flatten() + math.log(12 / 1000)
+    likelihood = Bernoulli(logits=logits).log_prob(x.double().unsqueeze(1)).flatten(2).sum(2)  # (3, 1001)
+    exact = (likelihood + prior).logsumexp(1)
+    torch.testing.assert_close(model.log_prob(x, 4000), exact, rtol=0, atol=0.02)
+
+
+def test_the_seed_of_torch_repeats_a_bound(trained: TrainedModel, x: torch.Tensor) -> None:
+    bounds = []
+    for seed in (3, 3, 4):
+        torch.manual_seed(seed)
+        bounds.append(trained.log_prob(x, 5))
+    assert torch.equal(bounds[0], bounds[1]) and not torch.equal(bounds[0], bounds[2])
+    assert bounds[0].shape == (3,) and bounds[0].dtype == torch.float64
+
+
 def _replayed(seed: int):  # type: ignore[no-untyped-def]
     generator = torch.Generator().manual_seed(seed)
     return lambda _name, shape: torch.randn(shape, generator=generator)
@@ -73,3 +100,7 @@ def test_pickled_it_names_one_class_and_computes_the_same(trained: TrainedModel,
 def test_another_shape_is_refused(trained: TrainedModel) -> None:
     with pytest.raises(ValueError, match=r"x has the shape \(3, 8, 8\); expected \(B, 1, 8, 8\)"):
         trained.elbo(torch.zeros(3, 8, 8))
+    with pytest.raises(ValueError, match=r"x has the shape \(3, 1, 8, 9\); expected \(B, 1, 8, 8\)"):
+        trained.log_prob(torch.zeros(3, 1, 8, 9), 5)
+    with pytest.raises(ValueError, match="k is 0; expected at least 1"):
+        trained.log_prob(torch.zeros(3, 1, 8, 8), 0)

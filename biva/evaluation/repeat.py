@@ -1,0 +1,97 @@
+"""Published numbers again, from the weights file and the prepared data: no run folder, and nothing is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from biva.bounds import importance_weighted_bound
+from biva.config import Evaluation, parse
+from biva.data.datasets import Dataset
+from biva.devices import choose_device, computing_in
+from biva.evaluation.run import Record, Sampling, Trained, load_model, metrics, refuse_other_data
+from biva.records import RunFolder
+from biva.weights import PublishedWeights
+
+
+def settings_of(weights: PublishedWeights) -> Evaluation:
+    """The settings that published weights were evaluated with.
+
+    Raises:
+        UserError: this code does not know them.
+    """
+    return parse(Evaluation, weights.evaluation["settings"], weights.path)
+
+
+def repeat(weights: PublishedWeights, dataset: Dataset, settings: Evaluation, device: str) -> list[Record]:
+    """Evaluate published weights as the run was evaluated: the metrics as `evaluation.json` has them.
+
+    With the settings of `settings_of`, on the same kind of device with the same versions, they are the published ones
+    to the bit.
+
+    Args:
+        weights: the file.
+        dataset: what the run was trained on.
+        settings: images, K, precision and memory; K and images other than the published ones give other samples.
+        device: as for `choose_device`.
+
+    Raises:
+        UserError: `dataset` is not what the run was trained on, or the device is not there.
+    """
+    refuse_other_data(str(weights.path), weights.identity, dataset)
+    torch.set_num_threads(weights.run.threads)
+    chosen = choose_device(device)
+    model = load_model(weights.run, weights.content, chosen)
+    trained = Trained(weights.run, model, chosen, weights.evaluation["weights_sha256"])
+    with computing_in("fp32", chosen), TemporaryDirectory() as scratch:
+        sampling = Sampling.of(trained, dataset, settings, RunFolder(Path(scratch)))
+        samples = sampling.samples(settings.precision)
+        ks = sorted(set(settings.importance_samples))
+        bounds = {k: importance_weighted_bound(samples.log_weights, k) for k in ks}
+        return metrics(samples, bounds, weights.run)
+
+
+def comparison(weights: PublishedWeights, found: list[Record], settings: Evaluation, device: str) -> str:
+    """A table of the metrics beside the published ones, and what to expect of their differences.
+
+    Args:
+        weights: the file, which has the published numbers.
+        found: what `repeat` gave.
+        settings: what it was given.
+        device: what it computed on, in words.
+    """
+    published = {(metric["metric"], metric["k"]): metric for metric in weights.evaluation["metrics"]}
+    rows = [("metric", "K", "unit", "published", "here", "difference")]
+    for metric in found:
+        other = published.get((metric["metric"], metric["k"]))
+        rows.append(
+            (
+                metric["metric"],
+                str(metric["k"] or ""),
+                metric["unit"],
+                _number(other) if other else "-",
+                _number(metric),
+                f"{metric['value'] - other['value']:.1e}" if other else "-",
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([*lines, _expectation(weights, settings, device)])
+
+
+def _number(metric: Record) -> str:
+    value, error = metric["value"], metric["standard_error"]
+    return f"{value:g}" if error is None else f"{value:.5f} ± {error:.5f}"
+
+
+def _expectation(weights: PublishedWeights, settings: Evaluation, device: str) -> str:
+    then = weights.evaluation["device"]
+    if settings != settings_of(weights):
+        return "Other images or K than the published ones: other samples, so expect differences as large as ±."
+    if device != then:
+        return (
+            f"Published on {then}, repeated on {device}, which may draw other numbers: expect differences well below ±."
+        )
+    return "The settings and the device of the published numbers: expect no difference, or one of rounding."

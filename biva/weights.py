@@ -1,0 +1,93 @@
+"""Published weights: one file of tensors that says what it is.
+
+`biva publish` puts a run's `run.json` and `evaluation.json` into the header of its `weights.safetensors`; the tensors
+stay as training wrote them. So the model and every number of it can be had again from the file alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load, save
+
+from biva.config import RunConfig, parse
+from biva.errors import UserError
+from biva.records import RunFolder, read_json
+
+KEY = "biva"
+"""The one entry of the header's metadata: several would be written in another order every time."""
+
+PLACE = (
+    "Published weights are results/published/SET/runs/DATASET/ARCHITECTURE/MODEL/seedN/weights.safetensors, which "
+    "`biva publish SET` writes."
+)
+
+
+@dataclass(frozen=True)
+class PublishedWeights:
+    """A file of published weights, read and found sound."""
+
+    path: Path
+    content: bytes
+    """Of the file."""
+    run: RunConfig
+    identity: dict[str, Any]
+    """`run.json`."""
+    evaluation: dict[str, Any]
+    """`evaluation.json`."""
+
+
+def with_records(folder: RunFolder) -> bytes:
+    """Content of a run's weights file with its records in the header: the same bytes for the same run."""
+    records = {path.name: read_json(path) for path in (folder.identity, folder.evaluation)}
+    return save(load(folder.weights.read_bytes()), {KEY: json.dumps(records, sort_keys=True)})
+
+
+def sha256_as_trained(content: bytes) -> str:
+    """SHA-256 of the file that training wrote, from the content of the published one: it has the tensors alone.
+
+    Raises:
+        SafetensorError: it is no safetensors file.
+    """
+    return hashlib.sha256(save(load(content))).hexdigest()
+
+
+def read_published(path: Path) -> PublishedWeights:
+    """Read published weights.
+
+    Raises:
+        UserError: the file is missing, damaged or no safetensors file, does not say what it is, or is of a run that
+            learned from labels.
+    """
+    if not path.is_file():
+        raise UserError(f"There are no published weights {path}. {PLACE}")
+    content = path.read_bytes()
+    try:
+        trained = sha256_as_trained(content)
+        with safe_open(path, "numpy") as file:
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise UserError(f"{path} is no safetensors file, or not a whole one ({error}). {PLACE}") from None
+    if KEY not in metadata:
+        raise UserError(f"{path} does not say what it is: its header has no configuration of a run. {PLACE}")
+    try:
+        records = json.loads(metadata[KEY])
+        identity, evaluation = records["run.json"], records["evaluation.json"]
+        config, evaluated = identity["config"], evaluation["weights_sha256"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise UserError(
+            f"{path} does not have the records of a run in its header ({type(error).__name__}: {error}). {PLACE}"
+        ) from None
+    if trained != evaluated:
+        raise UserError(
+            f"{path} has other tensors than those that were evaluated, by the records in its header. {PLACE}"
+        )
+    run = parse(RunConfig, config, path)
+    if run.labels is not None:
+        raise UserError(f"{path} is of {run.name}, which learned from labels; expected a model of images alone.")
+    return PublishedWeights(path, content, run, identity, evaluation)
