@@ -148,11 +148,11 @@ def test_a_wrong_experiment_file_is_refused_with_file_key_value_and_what_is_allo
 
 def test_datasets_that_may_choose_k_are_those_of_the_same_kind(config: Path) -> None:
     """Of 28x28 images with dynamic binarisation, without the pair's own two; mnist_static is binarised otherwise."""
-    spoil(config, put("anomalies.0.choose_k_on", "mnist_static"), "fashion_anomaly_small")
+    spoil(config, put("anomalies.0.choose_k_on", "mnist_static"), "small_fashion_anomalies")
     with pytest.raises(UserError, match=r"allowed: omniglot, omniglot_lake$"):
-        load_experiments("fashion_anomaly_small", config)
-    spoil(config, put("anomalies.0.choose_k_on", "omniglot"), "fashion_anomaly_small")
-    assert load_experiments("fashion_anomaly_small", config).anomalies[0].choose_k_on == "omniglot"
+        load_experiments("small_fashion_anomalies", config)
+    spoil(config, put("anomalies.0.choose_k_on", "omniglot"), "small_fashion_anomalies")
+    assert load_experiments("small_fashion_anomalies", config).anomalies[0].choose_k_on == "omniglot"
 
 
 def test_every_mistake_is_reported_at_once(config: Path) -> None:
