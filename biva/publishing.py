@@ -1,7 +1,8 @@
 """Published results: the small records of runs that were really made, kept in the repository, and what is made of them.
 
-`results/published/NAME/` has what `results/NAME/` has, but for weights, per-image arrays and pictures: `runs/` with the
-records of every run, `results.csv`, `tables/`, `anomalies/` with the tables of the anomaly pairs, and `figures/`.
+`results/published/NAME/` has what `results/NAME/` has, but for weights, pictures and the scores of single images:
+`runs/` with the records of every run and the bounds of its test images, `results.csv`, `tables/`, `anomalies/` with the
+tables of the anomaly pairs, and `figures/`.
 """
 
 from __future__ import annotations
