@@ -387,12 +387,13 @@ def collect(experiments: Experiments, results: SetFolder = None, from_mlflow: Fr
 def table(experiments: Experiments, name: TableName, results: SetFolder = None) -> None:
     """Write a table of a set's results: likelihood bounds, or test errors of semi-supervised runs.
 
-    Reads results.csv in the folder of the results; writes tables/NAME.tex and .html.
+    Reads results.csv and the bounds in runs/ in the folder of the results; writes tables/NAME.tex and .html.
     """
     from biva.reporting.texts import write_table
 
     table = find_table(experiments, name)
-    print(*write_table(table, _planned(experiments), results or RESULTS / experiments), sep="\n")
+    folder = results or RESULTS / experiments
+    print(*write_table(table, _planned(experiments), folder / "runs", folder), sep="\n")
 
 
 @verb("biva figure quick learning_curves")
@@ -492,7 +493,8 @@ def verify(
 def publish(experiments: Experiments) -> None:
     """Copy the records of a set's runs to results/published, which git keeps.
 
-    Everything but weights, arrays and pictures, some kilobytes per run. A set that `biva verify` does not pass is
+    Everything but weights, pictures and scores of images: some kilobytes per run, and 80 per K and 10,000 test images
+    for their bounds. A set that `biva verify` does not pass is
     refused.
     """
     from biva.publishing import publish
