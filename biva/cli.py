@@ -525,6 +525,31 @@ def rebuild(
         print(*rebuild(name, RESULTS / PUBLISHED / name), sep="\n")
 
 
+@verb("biva same quick")
+def same(experiments: Experiments, results: SetFolder = None) -> None:
+    """Tell whether a set that was run again is the same as the published one.
+
+    Compares results.csv with that of results/published/SET: every mean over seeds of a bound, an error or an anomaly
+    score is equal to the bit, within error, or different, which is worse than the published one by more than seeds and
+    Monte Carlo error explain in 19 of 20 cases (so of many equally good values one of twenty is called different).
+
+    Status 0: all that ran is equal to the bit. 3: the rest is within error. 4: something is different. 1: there is
+    nothing to compare.
+    """
+    from biva.publishing import published_sets
+    from biva.reporting.rerun import bounds_below, compare, report, status
+    from biva.reporting.results import read_results
+
+    load_experiments(experiments)  # refuses a set that there is not
+    if experiments not in (known := published_sets(RESULTS)):
+        raise UserError(f"Nothing is published of {experiments}. Published: {', '.join(known) or 'nothing yet'}.")
+    folders = (RESULTS / PUBLISHED / experiments, results or RESULTS / experiments)
+    published, rerun = (read_results(folder / "results.csv") for folder in folders)
+    verdicts = compare(published, rerun, (bounds_below(folders[0] / "runs"), bounds_below(folders[1] / "runs")))
+    print(report(verdicts))
+    raise typer.Exit(status(verdicts))
+
+
 @verb("biva schema")
 def schema() -> None:
     """Write the configuration files' schemas to workflow/schemas, and their reference to docs/configuration.md."""
