@@ -1,8 +1,9 @@
 """Published results: the small records of runs that were really made, kept in the repository, and what is made of them.
 
-`results/published/NAME/` has what `results/NAME/` has, but for per-image arrays, pictures and most weights: `runs/`
-with the records of every run, `results.csv`, `tables/`, `anomalies/` with the tables of the anomaly pairs, and
-`figures/`. Of every model one run has its weights too (`biva.weights`), with a model card.
+`results/published/NAME/` has what `results/NAME/` has, but for pictures, the scores of single images and most weights:
+`runs/` with the records of every run and the bounds of its test images, `results.csv`, `tables/`, `anomalies/` with the
+tables of the anomaly pairs, and `figures/`. Of every model one run has its weights too (`biva.weights`), with a model
+card.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ LARGEST_WEIGHTS = 10_000_000
 def publish(experiments: str, results: Path, resources: Path) -> list[Path]:
     """Copy the records of a set's evaluated runs to `results/published/NAME`, and rebuild tables and figures there.
 
-    Weights go with the lowest seed of every model that learned from images alone, if they are small enough for git.
+    Weights go with the lowest published seed of every model that learned from images alone, if they are small enough
+    for git.
     A run that was published before is replaced; others that were, such as another machine's, stay.
 
     Returns:
@@ -54,9 +56,9 @@ def publish(experiments: str, results: Path, resources: Path) -> list[Path]:
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, place)
         published.append(copy)
-    for run in _lowest_seeds(evaluated):
+    for run in _lowest_seeds([run for run in runs if (target / "runs" / run.name).is_dir()]):
         folder = RunFolder(source / "runs" / run.name)
-        if folder.weights.stat().st_size <= LARGEST_WEIGHTS:
+        if run in evaluated and folder.weights.stat().st_size <= LARGEST_WEIGHTS:
             write_atomically(RunFolder(target / "runs" / run.name).weights, with_records(folder))
     rebuild(experiments, target)
     return published

@@ -10,7 +10,8 @@ A run's folder `results/EXPERIMENTS/runs/DATASET/ARCHITECTURE/MODEL/seedN/` hold
 | `train.json` | train, at the end | updates, images seen, wall seconds, the selected update, why training stopped |
 | `weights.safetensors` | train, at the end | the selected EMA weights |
 | `evaluation.json` | evaluate | metrics on the test split, KL per latent group, active units |
-| `evaluation.safetensors` | evaluate | per-image bounds; samples, reconstructions and other pictures |
+| `bounds.safetensors` | evaluate | L_K of every test image in nats, by `bound/K` |
+| `evaluation.safetensors` | evaluate | samples, reconstructions, other pictures; with labels log q(y given x) |
 | `anomaly/NAME.json`, `.safetensors` | detect | how L^{>k} separates another dataset; every image's L^{>k} |
 | `manifest.json` | train, evaluate, detect, at their ends | SHA-256 of every file above |
 | `checkpoint/` | train, evaluate | what a killed training or evaluation resumes from; no result |
@@ -48,6 +49,7 @@ class RunFolder:
         self.training = path / "train.json"
         self.weights = path / "weights.safetensors"
         self.evaluation = path / "evaluation.json"
+        self.bounds = path / "bounds.safetensors"
         self.arrays = path / "evaluation.safetensors"
         self.manifest = path / "manifest.json"
         self.card = path / "README.md"
@@ -64,9 +66,9 @@ class RunFolder:
         return sorted((self.path / "anomaly").glob("*.json"))
 
     def records(self) -> list[Path]:
-        """The small files that there are: all but weights, arrays and checkpoints."""
-        files = (self.identity, self.record, self.training, self.evaluation, self.manifest, *self.anomalies())
-        return [path for path in files if path.is_file()]
+        """The small files that there are: all but weights, pictures, scores of images and checkpoints."""
+        files = (self.identity, self.record, self.training, self.evaluation, self.bounds, self.manifest)
+        return [path for path in (*files, *self.anomalies()) if path.is_file()]
 
 
 @contextmanager

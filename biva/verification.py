@@ -43,6 +43,7 @@ from biva.records import (
     sha256,
 )
 from biva.reporting.model_card import model_card
+from biva.reporting.per_image import read_bounds
 from biva.reporting.provenance import is_of_one_commit
 from biva.reporting.texts import write_texts
 from biva.seeds import derive_seed
@@ -68,8 +69,8 @@ class Verification:
 def verify(experiments: str, folder: Path, resources: Path) -> Verification:
     """Look at everything in `folder`, which is `results/NAME` or its copy `results/published/NAME`.
 
-    A copy has no arrays, weights of some runs alone, and neither data nor MLflow beside it. Datasets that are not in
-    `resources` are not compared.
+    A copy has weights of some runs alone, of the arrays the bounds alone, and neither data nor MLflow beside it.
+    Datasets that are not in `resources` are not compared.
 
     Raises:
         UserError: the set is unknown, or `folder` has no finished run of it.
@@ -127,7 +128,7 @@ def _checks_of_run(
 
 
 def _manifest_findings(folder: RunFolder, *, published: bool) -> Iterator[str]:
-    """Files that are not what the run wrote; a published copy has no arrays, and of some runs no weights."""
+    """Files that are not what the run wrote; a published copy lacks arrays but for bounds, and most weights."""
     manifest_digest(folder)  # its absence is the finding
     manifest = read_json(folder.manifest)
     for name, digest in manifest["files"].items():
@@ -136,7 +137,7 @@ def _manifest_findings(folder: RunFolder, *, published: bool) -> Iterator[str]:
             is_published = published and path == folder.weights
             if (sha256_as_trained(path.read_bytes()) if is_published else sha256(path)) != digest:
                 yield f"{path} was changed after the run had written it"
-        elif not (published and path.suffix == ".safetensors"):
+        elif not (published and path.suffix == ".safetensors" and path != folder.bounds):
             yield f"{path} is missing"
     written = {*folder.records(), *folder.path.glob("*.safetensors"), *folder.path.glob("anomaly/*.safetensors")}
     for path in sorted(written - {folder.manifest}):
@@ -193,7 +194,7 @@ def _training_findings(folder: RunFolder) -> Iterator[str]:
 
 
 def _evaluation_findings(folder: RunFolder, run: RunConfig, settings: Evaluation) -> Iterator[str]:
-    """Ways in which `evaluation.json` does not follow from weights, settings and the arrays beside it."""
+    """Ways in which `evaluation.json` does not follow from weights, settings and the bounds beside it."""
     record, where = read_json(folder.evaluation), folder.evaluation
     if record["weights_sha256"] != _weights_in_manifest(folder):
         yield f"{where} is of other weights than {folder.weights.name}"
@@ -201,14 +202,14 @@ def _evaluation_findings(folder: RunFolder, run: RunConfig, settings: Evaluation
         yield f"{where}: evaluated with settings other than the present ones; `snakemake` evaluates it again"
     if record["seed"] != derive_seed(run.seed, "evaluation"):
         yield f"{where} is of another seed than the run's"
-    arrays = load_file(folder.arrays) if folder.arrays.is_file() else {}
+    bounds = read_bounds(folder)
     for metric in record["metrics"]:
-        bound = arrays.get(f"bound/{metric['k']}")
+        bound = bounds.get(metric["k"])
         if metric["metric"] == "log_likelihood_bound" and bound is not None:
             if not _close(float(bound.mean(dtype="float64")), metric["value"]):
-                yield f"{where}: the bound at K={metric['k']} is not the mean of those in {folder.arrays.name}"
+                yield f"{where}: the bound at K={metric['k']} is not the mean of those in {folder.bounds.name}"
             if len(bound) != record["images"]:
-                yield f"{where} is of {record['images']} images, but {folder.arrays.name} has {len(bound)}"
+                yield f"{where} is of {record['images']} images, but {folder.bounds.name} has {len(bound)}"
 
 
 def _anomaly_findings(folder: RunFolder, run: RunConfig, pair: AnomalyPair) -> Iterator[str]:

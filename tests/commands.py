@@ -42,7 +42,7 @@ def assert_names_exist(arguments: Sequence[str]) -> None:
             find_anomaly(experiments, pair, CONFIG)
         case ["table", experiments, table, *_]:
             find_table(experiments, table, CONFIG)
-        case [("collect" | "figure" | "summary" | "publish" | "compare"), experiments, *_]:
+        case [("collect" | "figure" | "summary" | "publish" | "compare" | "same"), experiments, *_]:
             load_experiments(experiments, CONFIG)
         case [("plan" | "verify"), experiments, *_]:
             assert load_sets(Path(experiments).name, CONFIG)

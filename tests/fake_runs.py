@@ -161,7 +161,7 @@ def finish_training(folder: RunFolder, config: RunConfig, updates: int) -> None:
 
 
 def evaluate(folder: RunFolder, config: RunConfig, bounds: dict[int, tuple[float, float]]) -> None:
-    """Write `evaluation.json` and `evaluation.safetensors`; sheets are of `ramp`, so that each pixel is known."""
+    """Write `evaluation.json` and the arrays beside it; sheets are of `ramp`, so that each pixel is known."""
     groups = group_names(config)
     metrics: list[dict[str, Any]] = [
         {"metric": "log_likelihood_bound", "k": k, "value": value, "standard_error": error, "unit": "nats"}
@@ -191,7 +191,6 @@ def evaluate(folder: RunFolder, config: RunConfig, bounds: dict[int, tuple[float
     )
     save_file(
         {
-            **{f"bound/{k}": torch.full((IMAGES,), value, dtype=torch.float64) for k, (value, _) in bounds.items()},
             "sheet/samples": sheet(ramp(9), 3),
             "sheet/reconstructions": sheet(torch.cat([ramp(4).flip(0), ramp(4)]), 4),
             "sheet/temperatures": sheet(ramp(6), 3),
@@ -200,7 +199,14 @@ def evaluate(folder: RunFolder, config: RunConfig, bounds: dict[int, tuple[float
         },
         folder.arrays,
     )
+    save_bounds(folder, {k: np.full(IMAGES, value) for k, (value, _) in bounds.items()})
     seal(folder, (folder.evaluation, folder.arrays))
+
+
+def save_bounds(folder: RunFolder, bounds: dict[int, NDArray[np.float64]]) -> None:
+    """Write `bounds.safetensors`: K -> L_K of every test image."""
+    save_arrays({f"bound/{k}": values for k, values in bounds.items()}, folder.bounds)
+    seal(folder, (folder.bounds,))
 
 
 def fake_test_error(runs: Path, config: RunConfig, value: float, error: float = 1.0) -> RunFolder:
@@ -216,6 +222,7 @@ def fake_test_error(runs: Path, config: RunConfig, value: float, error: float = 
     append_line(folder.record, line)
     edit(folder.training, selected=selected)
     edit(folder.evaluation, metrics=metrics, kl_per_group={}, active_units={})
+    folder.bounds.unlink()
     save_file({"log_q": torch.zeros(IMAGES, 10)}, folder.arrays)
     return folder
 

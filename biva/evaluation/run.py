@@ -1,4 +1,4 @@
-"""Evaluation of a trained run: `evaluation.json` and `evaluation.safetensors` in its folder."""
+"""Evaluation of a trained run: `evaluation.json` and the arrays beside it in the run's folder."""
 
 from __future__ import annotations
 
@@ -183,10 +183,12 @@ def evaluate(folder: RunFolder, settings: Evaluation, dataset: Dataset) -> None:
     trained = load_trained(folder, dataset)
     with computing_in("fp32", trained.device):
         if trained.run.labels is None:
-            arrays, numbers = _likelihood(Sampling.of(trained, dataset, settings, folder), settings)
+            bounds, arrays, numbers = _likelihood(Sampling.of(trained, dataset, settings, folder), settings)
         else:
-            arrays, numbers = _classification(trained, dataset, settings)
-    records.write_atomically(folder.arrays, serialise(arrays))
+            bounds, arrays, numbers = _classification(trained, dataset, settings)
+    files = {folder.arrays: arrays} | ({folder.bounds: bounds} if bounds else {})
+    for path, content in files.items():
+        records.write_atomically(path, serialise(content))
     result = {
         "settings": settings.model_dump(mode="json"),
         "split": "test",
@@ -201,11 +203,11 @@ def evaluate(folder: RunFolder, settings: Evaluation, dataset: Dataset) -> None:
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     records.write_json(folder.evaluation, result)
-    records.seal(folder, (folder.arrays, folder.evaluation))
+    records.seal(folder, (*files, folder.evaluation))
     shutil.rmtree(folder.unfinished_evaluation, ignore_errors=True)
 
 
-def _likelihood(sampling: Sampling, settings: Evaluation) -> tuple[Arrays, Record]:
+def _likelihood(sampling: Sampling, settings: Evaluation) -> tuple[Arrays, Arrays, Record]:
     """Bounds, KL per latent group, active units, and pictures of some test images and of samples."""
     run, model, device = sampling.trained.run, sampling.trained.model, sampling.trained.device
     differences = rounding(sampling, settings)
@@ -218,12 +220,16 @@ def _likelihood(sampling: Sampling, settings: Evaluation) -> tuple[Arrays, Recor
         )
     bounds = {k: importance_weighted_bound(samples.log_weights, k) for k in sorted(set(settings.importance_samples))}
     shown = pictures(model, sampling.some[:SHOWN], settings, evaluation_seed(run), device)
-    return {f"bound/{k}": bound for k, bound in bounds.items()} | shown, {
-        "metrics": metrics(samples, bounds, run) + differences,
-        "kl_per_group": {name: _mean(value) for name, value in samples.kl.items()},
-        "active_units": count_active(samples),
-        "zero_weights": zero,
-    }
+    return (
+        {f"bound/{k}": bound for k, bound in bounds.items()},
+        shown,
+        {
+            "metrics": metrics(samples, bounds, run) + differences,
+            "kl_per_group": {name: _mean(value) for name, value in samples.kl.items()},
+            "active_units": count_active(samples),
+            "zero_weights": zero,
+        },
+    )
 
 
 LARGEST_DIFFERENCE = {"nats": 0.01, "bits/dim": 0.001}
@@ -262,26 +268,31 @@ def _difference(nats: Tensor, k: int, precision: Precision, run: RunConfig) -> R
     return metric
 
 
-def _classification(trained: Trained, dataset: Dataset, settings: Evaluation) -> tuple[Arrays, Record]:
+def _classification(trained: Trained, dataset: Dataset, settings: Evaluation) -> tuple[Arrays, Arrays, Record]:
     """Test error in percent, log q(y | x) of every image; of a semi-supervised model also its bound on log p(x)."""
     run, model, device = trained.run, trained.model, trained.device
     rows = rows_for(run.architecture, settings.memory_budget_mb, device)
     images = evaluated_images(dataset, settings)
     x, labels = fixed_input(dataset, "test")[images], dataset.labels_of("test")[images]
     log_q = classify(model, x, rows=rows, device=device)
-    arrays, kl = {"log_q": log_q}, {}
+    bounds: Arrays = {}
+    kl: Arrays = {}
     metrics = [_metric("test_error", None, 100 * (log_q.argmax(dim=1) != labels).double(), "percent")]
     if run.model != "classifier":
         terms = unlabelled_terms(model, x, seed=evaluation_seed(run), rows=rows, device=device)
-        arrays["bound/1"], kl = terms.bound, terms.kl
+        bounds["bound/1"], kl = terms.bound, terms.kl
         metrics.append(_metric("log_likelihood_bound", 1, terms.bound, "nats"))
         metrics.append(_metric("kl_divergence", 1, torch.stack(list(kl.values())).sum(0), "nats"))
         metrics.append(_metric("log_likelihood", 1, terms.log_likelihood, "nats"))
-    return arrays, {
-        "metrics": metrics,
-        "kl_per_group": {name: _mean(value) for name, value in kl.items()},
-        "active_units": {},
-    }
+    return (
+        bounds,
+        {"log_q": log_q},
+        {
+            "metrics": metrics,
+            "kl_per_group": {name: _mean(value) for name, value in kl.items()},
+            "active_units": {},
+        },
+    )
 
 
 def metrics(samples: ImportanceSamples, bounds: dict[int, Tensor], run: RunConfig) -> list[Record]:

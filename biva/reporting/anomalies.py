@@ -170,7 +170,7 @@ def _our_cell(seeds: list[dict[str, float]], planned: int, *, best: bool) -> Cel
         spread=float(np.std(values, ddof=1)) if len(values) > 1 else None,
         interval=(seeds[0]["low"], seeds[0]["high"]) if len(values) == 1 else None,
         seeds=counted(len(values), planned) if planned > 1 else "",
-        best=best,
+        bold=best,
     )
 
 

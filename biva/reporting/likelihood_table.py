@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
@@ -11,9 +13,11 @@ from biva.errors import UserError
 from biva.reporting.comparison import distances, reported_names
 from biva.reporting.markup import Text, styled, text
 from biva.reporting.ours import by_model, note_on_budget, notes_on_differences, notes_on_ours, our_cell, results_of
+from biva.reporting.per_image import Bounds
 from biva.reporting.provenance import differences
 from biva.reporting.reported import ReportedCells, of_paper_table
 from biva.reporting.results import Paper, Results
+from biva.reporting.steps import steps
 from biva.reporting.table import NOT_RUN, Cell, Table
 
 
@@ -25,17 +29,31 @@ class _Quantity:
     unit: str
     title: str
     better: str
+    digits: int
+    """Of differences between models, after the decimal point."""
+
+    def per_nat(self, run: RunConfig) -> float:
+        """What a nat of a run's bound is in this unit."""
+        return 1.0 if self.unit == "nats" else -1 / (math.prod(run.architecture.input_shape) * math.log(2))
 
 
-NATS = _Quantity("log_likelihood_bound", "nats", "Importance-weighted lower bounds *L*_{K} on log *p*(*x*)", "higher")
-BITS = _Quantity("bits_per_dim", "bits/dim", "Importance-weighted upper bounds on −log_{2} *p*(*x*)", "lower")
+_LOWER, _UPPER = "lower bounds *L*_{K} on log *p*(*x*)", "upper bounds on −log_{2} *p*(*x*)"
+NATS = _Quantity("log_likelihood_bound", "nats", f"Importance-weighted {_LOWER}", "higher", digits=2)
+BITS = _Quantity("bits_per_dim", "bits/dim", f"Importance-weighted {_UPPER}", "lower", digits=3)
 
 
-def likelihood_table(results: Results, paper: Paper, settings: LikelihoodTable, planned: list[RunConfig]) -> Table:
+def likelihood_table(
+    results: Results,
+    paper: Paper,
+    settings: LikelihoodTable,
+    planned: list[RunConfig],
+    bounds: Mapping[str, Bounds] | None = None,
+) -> Table:
     """A row per model and architecture, and per K our value and, if any, the reported value.
 
     Bounds are in nats, higher is better, or for colour images in bits/dim, lower is better. Models that only others
-    report stand below ours. What has no result is `not run`.
+    report stand below ours. What has no result is `not run`. The last rows are the differences between our models, from
+    the `bounds` of the test images by `RunConfig.name`, where there are any.
 
     Raises:
         UserError: no run is planned on the dataset, or `paper` has no table of that name for it.
@@ -62,18 +80,24 @@ def likelihood_table(results: Results, paper: Paper, settings: LikelihoodTable, 
         rows.append([Cell(name), *cells])
     taken = [name for run in planned for name in reported_names(run)]
     others = [] if reported is None else _others(reported[~reported["model"].isin(taken)], settings.k, reported_cells)
+    differing, notes_on_steps = steps(
+        ours, planned, settings.k, bounds or {}, unlike, per_nat=quantity.per_nat(planned[0]), digits=quantity.digits
+    )
+    if reported is not None:
+        differing = [[name, *(replace(cell, columns=2) for cell in cells)] for name, *cells in differing]
     return Table(
         name=settings.name,
         caption=styled(
             f"{quantity.title} of `{settings.dataset}` test images, in {quantity.unit}; {quantity.better} is better."
         ),
         headings=_headings(settings.k, beside_reported=reported is not None),
-        blocks=[rows, *([others] if others else [])],
+        blocks=[block for block in (rows, others, differing) if block],
         notes=[
             *notes_on_ours(ours, planned),
             *(note_on_budget(ours, planned) if reported is not None else []),
             *_note_on_precision(results_of(planned, results, "difference_from_fp32")),
             *notes_on_differences(unlike),
+            *notes_on_steps,
             *(reported_cells.notes() if reported is not None else [_why_nothing_reported(paper, settings)]),
         ],
         distances=distances(results, paper, settings, planned),

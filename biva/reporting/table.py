@@ -34,12 +34,13 @@ class Cell:
     """Standard deviation over seeds, or the standard error over images if `of_images`."""
     of_images: bool = False
     interval: tuple[float, float] | None = None
-    """Ends of the 95% bootstrap interval over images."""
+    """Ends of the 95% interval."""
     seeds: str = ""
     """Number of seeds, such as `2`, or `1/2` where one of two planned ran."""
     marks: tuple[str, ...] = ()
     """What refers to a note: letters and numbers, and signs such as a dagger."""
-    best: bool = False
+    bold: bool = False
+    """Whether the number stands out: the best one, or a difference that is not 0."""
     in_brackets: bool = False
     columns: int = 1
     """Number of the table's columns that the cell is as wide as."""
@@ -50,7 +51,7 @@ class Cell:
         if self.value is None:
             return text(self.words, marks)
         number = self._number(self.value)
-        parts: list[str | Text] = [f"({number})" if self.in_brackets else bold(number) if self.best else number]
+        parts: list[str | Text] = [f"({number})" if self.in_brackets else bold(number) if self.bold else number]
         if self.spread is not None:
             parts += ["±" + self._number(self.spread), sup("se" if self.of_images else "")]
         if self.interval is not None:

@@ -9,6 +9,7 @@ from biva.config import Table as TableSettings
 from biva.records import RunFolder, read_json, write_atomically
 from biva.reporting.anomalies import anomaly_table
 from biva.reporting.likelihood_table import likelihood_table
+from biva.reporting.per_image import read_bounds
 from biva.reporting.results import collect, load_paper_results, read_results, write_results
 from biva.reporting.table import Table
 from biva.reporting.test_errors import error_table
@@ -23,15 +24,18 @@ def write_csv(runs: list[RunConfig], records: Path, folder: Path) -> Path:
     return path
 
 
-def write_table(settings: TableSettings, runs: list[RunConfig], folder: Path) -> list[Path]:
+def write_table(settings: TableSettings, runs: list[RunConfig], records: Path, folder: Path) -> list[Path]:
     """Write a table of likelihood bounds or test errors into `folder`, from the `results.csv` there.
+
+    The bounds of the test images are those of the runs below `records`.
 
     Returns:
         The .tex, the .html and the .json.
     """
     results, paper = read_results(folder / "results.csv"), load_paper_results(PAPER_RESULTS)
     if isinstance(settings, LikelihoodTable):
-        return _write(likelihood_table(results, paper, settings, runs), folder / "tables")
+        bounds = {run.name: read_bounds(RunFolder(records / run.name)) for run in runs if settings.includes(run)}
+        return _write(likelihood_table(results, paper, settings, runs, bounds), folder / "tables")
     return _write(error_table(results, paper, settings, runs), folder / "tables")
 
 
@@ -64,6 +68,6 @@ def write_texts(experiments: str, records: Path, folder: Path) -> list[Path]:
     runs = resolve_runs(experiments, settings)
     return [
         write_csv(runs, records, folder),
-        *(path for table in settings.all_tables for path in write_table(table, runs, folder)),
+        *(path for table in settings.all_tables for path in write_table(table, runs, records, folder)),
         *(path for pair in settings.anomalies for path in write_anomaly_table(pair, runs, records, folder)),
     ]

@@ -106,6 +106,7 @@ class Project:
             "weights": _sha256(folder.weights),
             "training": _timeless(records.read_json(folder.training)),
             "evaluation": _timeless(records.read_json(folder.evaluation)),
+            "bounds": _sha256(folder.bounds),
             "arrays": _sha256(folder.arrays),
             "tracked": self.stored(),
         }

@@ -152,15 +152,19 @@ def copy_other_seed() -> None:
     shutil.copytree(run(0).path, run(1).path)
 
 
+def evaluated(folder: RunFolder) -> tuple[Path, ...]:
+    return folder.evaluation, folder.bounds, folder.arrays
+
+
 def copy_evaluation_of_other_seed() -> None:
-    for path, other in ((run(1).evaluation, run(0).evaluation), (run(1).arrays, run(0).arrays)):
+    for path, other in zip(evaluated(run(1)), evaluated(run(0)), strict=True):
         shutil.copy(other, path)
 
 
 def seal_evaluation_of_other_seed() -> None:
     """The manifest is made to agree; weights, seed, results and MLflow still do not."""
     copy_evaluation_of_other_seed()
-    records.seal(run(1), (run(1).evaluation, run(1).arrays))
+    records.seal(run(1), evaluated(run(1)))
 
 
 def swap_weights() -> None:
@@ -338,7 +342,8 @@ def published(project: Path) -> Path:
 
 
 def test_published_runs_are_their_records_and_of_one_seed_the_weights(published: Path) -> None:
-    names = {"anomaly/photos.json", "evaluation.json", "manifest.json", "record.jsonl", "run.json", "train.json"}
+    names = {"anomaly/photos.json", "bounds.safetensors", "evaluation.json", "manifest.json", "record.jsonl"}
+    names |= {"run.json", "train.json"}
     for run, more in zip(RUNS, [{"weights.safetensors", "README.md"}, set()] * 2, strict=True):
         folder = PUBLISHED / "runs" / run
         files = [path for path in folder.rglob("*") if path.is_file()]
@@ -388,6 +393,7 @@ def swap_published_weights(*, tensors: bool) -> None:
         (lambda: change_text(PUBLISHED / "results.csv", "nats", "bits"), "results.csv is not what the records"),
         (lambda: edit(RunFolder(PUBLISHED / "runs" / RUNS[0]).evaluation, images=19), "was changed after"),
         (RunFolder(PUBLISHED / "runs" / RUNS[0]).record.unlink, "record.jsonl is missing"),
+        (RunFolder(PUBLISHED / "runs" / RUNS[0]).bounds.unlink, "bounds.safetensors is missing"),
         (lambda: cut_record(RunFolder(PUBLISHED / "runs" / RUNS[0]), 1), "ends at update 2, but train.json at 4"),
         (lambda: swap_published_weights(tensors=True), "weights.safetensors was changed after the run had written it"),
         (lambda: swap_published_weights(tensors=False), "has other records in its header than those beside it"),
@@ -396,7 +402,7 @@ def swap_published_weights(*, tensors: bool) -> None:
             "README.md is not what the records give; `biva rebuild`",
         ),
     ],
-    ids=["results", "evaluation", "missing", "truncated", "tensors", "header", "card"],
+    ids=["results", "evaluation", "missing", "without bounds", "truncated", "tensors", "header", "card"],
 )
 def test_published_results_are_verified_too(published: Path, tamper: Callable[[], Any], said: str) -> None:
     assert verify(SET, PUBLISHED, Path("resources")).findings == []

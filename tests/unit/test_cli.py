@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 VERBS = (
     *("describe", "check", "bench", "plan", "data", "fetch", "prepare", "train", "evaluate", "detect", "track"),
     *("collect", "table", "figure", "anomalies", "summary", "schema"),
-    *("compare", "verify", "publish", "rebuild", "repeat"),
+    *("compare", "verify", "publish", "rebuild", "repeat", "same"),
 )
 
 
@@ -100,6 +100,8 @@ def test_every_verb_has_examples_that_its_parser_takes_and_that_name_things_that
         ("verify results/quick", "nothing to verify: results/quick has no finished run"),
         ("publish quick", "There is nothing to verify"),
         ("rebuild quick", "Nothing is published of quick. Published: nothing yet."),
+        ("same nope", "There is no experiment set 'nope'"),
+        ("same quick", "Nothing is published of quick. Published: nothing yet."),
     ],
 )
 def test_a_users_mistake_is_one_message_and_status_1(biva: Callable[..., Done], command: str, said: str) -> None:

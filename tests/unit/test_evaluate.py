@@ -58,7 +58,7 @@ def batches_drawn(monkeypatch: pytest.MonkeyPatch, *, killed_at: int | None = No
 
 def test_metrics_are_means_and_standard_errors_over_images(trained: RunFolder) -> None:
     evaluate(trained, SETTINGS, toy_dataset())
-    record, arrays = records.read_json(trained.evaluation), load_file(trained.arrays)
+    record, arrays = records.read_json(trained.evaluation), load_file(trained.bounds)
     rows = {(row["metric"], row["k"]): row for row in record["metrics"]}
     for k in (1, 10, 40):
         values = arrays[f"bound/{k}"]
@@ -93,12 +93,12 @@ def test_a_weight_of_zero_counts_in_every_mean_and_is_told(
 ) -> None:
     """Of image 2 one sample of 40 has no weight: L_40 loses little, L_1 everything. The other images are as before."""
     evaluate(trained, SETTINGS, toy_dataset())
-    before, ordinary = load_file(trained.arrays), records.read_json(trained.evaluation)
+    before, ordinary = load_file(trained.bounds), records.read_json(trained.evaluation)
     assert ordinary["zero_weights"] == {"samples": 0, "images": 0}
     assert "warning" not in capsys.readouterr().err
     change_one_weight(monkeypatch, -math.inf)
     evaluate(trained, SETTINGS, toy_dataset())
-    after, record = load_file(trained.arrays), records.read_json(trained.evaluation)
+    after, record = load_file(trained.bounds), records.read_json(trained.evaluation)
     assert record["zero_weights"] == {"samples": 1, "images": 1}
     assert "1 of 280 importance weights, of 1 images, are zero" in capsys.readouterr().err
     others = [0, 1, 3, 4, 5, 6]
@@ -124,7 +124,7 @@ def test_a_weight_that_is_no_number_is_an_error_that_names_the_image(
         with pytest.raises(UserError, match=r"NaN or infinite at images 2 \(counted from 0\).*left out of its mean"):
             evaluate(trained, SETTINGS, toy_dataset())
     evaluate(trained, SETTINGS, toy_dataset())
-    assert np.isfinite(load_file(trained.arrays)["bound/40"]).all()
+    assert np.isfinite(load_file(trained.bounds)["bound/40"]).all()
 
 
 @pytest.mark.parametrize("damage", [lambda part: part[:100], last_bit_flipped])
@@ -178,12 +178,13 @@ def test_what_is_no_share_is_refused(text: str) -> None:
 def test_the_images_are_the_drawn_ones_and_the_record_says_of_how_many(trained: RunFolder) -> None:
     """The bounds of seven drawn images begin with those of three; the reconstructed ones are among them."""
     evaluate(trained, SETTINGS, toy_dataset())
-    record, arrays, total = records.read_json(trained.evaluation), load_file(trained.arrays), len(TEST_IMAGES)
+    record, total = records.read_json(trained.evaluation), len(TEST_IMAGES)
+    bounds = load_file(trained.bounds)["bound/40"]
     assert (record["images"], record["images_in_split"]) == (7, total)
-    originals = arrays["sheet/reconstructions"][0, 1:5, 1:].reshape(4, 7, 5)[:, :, :4].swapaxes(0, 1)
+    originals = load_file(trained.arrays)["sheet/reconstructions"][0, 1:5, 1:].reshape(4, 7, 5)[:, :, :4].swapaxes(0, 1)
     np.testing.assert_array_equal(originals / 255, TEST_IMAGES[part("toy", "test", total, 7)][:, 0])
     evaluate(trained, SETTINGS.model_copy(update={"max_images": 3}), toy_dataset())
-    np.testing.assert_allclose(load_file(trained.arrays)["bound/40"], arrays["bound/40"][:3], rtol=1e-5)
+    np.testing.assert_allclose(load_file(trained.bounds)["bound/40"], bounds[:3], rtol=1e-5)
 
 
 def test_a_run_with_labels_has_no_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,11 +203,11 @@ def test_bf16_is_allowed_where_it_changes_little_and_says_how_much(
 ) -> None:
     """The stored difference is that of the two evaluations' own bounds; seven images are few enough to compare all."""
     evaluate(trained, SETTINGS, toy_dataset())
-    exact = load_file(trained.arrays)
+    exact, exact_pictures = load_file(trained.bounds), load_file(trained.arrays)
     assert "difference_from_fp32" not in {row["metric"] for row in records.read_json(trained.evaluation)["metrics"]}
     monkeypatch.setitem(run.LARGEST_DIFFERENCE, "nats", 1.0)
     evaluate(trained, BF16, toy_dataset())
-    rounded = load_file(trained.arrays)
+    rounded, pictures = load_file(trained.bounds), load_file(trained.arrays)
     metrics = records.read_json(trained.evaluation)["metrics"]
     differences = {row["k"]: row for row in metrics if row["metric"] == "difference_from_fp32"}
     assert set(differences) == {1, 10, 40}
@@ -217,7 +218,7 @@ def test_bf16_is_allowed_where_it_changes_little_and_says_how_much(
         assert row["value"] != 0
         assert row["standard_error"] == pytest.approx(np.std(values, ddof=1) / math.sqrt(7))
     for name in ("sheet/samples", "sheet/reconstructions"):  # pictures stay in fp32
-        np.testing.assert_array_equal(rounded[name], exact[name])
+        np.testing.assert_array_equal(pictures[name], exact_pictures[name])
 
 
 def test_a_precision_that_changes_a_bound_is_refused_and_leaves_no_result(
@@ -249,8 +250,7 @@ def test_colour_images_are_judged_in_bits_per_dimension(monkeypatch: pytest.Monk
 
 def test_pictures_are_sheets_of_images(trained: RunFolder) -> None:
     evaluate(trained, SETTINGS, toy_dataset())
-    arrays = load_file(trained.arrays)
-    sheets = {name: values for name, values in arrays.items() if not name.startswith("bound/")}
+    sheets = load_file(trained.arrays)
     rows_and_columns = {
         "samples": (2, 3),
         "reconstructions": (2, 7),
@@ -268,9 +268,10 @@ def test_pictures_are_sheets_of_images(trained: RunFolder) -> None:
 
 def test_other_temperatures_change_no_other_number(trained: RunFolder) -> None:
     evaluate(trained, SETTINGS, toy_dataset())
-    before = load_file(trained.arrays)
+    before, bounds = load_file(trained.arrays), trained.bounds.read_bytes()
     evaluate(trained, SETTINGS.model_copy(update={"temperatures": (0.5,)}), toy_dataset())
     after = load_file(trained.arrays)
+    assert trained.bounds.read_bytes() == bounds
     assert after.pop("sheet/temperatures").shape == (3, 6, 5 * PER_TEMPERATURE + 1)
     for name, values in after.items():
         np.testing.assert_array_equal(values, before[name])
@@ -280,13 +281,16 @@ def test_repeating_gives_the_same_bits_and_smaller_chunks_the_same_numbers(
     trained: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evaluate(trained, SETTINGS, toy_dataset())
-    first, arrays = trained.arrays.read_bytes(), load_file(trained.arrays)
+    files = (trained.bounds, trained.arrays)
+    first = [path.read_bytes() for path in files]
+    arrays = {name: values for path in files for name, values in load_file(path).items()}
     evaluate(trained, SETTINGS, toy_dataset())
-    assert trained.arrays.read_bytes() == first
+    assert [path.read_bytes() for path in files] == first
     monkeypatch.setattr("biva.evaluation.run.rows_for", lambda *_: 3)
     evaluate(trained, SETTINGS, toy_dataset())
-    for name, values in load_file(trained.arrays).items():
-        np.testing.assert_allclose(values, arrays[name], rtol=1e-5)
+    for path in files:
+        for name, values in load_file(path).items():
+            np.testing.assert_allclose(values, arrays[name], rtol=1e-5)
 
 
 def test_damaged_weights_are_refused_and_training_writes_them_again(trained: RunFolder) -> None:
