@@ -46,7 +46,7 @@ def table(scored: Scored, paper: pd.DataFrame, pair: AnomalyPair = PAIR) -> Tabl
 
 def best(table: Table) -> list[str]:
     """The texts of the bold cells."""
-    return [str(cell.text) for block in table.blocks for row in block for cell in row if cell.best]
+    return [str(cell.text) for block in table.blocks for row in block for cell in row if cell.bold]
 
 
 def test_one_seed_shows_the_interval_and_the_best_in_bold(paper: pd.DataFrame) -> None:

@@ -35,7 +35,8 @@ def no_bounds(_run: str) -> Bounds:
 def row(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     """A result, as the results frame has it."""
     frame = collect([fake_run(tmp_path_factory.mktemp("row"), bounds={1: (-25.0, 0.5)})])
-    return frame[frame["metric"] == "log_likelihood_bound"].to_dict("records")[0]
+    (bound,) = frame[frame["metric"] == "log_likelihood_bound"].to_dict("records")
+    return {str(column): value for column, value in bound.items()}
 
 
 Make = Callable[..., Results]
@@ -89,7 +90,8 @@ def test_one_seed_on_either_side_takes_the_images_that_both_have(results: Make) 
     error = np.std(after - before, ddof=1) / 10
     readers = (lambda _: {1: before}, lambda _: {1: after})
     margin, source = explained(results(before.mean()), results(after.mean()), readers)
-    assert (margin, source) == (pytest.approx(1.6449 * error, rel=1e-4), "images, paired")
+    assert margin == pytest.approx(1.6449 * error, rel=1e-4)
+    assert source == "images, paired"
     bits = results(-before.mean() / 7, metric="bits_per_dim")
     margin, source = explained(bits, bits, readers)
     assert margin == pytest.approx(1.6449 * error / 7, rel=1e-4)
@@ -98,7 +100,9 @@ def test_one_seed_on_either_side_takes_the_images_that_both_have(results: Make) 
 def test_without_their_bounds_it_takes_the_standard_errors(results: Make) -> None:
     """0.3 and 0.4 are 0.5 together. An interval of 95% is 2 * 1.96 standard errors wide."""
     one, other = results(-25.0, standard_error=0.3), results(-25.0, standard_error=0.4)
-    assert explained(one, other, (no_bounds, no_bounds)) == (pytest.approx(1.6449 * 0.5, rel=1e-4), "images")
+    margin, source = explained(one, other, (no_bounds, no_bounds))
+    assert margin == pytest.approx(1.6449 * 0.5, rel=1e-4)
+    assert source == "images"
     score = {"metric": "anomaly/photos/bound_above_0/auroc", "standard_error": math.nan}
     one, other = (results(0.5, low=0.5 - 1.96 * se, high=0.5 + 1.96 * se, **score) for se in (0.03, 0.04))
     assert explained(one, other, (no_bounds, no_bounds))[0] == pytest.approx(1.6449 * 0.05, rel=1e-4)
