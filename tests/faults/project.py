@@ -149,13 +149,16 @@ def _sha256(path: Path) -> str:
 
 
 def _artifacts(folder: Path) -> Iterator[tuple[str, Any]]:
-    """Names of files, with what tells that they are whole; the record with its content."""
+    """Names of files, with what tells that they are whole; the record with its content, arrays with their digest."""
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         content = path.read_bytes()
         if path.suffix == ".png":
             assert content.endswith(b"IEND\xaeB`\x82"), f"{path} is cut short"
         elif path.suffix == ".jsonl":
             yield path.name, [_timeless(json.loads(line)) for line in content.splitlines()]
+            continue
+        elif path.suffix == ".safetensors":
+            yield path.name, _sha256(path)
             continue
         else:
             json.loads(content)
