@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
-from scipy import stats
+from scipy.special import stdtrit
 
 from biva.records import RunFolder
 
@@ -67,6 +67,8 @@ def paired_difference(one: PerImage, other: PerImage) -> Difference:
     variances = np.array([np.var(sample, ddof=1) / len(sample) for sample in samples])
     freedoms = np.array([len(sample) - 1 for sample in samples])
     total = variances.sum()
-    freedom = total**2 / (variances**2 / freedoms).sum() if total > 0 else np.inf
-    margin = float(stats.t.ppf(0.975, freedom) * np.sqrt(total))
+    if total == 0:
+        return Difference(value, value, value, over_seeds)
+    freedom = total**2 / (variances**2 / freedoms).sum()
+    margin = float(stdtrit(freedom, 0.975) * np.sqrt(total))
     return Difference(value, value - margin, value + margin, over_seeds)

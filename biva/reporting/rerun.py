@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import ndtri, stdtrit
 
 from biva.errors import UserError
 from biva.records import RunFolder
@@ -92,13 +92,13 @@ def explained(published: Results, rerun: Results, bounds: tuple[ReadBounds, Read
     if freedom:
         squares = sum(np.square(values - values.mean()).sum() for values in map(_values, (published, rerun)))
         error = np.sqrt(squares / freedom * (1 / len(published) + 1 / len(rerun)))
-        return float(stats.t.ppf(1 - LEVEL, freedom) * error), "seeds"
-    quantile, (one, other) = float(stats.norm.ppf(1 - LEVEL)), (published.iloc[0], rerun.iloc[0])
+        return float(stdtrit(freedom, 1 - LEVEL) * error), "seeds"
+    quantile, (one, other) = float(ndtri(1 - LEVEL)), (published.iloc[0], rerun.iloc[0])
     if one["metric"] in ("log_likelihood_bound", "bits_per_dim"):
         before, after = (read(_run_of(row)).get(row["k"]) for read, row in zip(bounds, (one, other), strict=True))
         if before is not None and after is not None:
             per_nat = one["value"] / before.mean()
-            return quantile * abs(per_nat) * float(stats.sem(after - before)), "images, paired"
+            return quantile * abs(per_nat) * float(np.std(after - before, ddof=1) / np.sqrt(len(after))), "images, paired"
     return quantile * float(np.hypot(_standard_error(one), _standard_error(other))), "images"
 
 
@@ -184,5 +184,5 @@ def _run_of(row: pd.Series) -> str:
 
 def _standard_error(row: pd.Series) -> float:
     """That of the mean over images; of an anomaly score, from its 95% interval."""
-    half_width = (row["high"] - row["low"]) / 2 / stats.norm.ppf(0.975)
+    half_width = (row["high"] - row["low"]) / 2 / ndtri(0.975)
     return float(half_width if pd.isna(row["standard_error"]) else row["standard_error"])

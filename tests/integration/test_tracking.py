@@ -167,7 +167,8 @@ def test_mirroring_twice_logs_everything_once(config: RunConfig, store: str, tmp
     assert sorted(stored.artifacts(run)) == [
         "figures/kl_per_layer.png", "figures/latents_over_training.png",
         "figures/reconstructions.png", "figures/samples.png",
-        "record/evaluation.json", "record/manifest.json", "record/record.jsonl", "record/run.json", "record/train.json",
+        "record/bounds.safetensors", "record/evaluation.json", "record/manifest.json", "record/record.jsonl",
+        "record/run.json", "record/train.json",
     ]  # fmt: skip
 
 
