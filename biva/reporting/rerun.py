@@ -97,8 +97,9 @@ def explained(published: Results, rerun: Results, bounds: tuple[ReadBounds, Read
     if one["metric"] in ("log_likelihood_bound", "bits_per_dim"):
         before, after = (read(_run_of(row)).get(row["k"]) for read, row in zip(bounds, (one, other), strict=True))
         if before is not None and after is not None:
-            per_nat = one["value"] / before.mean()
-            return quantile * abs(per_nat) * float(np.std(after - before, ddof=1) / np.sqrt(len(after))), "images, paired"
+            per_nat = abs(one["value"] / before.mean())
+            error = np.std(after - before, ddof=1) / np.sqrt(len(after))
+            return float(quantile * per_nat * error), "images, paired"
     return quantile * float(np.hypot(_standard_error(one), _standard_error(other))), "images"
 
 
