@@ -7,11 +7,10 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from biva.bounds import importance_weighted_bound
 from biva.config import Evaluation, parse
 from biva.data.datasets import Dataset
 from biva.devices import choose_device, computing_in
-from biva.evaluation.run import Record, Sampling, Trained, load_model, metrics, refuse_other_data
+from biva.evaluation.run import Record, Sampling, Trained, bounds_of, load_model, metrics, refuse_other_data
 from biva.records import RunFolder
 from biva.weights import PublishedWeights
 
@@ -48,9 +47,7 @@ def repeat(weights: PublishedWeights, dataset: Dataset, settings: Evaluation, de
     with computing_in("fp32", chosen), TemporaryDirectory() as scratch:
         sampling = Sampling.of(trained, dataset, settings, RunFolder(Path(scratch)))
         samples = sampling.samples(settings.precision)
-        ks = sorted(set(settings.importance_samples))
-        bounds = {k: importance_weighted_bound(samples.log_weights, k) for k in ks}
-        return metrics(samples, bounds, weights.run)
+        return metrics(samples, bounds_of(samples, settings), weights.run)
 
 
 def comparison(weights: PublishedWeights, found: list[Record], settings: Evaluation, device: str) -> str:

@@ -218,7 +218,7 @@ def _likelihood(sampling: Sampling, settings: Evaluation) -> tuple[Arrays, Array
             f"{zero['images']:,} images, are zero (log-weight -inf). They count in every mean.",
             file=sys.stderr,
         )
-    bounds = {k: importance_weighted_bound(samples.log_weights, k) for k in sorted(set(settings.importance_samples))}
+    bounds = bounds_of(samples, settings)
     shown = pictures(model, sampling.some[:SHOWN], settings, evaluation_seed(run), device)
     return (
         {f"bound/{k}": bound for k, bound in bounds.items()},
@@ -230,6 +230,11 @@ def _likelihood(sampling: Sampling, settings: Evaluation) -> tuple[Arrays, Array
             "zero_weights": zero,
         },
     )
+
+
+def bounds_of(samples: ImportanceSamples, settings: Evaluation) -> dict[int, Tensor]:
+    """K -> L_K of every image in nats, (N,) float64, for every K that the settings ask for."""
+    return {k: importance_weighted_bound(samples.log_weights, k) for k in sorted(set(settings.importance_samples))}
 
 
 LARGEST_DIFFERENCE = {"nats": 0.01, "bits/dim": 0.001}
