@@ -42,7 +42,8 @@ def same_convolution(x: np.ndarray, weight: np.ndarray, stride: int) -> np.ndarr
 
 
 @pytest.mark.parametrize(
-    ("size", "kernel", "stride"), [(6, 3, 1), (6, 3, 2), (6, 5, 2), (7, 5, 2), (4, 4, 1), (8, 8, 1)]
+    ("size", "kernel", "stride"),
+    [(6, 3, 1), (6, 3, 2), (6, 5, 2), (7, 5, 2), (4, 4, 1), (8, 8, 1), (6, 1, 2), (7, 1, 2)],
 )
 def test_same_convolution_is_tensorflows(size: int, kernel: int, stride: int) -> None:
     torch.manual_seed(0)
@@ -50,6 +51,21 @@ def test_same_convolution_is_tensorflows(size: int, kernel: int, stride: int) ->
     x = torch.randn(1, 2, size, size, dtype=torch.float64)
     expected = same_convolution(x[0].numpy(), layer.weight.detach().numpy(), stride)
     np.testing.assert_allclose(layer(x)[0].detach().numpy(), expected, atol=1e-12)
+
+
+def test_torch_gets_no_strided_convolution_with_a_kernel_of_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its gradient with few channels writes outside its memory in torch 2.13 on a CPU, which ended in crashes."""
+    strides = []
+    convolution = torch.nn.functional.conv2d
+
+    def recorded(x: Any, weight: Any, bias: Any, stride: int, padding: Any) -> Any:
+        strides.append(stride)
+        return convolution(x, weight, bias, stride, padding)
+
+    monkeypatch.setattr(torch.nn.functional, "conv2d", recorded)
+    for kernel in (1, 3):
+        SameConv2d(2, 3, kernel, 2)(torch.zeros(1, 2, 8, 8))
+    assert strides == [1, 2]
 
 
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (5, 2), (3, 1), (5, 4), (1, 2)])
