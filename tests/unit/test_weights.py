@@ -208,7 +208,7 @@ def test_every_name_of_the_hub_is_a_model_once_it_is_published(repository: Path)
     assert model.sample(2).shape == (2, 1, 28, 28)
 
 
-def test_the_example_of_the_page_works(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_example_of_the_readme_works(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """On an untrained model and made-up images, whose numbers mean nothing."""
     published(repository / f"results/published/{MNIST}/biva/seed1/weights.safetensors", of_mnist())
     images = torch.randint(0, 2, (20, 1, 28, 28), dtype=torch.uint8)
@@ -217,7 +217,7 @@ def test_the_example_of_the_page_works(repository: Path, capsys: pytest.CaptureF
     fingerprint = write_arrays(folder / "data.safetensors", {"test/images": images.numpy()})
     about = {"dataset": "mnist_static", "shape": [1, 28, 28], "levels": 2, "binarisation": "static"}
     write_json(folder / "data.json", about | {"fingerprint": fingerprint, "splits": {"test": 20}})
-    (example,) = [block.text for block in blocks(ROOT / "docs/weights.md") if block.language == "python"]
+    (example,) = [block.text for block in blocks(ROOT / "README.md") if block.language == "python"]
     exec(example, {})
     said = capsys.readouterr().out
     assert re.search(r"L_1 += -\d+\.\d\d nats", said) and re.search(r"L_100 += -\d+\.\d\d nats", said)
