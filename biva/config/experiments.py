@@ -60,7 +60,7 @@ class SemiSupervised(Strict):
         ge=1,
         description="Labelled images per update, at most `labels`; training.batch_size counts the unlabelled ones.",
     )
-    label_weight: float = Field(ge=0, description="alpha, the weight of -log q(y | x) at the labels.")
+    label_weight: float = Field(ge=0, le=1e6, description="alpha, the weight of -log q(y | x) at the labels.")
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1, description="Two runs per seed.")]
     training: Training | None = Field(
         default=None, description="null: that of the experiment set. patience must be null: both get max_updates."

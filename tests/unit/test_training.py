@@ -90,6 +90,7 @@ def numbers(folder: RunFolder) -> list[dict[str, Any]]:
 
 def assert_same_result(one: RunFolder, other: RunFolder) -> None:
     assert numbers(one) == numbers(other)
+    assert len({records.read_json(run.training)["loss_growth"] for run in (one, other)}) == 1
     assert one.weights.read_bytes() == other.weights.read_bytes()
     drawn = [run.samples.read_bytes() if run.samples.is_file() else None for run in (one, other)]  # none with labels
     assert drawn[0] == drawn[1]
@@ -275,6 +276,20 @@ def test_active_units_of_weights_with_known_activity() -> None:
     with torch.no_grad():
         averaged.inference.heads[0].layer.parametrizations.weight.original0[1] *= 100
     assert count_active(run, averaged, x, CPU) == {"z1": {"active": 1, "total": 2}, "z2": none}
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("level", [None, 0, 16], ids=["one image", "black images", "white images"])
+def test_what_has_no_spread_is_trained_on(model: ModelName, level: int | None, tmp_path: Path) -> None:
+    """A batch of one image, or of equal ones, begins near the bound of coins, -16 log 2 = -11 nats."""
+    dataset = toy_dataset()
+    run = toy_run(model, batch_size=1 if level is None else 12, max_updates=2, evaluate_every=2, free_bits=0)
+    if level is not None:
+        dataset = replace(dataset, images={name: torch.full_like(x, level) for name, x in dataset.images.items()})
+    train(run, dataset, RunFolder(tmp_path), lambda: None)
+    (line,) = records.read_lines(RunFolder(tmp_path).record)
+    assert line["skipped_updates"] == 0
+    assert -50 < line["selection"]["elbo"] < -5
 
 
 def test_an_elbo_that_is_no_number_ends_training_with_a_message(
