@@ -102,7 +102,7 @@ class Evaluation(Strict):
         description="MiB for one chunk of importance samples, estimated from the architecture; null: 256 on a CPU, "
         "8192 on a GPU. On a GPU whose memory is full, half as many samples are tried, and again.",
     )
-    prior_samples: int = Field(default=64, ge=1, description="Images drawn from the prior.")
+    prior_samples: int = Field(default=64, ge=1, le=1024, description="Images drawn from the prior.")
     temperatures: Annotated[tuple[Annotated[float, Field(ge=0, le=2)], ...], Field(min_length=1)] = Field(
         default=(1.0, 0.9, 0.8, 0.7, 0.6),
         description="Factors on the prior's standard deviations; a few images are drawn at each.",

@@ -90,13 +90,13 @@ def differences(results: pd.DataFrame, planned: Iterable[RunConfig]) -> list[Dif
 
 
 def diverged(growth: pd.DataFrame) -> list[Difference]:
-    """The runs whose training loss grew out of all proportion; nothing where none did.
+    """The runs whose training loss grew out of all proportion; nothing where all is well.
 
     `growth` has the columns architecture, model, seed and value, a multiple of the first update's loss.
     """
     growth = growth[growth["value"] > LARGEST_LOSS_GROWTH]
     has = dict(zip(names_of(growth), growth["value"].map("{:,.0f} times".format), strict=True))
-    what = f"training diverged, to a loss of more than {LARGEST_LOSS_GROWTH:,} times that of the first update"
+    what = f"a loss that was, at an evaluation of training, over {LARGEST_LOSS_GROWTH:,} times that of the first update"
     return [Difference(what, has, usual="")] if has else []
 
 
