@@ -32,7 +32,7 @@ from tests.unit.test_training import toy_dataset, toy_run
 Place = tuple[str | int, ...]
 
 DEFAULTS: dict[type[BaseModel], dict[str, Any]] = {
-    Training: toy_run(max_updates=4).training.model_dump(),
+    Training: toy_run(max_updates=2).training.model_dump(),
     Architecture: toy_run().architecture.model_dump() | {"stages": tiny_architecture(latent=2).model_dump()["stages"]},
     SemiSupervised: {
         "name": "labels", "dataset": "toy", "architecture": "tiny", "labels": 10, "label_batch_size": 10,
@@ -91,7 +91,7 @@ def runs_of(settings: BaseModel) -> list[RunConfig]:
     """What is to be trained with these settings: a VAE, and BIVA where its way matters."""
     if isinstance(settings, Training):
         return [toy_run("vae").model_copy(update={"training": settings})]
-    run = toy_run(max_updates=4)
+    run = toy_run(max_updates=2)
     if isinstance(settings, Architecture):
         return [run.model_copy(update={"architecture": settings})]
     if isinstance(settings, SemiSupervised):
@@ -109,7 +109,7 @@ def runs_of(settings: BaseModel) -> list[RunConfig]:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A run that evaluations are made of."""
     folder = RunFolder(tmp_path_factory.mktemp("limits"))
-    train(toy_run("vae", max_updates=4), labelled(), folder, lambda: None)
+    train(toy_run("vae", max_updates=2), labelled(), folder, lambda: None)
     return folder
 
 
