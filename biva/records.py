@@ -34,6 +34,9 @@ from filelock import FileLock
 
 from biva.errors import UserError
 
+LARGEST_LOSS_GROWTH = 1000
+"""A training whose mean loss between two evaluations is more than so many times that of its first update diverged."""
+
 PUBLISHED = "published"
 """Folder below `results/` with copies of sets' records, which git keeps."""
 

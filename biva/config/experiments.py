@@ -60,7 +60,7 @@ class SemiSupervised(Strict):
         ge=1,
         description="Labelled images per update, at most `labels`; training.batch_size counts the unlabelled ones.",
     )
-    label_weight: float = Field(ge=0, description="alpha, the weight of -log q(y | x) at the labels.")
+    label_weight: float = Field(ge=0, le=1e6, description="alpha, the weight of -log q(y | x) at the labels.")
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1, description="Two runs per seed.")]
     training: Training | None = Field(
         default=None, description="null: that of the experiment set. patience must be null: both get max_updates."
@@ -102,7 +102,7 @@ class Evaluation(Strict):
         description="MiB for one chunk of importance samples, estimated from the architecture; null: 256 on a CPU, "
         "8192 on a GPU. On a GPU whose memory is full, half as many samples are tried, and again.",
     )
-    prior_samples: int = Field(default=64, ge=1, description="Images drawn from the prior.")
+    prior_samples: int = Field(default=64, ge=1, le=1024, description="Images drawn from the prior.")
     temperatures: Annotated[tuple[Annotated[float, Field(ge=0, le=2)], ...], Field(min_length=1)] = Field(
         default=(1.0, 0.9, 0.8, 0.7, 0.6),
         description="Factors on the prior's standard deviations; a few images are drawn at each.",

@@ -21,6 +21,7 @@ class Training(Strict):
     minutes: float | None = Field(
         default=None,
         gt=0,
+        le=1e6,
         description="Training ends after so many, over all attempts. The learning rate then follows the clock: it "
         "rises for the first 2% and falls to 0 in the last 30%. Does not repeat bit for bit. null: no limit.",
     )
@@ -33,14 +34,16 @@ class Training(Strict):
     patience: int | None = Field(
         default=None, ge=1, description="Evaluations without a new best after which training stops; null: never."
     )
-    learning_rate: float = Field(default=2e-3, gt=0, description="Adamax, first update.")
+    learning_rate: float = Field(default=2e-3, gt=0, le=1, description="Adamax, first update.")
     learning_rate_decay: float = Field(default=0.999999, gt=0, le=1, description="Factor per update.")
-    learning_rate_minimum: float = Field(default=1e-4, ge=0, description="It does not decay below.")
+    learning_rate_minimum: float = Field(
+        default=1e-4, ge=0, description="It does not decay below; at most learning_rate."
+    )
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
         default=(0.9, 0.999), description="Adamax."
     )
     ema_decay: float = Field(default=0.9995, ge=0, lt=1, description="Exponential moving average of the weights.")
-    free_bits: float = Field(default=2.0, ge=0, description="Nats per latent group and example; training only.")
+    free_bits: float = Field(default=2.0, ge=0, le=1e6, description="Nats per latent group and example; training only.")
     free_bits_updates: int | None = Field(
         default=None, ge=1, description="Updates over which the free bits fall linearly to 0; null: they do not fall."
     )
@@ -86,4 +89,9 @@ class Training(Strict):
         unused = [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
         if self.minutes is not None and unused:
             raise ValueError(f"with minutes the learning rate falls by the clock: leave out {' and '.join(unused)}")
+        if self.minutes is None and self.learning_rate_minimum > self.learning_rate:
+            raise ValueError(
+                f"learning_rate_minimum must be at most learning_rate, got {self.learning_rate_minimum} and "
+                f"{self.learning_rate}"
+            )
         return self

@@ -36,7 +36,7 @@ def balanced_draw(labels: Tensor, count: int, classes: int, seed: int) -> Tensor
         if len(members) < each:
             raise UserError(
                 f"semi_supervised.labels is {count}, {each} of each class, but class {y} has only {len(members)} "
-                "training images. Use fewer labels."
+                "training images. Use fewer labels, or a dataset with enough images of every class."
             )
         chosen.append(members[:each])
     return torch.cat(chosen)

@@ -16,6 +16,7 @@ from biva.models.architectures import Architecture, Shape
 
 DIRECTION_SCALE = 0.05  # standard deviation of V before training
 OUTPUT_SCALE = 0.01  # standard deviation of every output unit on the initialisation batch
+ROUNDING = 100  # times the rounding error of a layer's largest mean: a unit that spreads no more has no spread
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
@@ -110,7 +111,9 @@ def data_dependent_init(model: nn.Module) -> Iterator[None]:
     """Within this context, the first forward pass of every weight-normalised layer sets its g and b.
 
     Afterwards each output unit of the layer has mean 0 and standard deviation 0.01 over that batch (and over positions,
-    for a convolution). Later layers see the initialised outputs of earlier ones, so one pass initialises the model.
+    for a convolution). Later layers see the initialised outputs of earlier ones, so one pass initialises the model. A
+    unit without spread, as of blank images or of a dense layer on a single one, keeps its scale and is 0 on that batch:
+    scaling the rounding error up would make it, and all layers behind it, explode on other images.
     """
     handles: dict[nn.Module, Any] = {}
 
@@ -118,13 +121,14 @@ def data_dependent_init(model: nn.Module) -> Iterator[None]:
         handles.pop(layer).remove()
         others = [axis for axis in range(output.dim()) if axis != 1]
         variance, mean = torch.var_mean(output, dim=others, correction=0)
-        factor = OUTPUT_SCALE / torch.sqrt(variance + 1e-10)
+        flat = variance <= (ROUNDING * torch.finfo(output.dtype).eps * mean.abs().max()) ** 2
+        factor = (OUTPUT_SCALE / torch.sqrt(variance + 1e-10)).masked_fill(flat, 1)
         with torch.no_grad():
             scale, _, bias = _scale_direction_bias(layer)
             scale.mul_(factor.view_as(scale))
             bias.copy_(-mean * factor)
         shape = [-1 if axis == 1 else 1 for axis in range(output.dim())]
-        return (output - mean.view(shape)) * factor.view(shape)
+        return (output - mean.view(shape)) * factor.masked_fill(flat, 0).view(shape)
 
     for layer in model.modules():
         if parametrize.is_parametrized(layer, "weight"):

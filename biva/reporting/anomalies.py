@@ -24,9 +24,9 @@ from biva.reporting.ours import (
     part_of_split,
     span,
 )
-from biva.reporting.provenance import Difference, differences, origin, short_name
+from biva.reporting.provenance import Difference, differences, diverged, origin, short_name
 from biva.reporting.reported import ReportedCells
-from biva.reporting.results import Paper
+from biva.reporting.results import LOSS_GROWTH, Paper
 from biva.reporting.table import NOT_RUN, Cell, Table
 
 Record = dict[str, Any]
@@ -44,8 +44,8 @@ def anomaly_table(scored: Scored, pair: AnomalyPair, paper: Paper, made: dict[st
     """For every model a row per score, with AUROC, AUPRC and FPR80; the reported values stand at the end.
 
     One seed shows its value and the 95% bootstrap interval, several show mean and standard deviation. The best AUROC
-    of a model is bold. What has no record is `not run`. Of runs with a record, `made` has the `run.json` by name. Where
-    runs chose k on other images, the LLR^{>k} that they chose are marked.
+    of a model is bold. What has no record is `not run`. Of runs with a record, `made` has the content of `run.json` and
+    `train.json` by name. Where runs chose k on other images, the LLR^{>k} that they chose are marked.
 
     Raises:
         UserError: no run is planned on the normal dataset, or a record lacks a field.
@@ -113,12 +113,16 @@ def _differences(scored: Scored, made: dict[str, Record]) -> list[Difference]:
     results = [
         origin(made[run.name], record)
         | {"architecture": run.architecture_name, "model": run.variant, "seed": run.seed}
+        | {"value": made[run.name].get(LOSS_GROWTH, 0)}
         | {"images_evaluated": record["normal"]["images"] + record["anomalous"]["images"]}
         | {"data_fingerprint": " ".join([made[run.name]["data_fingerprint"], *_other_fingerprints(record)])}
         for run, record in scored
         if record is not None
     ]
-    return differences(pd.DataFrame(results), [run for run, _ in scored]) if results else []
+    if not results:
+        return []
+    frame = pd.DataFrame(results)
+    return differences(frame, [run for run, _ in scored]) + diverged(frame)
 
 
 def _other_fingerprints(record: Record) -> list[str]:

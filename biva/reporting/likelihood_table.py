@@ -14,9 +14,9 @@ from biva.reporting.comparison import distances, reported_names
 from biva.reporting.markup import Text, styled, text
 from biva.reporting.ours import by_model, note_on_budget, notes_on_differences, notes_on_ours, our_cell, results_of
 from biva.reporting.per_image import Bounds
-from biva.reporting.provenance import differences
+from biva.reporting.provenance import differences, diverged
 from biva.reporting.reported import ReportedCells, of_paper_table
-from biva.reporting.results import Paper, Results
+from biva.reporting.results import LOSS_GROWTH, Paper, Results
 from biva.reporting.steps import steps
 from biva.reporting.table import NOT_RUN, Cell, Table
 
@@ -63,7 +63,7 @@ def likelihood_table(
         raise UserError(f"Table {settings.name!r} is of dataset {settings.dataset!r}, on which no run is planned.")
     quantity = BITS if planned[0].architecture.likelihood == "mixture_of_logistics" else NATS
     ours = results_of(planned, results, quantity.metric)
-    unlike = differences(ours, planned)
+    unlike = differences(ours, planned) + diverged(results_of(planned, results, LOSS_GROWTH))
     reported, reported_cells = None, ReportedCells()
     if settings.paper_table:
         wanted = paper["dataset"] == settings.dataset

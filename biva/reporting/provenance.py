@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from biva.config import RunConfig
-from biva.records import commits, settings_digest
+from biva.records import LARGEST_LOSS_GROWTH, commits, settings_digest
 
 
 def origin(run: dict[str, Any], record: dict[str, Any]) -> dict[str, str]:
@@ -87,6 +87,17 @@ def differences(results: pd.DataFrame, planned: Iterable[RunConfig]) -> list[Dif
         ),
     ]
     return [difference for difference in found if difference.has]
+
+
+def diverged(growth: pd.DataFrame) -> list[Difference]:
+    """The runs whose training loss grew out of all proportion; nothing where all is well.
+
+    `growth` has the columns architecture, model, seed and value, a multiple of the first update's loss.
+    """
+    growth = growth[growth["value"] > LARGEST_LOSS_GROWTH]
+    has = dict(zip(names_of(growth), growth["value"].map("{:,.0f} times".format), strict=True))
+    what = f"a loss that was, at an evaluation of training, over {LARGEST_LOSS_GROWTH:,} times that of the first update"
+    return [Difference(what, has, usual="")] if has else []
 
 
 def _unlike_most(what: str, values: dict[str, str], is_sound: Callable[[str], bool] = bool) -> Difference:

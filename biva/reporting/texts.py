@@ -45,9 +45,11 @@ def write_anomaly_table(pair: AnomalyPair, runs: list[RunConfig], records: Path,
     Returns:
         The .tex, the .html and the .json.
     """
-    paths = [RunFolder(records / run.name).anomaly(pair.name) for run in runs]
+    folders = [RunFolder(records / run.name) for run in runs]
+    paths = [folder.anomaly(pair.name) for folder in folders]
     scored = [(run, read_json(path) if path.is_file() else None) for run, path in zip(runs, paths, strict=True)]
-    made = {run.name: read_json(RunFolder(records / run.name).identity) for run, record in scored if record}
+    done = [(run.name, folder) for (run, record), folder in zip(scored, folders, strict=True) if record]
+    made = {name: read_json(folder.identity) | read_json(folder.training) for name, folder in done}
     return _write(anomaly_table(scored, pair, load_paper_results(PAPER_RESULTS), made), folder / "anomalies")
 
 

@@ -19,7 +19,7 @@ from biva.data.datasets import Dataset
 from biva.devices import choose_device, computing_in, device_name
 from biva.errors import UserError, some_of
 from biva.models.hierarchical_vae import count_parameters
-from biva.records import RunFolder
+from biva.records import LARGEST_LOSS_GROWTH, RunFolder
 from biva.training import checkpoint
 from biva.training.compilation import compiler_for
 from biva.training.distributed import joined_processes
@@ -123,6 +123,13 @@ def _run_to_end(state: State, selection: Selection | None, folder: RunFolder, mi
                 if processes.first:
                     line = evaluate(state, selection)
                     records.append_line(folder.record, line)
+                    if (loss := line["train"]["loss"]) > LARGEST_LOSS_GROWTH * state.first_loss > 0:
+                        progress.write(
+                            f"warning: {run.name}: the loss is {loss:.3g} at update {state.update:,}, but was "
+                            f"{state.first_loss:.3g} at the first one: training diverges, and tables will "
+                            "say so. Lower training.learning_rate and train anew.",
+                            file=sys.stderr,
+                        )
                     if f"{state.update}" in state.samples:
                         write_samples(folder, state.samples)
                     _show(progress, run, line)
@@ -144,7 +151,7 @@ def _run_to_end(state: State, selection: Selection | None, folder: RunFolder, mi
             if gives_up:
                 raise UserError(
                     f"{_skipped(state, not_finite)} It was the last of {state.skipped_in_a_row} in a row. The state of "
-                    f"update {state.update:,} is saved in {folder.checkpoint}. Lower training.learning_rate to train "
+                    f"update {state.update:,} is saved in {folder.checkpoint}. {_remedy(state, not_finite)} to train "
                     "anew, or raise training.max_skipped_updates to go on."
                 )
             if signal and not state.stopped:
@@ -159,6 +166,8 @@ def evaluate(state: State, selection: Selection | None) -> dict[str, Any]:
     if "kl" in train:
         train["elbo"] = train["log_likelihood"] - train["kl"]
     state.sums = {}
+    if state.first_loss > 0:
+        state.loss_growth = max(state.loss_growth, train["loss"] / state.first_loss)
     bound, kl, active = dict[str, float](), dict[str, float](), dict[str, dict[str, int]]()
     state.lines += 1
     with computing_in(training.precision, state.device):
@@ -196,6 +205,7 @@ def _result(state: State, selection: Selection | None) -> dict[str, Any]:
         "epochs": state.update / state.batches.per_epoch,
         "images_seen": state.update * state.batches.batch_size,
         "skipped_updates": state.skipped,
+        "loss_growth": state.loss_growth,
         "wall_seconds": state.seconds,
         "stopped": state.stopped,
         "selected": {name: value for name, value in state.best.items() if name != "weights"},
@@ -212,6 +222,19 @@ def _skipped(state: State, not_finite: list[str]) -> str:
         f"{state.run.name}: a batch after update {state.update:,} was skipped, since it made these not finite or too "
         f"large: {some_of(not_finite, SHOWN)}."
     )
+
+
+def _remedy(state: State, not_finite: list[str]) -> str:
+    """What to change in a training that ended since it skipped updates for these reasons."""
+    limit = state.run.training.largest_gradient_norm
+    if limit is not None and not_finite == ["gradient_norm"]:
+        return f"Raise training.largest_gradient_norm, which is {limit:g}, or lower training.learning_rate"
+    if state.update == 0:
+        return (
+            "No update was made, so the learning rate is not why: these are the numbers of the initialised model. "
+            "Look at the images, use a larger training.batch_size or a lower dropout"
+        )
+    return "Lower training.learning_rate"
 
 
 def _progress_bar(state: State) -> tqdm[Any]:

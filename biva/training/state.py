@@ -54,6 +54,10 @@ class State:
     """Seconds of training, over all attempts."""
     sums: dict[str, float] = field(default_factory=dict)
     """`Loss.numbers`, loss and gradient norm, summed over the updates since the last evaluation."""
+    first_loss: float = 0.0
+    """That of the first update; 0 before it."""
+    loss_growth: float = 0.0
+    """The largest mean loss between two evaluations, as a multiple of the first update's loss."""
     lines: int = 0
     """Lines in the run record."""
     best: dict[str, Any] = field(default_factory=dict)
@@ -71,7 +75,8 @@ class State:
 
     _MODULES = ("model", "ema", "optimiser", "batches")
     _VALUES = (
-        "update", "seconds", "sums", "lines", "best", "since_best", "samples", "stopped", "skipped", "skipped_in_a_row",
+        "update", "seconds", "sums", "first_loss", "loss_growth", "lines", "best", "since_best", "samples", "stopped",
+        "skipped", "skipped_in_a_row",
     )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
@@ -88,7 +93,7 @@ class State:
         for name in self._MODULES:
             getattr(self, name).load_state_dict(content[name])
         for name in self._VALUES:
-            setattr(self, name, content[name])
+            setattr(self, name, content.get(name, getattr(self, name)))  # an earlier version may not have saved it
         if self.processes.rank >= len(content["generators"]):
             self._seed()
             return
@@ -175,6 +180,7 @@ def step(state: State) -> list[str]:
     get_ema_multi_avg_fn(training.ema_decay)([*state.ema.parameters()], weights, state.update)
     for name in means.keys() - loss.terms.keys():
         state.sums[name] = state.sums.get(name, 0.0) + means[name]
+    state.first_loss = state.first_loss or means["loss"]
     state.update += 1
     state.skipped_in_a_row = 0
     return []

@@ -40,8 +40,10 @@ def config(seed: int = 1, model: str = "biva", dataset: str = "digits", **traini
     return fake_config(model, seed, dataset, stages=3, **training)
 
 
-def table(scored: Scored, paper: pd.DataFrame, pair: AnomalyPair = PAIR) -> Table:
-    return anomaly_table(scored, pair, paper, {run.name: identity(run) for run, _ in scored})
+def table(scored: Scored, paper: pd.DataFrame, pair: AnomalyPair = PAIR, **growth: float) -> Table:
+    """The table; `growth` has that of the loss, by model."""
+    made = {run.name: identity(run) | {"loss_growth": growth.get(run.model, 1.0)} for run, _ in scored}
+    return anomaly_table(scored, pair, paper, made)
 
 
 def best(table: Table) -> list[str]:
@@ -118,8 +120,9 @@ def test_a_run_that_is_not_like_the_others_is_marked_and_explained(paper: pd.Dat
     records = [anomaly_record(PAIR, AUROCS) for _ in runs]
     records[1]["commit"] = "4567def"
     records[2]["anomalous"]["fingerprint"] = "c" * 64
-    shown = table(list(zip(runs, records, strict=True)), paper)
-    assert [row[0] for row in rows_of(shown) if row[0]] == ["VAE", "LVAE^a", "BIVA^b"]
+    shown = table(list(zip(runs, records, strict=True)), paper, biva=2000)
+    assert [row[0] for row in rows_of(shown) if row[0]] == ["VAE", "LVAE^a", "BIVA^b,c"]
+    assert "that of the first update: digits_8x8/biva/seed1: 2,000 times." in notes_of(shown)
     assert "digits_8x8/lvae/seed1: 0123abc 4567def; the others: 0123abc." in notes_of(shown)
     assert "other data: digits_8x8/biva/seed1: ffffffffffff cccccccccccc" in notes_of(shown)
 

@@ -120,6 +120,41 @@ def test_data_dependent_init_gives_every_unit_mean_zero_and_small_deviation() ->
         )
 
 
+@pytest.mark.parametrize("rounding", [0.0, 1e-7], ids=["none", "rounding"])
+@pytest.mark.parametrize("rows", [1, 8])
+def test_units_without_spread_keep_their_scale(rows: int, rounding: float) -> None:
+    """The same image in every row, perhaps with rounding errors: by Cauchy and Schwarz, no output of another image is
+    further from that of this one than the images are, if |W| is 1. Spread that is real is scaled as ever.
+    """
+    torch.manual_seed(0)
+    first: Any = dense(20, 30)
+    model: Any = nn.Sequential(first, dense(30, 4))
+    image, other = torch.randn(2, 1, 20)
+    direction = first.parametrizations.weight.original1
+    with torch.no_grad():  # a unit whose mean is 0 has the rounding errors of the others
+        direction[0] -= (direction[0] @ image[0]) / (image[0] @ image[0]) * image[0]
+    x = image.repeat(rows, 1) * (1 + rounding * torch.randn(rows, 20))
+    with data_dependent_init(model):
+        assert model(x).abs().max() == 0
+    torch.testing.assert_close(first(image), torch.zeros(1, 30), atol=1e-5, rtol=0)
+    assert (first(other) - first(image)).abs().max() <= (other - image).norm()
+    assert (model(other) - model(image)).norm() < 100 * (other - image).norm()
+
+
+def test_of_one_layer_only_the_units_without_spread_keep_their_scale() -> None:
+    """The images differ in their first number alone, which the second of three units does not look at."""
+    torch.manual_seed(0)
+    layer: Any = dense(2, 3)
+    scale, direction = (getattr(layer.parametrizations.weight, f"original{part}") for part in (0, 1))
+    with torch.no_grad():
+        direction[1, 0] = 0
+    x = torch.cat([torch.randn(64, 1), torch.ones(64, 1)], dim=1)
+    with data_dependent_init(layer):
+        layer(x)
+    torch.testing.assert_close(layer(x).std(0, correction=0), torch.tensor([0.01, 0, 0.01]), rtol=1e-3, atol=1e-6)
+    assert scale[1] == 1
+
+
 def test_data_dependent_init_touches_each_layer_once() -> None:
     torch.manual_seed(0)
     layer: Any = dense(4, 3)

@@ -226,6 +226,7 @@ def table_of(folders: list[RunFolder], planned: list[RunConfig]) -> Table:
         ("run.json", {"config_digest": "0" * 16}, "present one: digits_8x8/vae/seed2: 000000000000"),
         ("evaluation.json", {"images": 4}, " on 4 images; the others: "),
         ("evaluation.json", {"settings": {"importance_samples": [1, 9]}}, "others, other evaluation settings"),
+        ("train.json", {"loss_growth": 12345.6}, "that of the first update: digits_8x8/vae/seed2: 12,346 times."),
     ],
 )  # fmt: skip
 def test_a_seed_that_is_not_like_the_others_is_marked_and_explained(
@@ -234,6 +235,7 @@ def test_a_seed_that_is_not_like_the_others_is_marked_and_explained(
     """One of four runs; its cell holds another seed too, and is marked all the same."""
     planned = [fake_config(model, seed) for model in ("vae", "biva") for seed in (1, 2)]
     folders = [fake_run(tmp_path, config, bounds={1: (-25.0, 0.1)}) for config in planned]
+    edit(folders[0].training, loss_growth=1000.0)  # not more than a thousand; the others were made before it was noted
     clean = table_of(folders, planned)
     assert "Not like the others" not in notes_of(clean)
     assert row_of(clean, "VAE")[1] == "−25.00±0.00 (2)"

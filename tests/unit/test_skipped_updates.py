@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,42 @@ def test_too_many_in_a_row_end_training_and_nothing_is_lost(tmp_path: Path, monk
     assert numbers(folder)[-1]["skipped_updates"] == 4
     assert records.read_json(folder.training)["updates"] == 12
     assert "superseded" not in [path.name for path in tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize(
+    ("where", "settings", "remedy"),
+    [
+        (0, {}, "No update was made, so the learning rate is not why"),
+        (1, {}, "Lower training.learning_rate to train anew"),
+        (1, {"largest_gradient_norm": 1e9}, "Raise training.largest_gradient_norm, which is 1e+09, or lower"),
+    ],
+)
+def test_an_end_says_what_to_change(
+    where: int, settings: dict[str, Any], remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = iter(range(1000))
+    broken_where(monkeypatch, lambda _batch: next(calls) >= where, WAYS["norm" if settings else "NaN"][0])
+    with pytest.raises(UserError, match=re.escape(remedy)):
+        run_to_end(tmp_path, toy_run("vae", max_skipped_updates=2, **settings))
+
+
+def test_a_loss_a_thousand_times_its_start_is_a_warning_in_log_and_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of twelve updates the losses are 1, 1, 1, 1; then 1, 1, 1, 8001; then 1 again, in units of the first loss."""
+    seen: list[Tensor] = []
+
+    def loss(loss: Tensor, _model: Any) -> Tensor:
+        seen.append(loss.detach())
+        return loss - loss.detach() + seen[0] * (8001 if len(seen) == 8 else 1)
+
+    broken_where(monkeypatch, lambda _batch: True, loss)
+    folder = run_to_end(tmp_path, toy_run("vae"))
+    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+    assert len(warnings) == 1
+    assert "at update 8, but was " in warnings[0]
+    assert "Lower training.learning_rate" in warnings[0]
+    assert records.read_json(folder.training)["loss_growth"] == pytest.approx(2001)
 
 
 @pytest.mark.parametrize("value", [torch.inf, -torch.inf], ids=["loss is infinite", "free bits hide it from the loss"])

@@ -14,7 +14,7 @@ from biva.errors import UserError
 from biva.reporting.likelihood_table import likelihood_table
 from biva.reporting.results import collect, load_paper_results
 from biva.reporting.test_errors import error_table
-from tests.fake_runs import fake_config, fake_run, fake_test_error, labelled_config
+from tests.fake_runs import edit, fake_config, fake_run, fake_test_error, labelled_config
 from tests.latex import compiled_on_one_page
 from tests.unit.test_likelihood_table import PAPER, notes_of, row_of
 
@@ -52,6 +52,15 @@ def test_cells_and_the_paired_difference_are_the_hand_computed_ones(results: pd.
         "reports no value",
     ):
         assert note in notes_of(table)
+
+
+def test_a_training_that_diverged_is_marked(tmp_path: Path) -> None:
+    folders = [fake_test_error(tmp_path, labelled_config(*run), error) for run, error in ERRORS.items()]
+    edit(folders[3].training, loss_growth=1e6)
+    table = error_table(collect(folders), load_paper_results(PAPER), DIGITS, planned())
+    assert row_of(table, "BIVA")[2] == "12.00±2.83 (2/3)"
+    assert row_of(table, "Supervised network")[2] == "20.50±0.71 (2/3)^a"
+    assert "digits_8x8/classifier_50_labels/seed2: 1,000,000 times." in notes_of(table)
 
 
 def test_only_seeds_that_both_models_ran_are_paired(tmp_path: Path) -> None:

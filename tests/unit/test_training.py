@@ -90,6 +90,7 @@ def numbers(folder: RunFolder) -> list[dict[str, Any]]:
 
 def assert_same_result(one: RunFolder, other: RunFolder) -> None:
     assert numbers(one) == numbers(other)
+    assert len({records.read_json(run.training)["loss_growth"] for run in (one, other)}) == 1
     assert one.weights.read_bytes() == other.weights.read_bytes()
     drawn = [run.samples.read_bytes() if run.samples.is_file() else None for run in (one, other)]  # none with labels
     assert drawn[0] == drawn[1]
@@ -277,6 +278,20 @@ def test_active_units_of_weights_with_known_activity() -> None:
     assert count_active(run, averaged, x, CPU) == {"z1": {"active": 1, "total": 2}, "z2": none}
 
 
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("level", [None, 0, 16], ids=["one image", "black images", "white images"])
+def test_what_has_no_spread_is_trained_on(model: ModelName, level: int | None, tmp_path: Path) -> None:
+    """A batch of one image, or of equal ones, begins near the bound of coins, -16 log 2 = -11 nats."""
+    dataset = toy_dataset()
+    run = toy_run(model, batch_size=1 if level is None else 12, max_updates=2, evaluate_every=2, free_bits=0)
+    if level is not None:
+        dataset = replace(dataset, images={name: torch.full_like(x, level) for name, x in dataset.images.items()})
+    train(run, dataset, RunFolder(tmp_path), lambda: None)
+    (line,) = records.read_lines(RunFolder(tmp_path).record)
+    assert line["skipped_updates"] == 0
+    assert -50 < line["selection"]["elbo"] < -5
+
+
 def test_an_elbo_that_is_no_number_ends_training_with_a_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -345,6 +360,17 @@ def test_protocols(tmp_path: Path, protocol: str, train_split: int, selection_sp
     state: Any = initial_state(run, toy_dataset(), CPU)
     assert len(state.batches.images) == train_split
     assert records.read_json(run_to_end(tmp_path, run).training)["selection_split"] == selection_split
+
+
+def test_a_checkpoint_of_an_earlier_version_knows_no_growth_of_the_loss() -> None:
+    """That is measured from the first update after it then."""
+    state = initial_state(toy_run(), toy_dataset(), CPU)
+    earlier = state.state_dict()
+    del earlier["first_loss"], earlier["loss_growth"]
+    state.load_state_dict(earlier | {"update": 7})
+    assert (state.update, state.loss_growth) == (7, 0)
+    step(state)
+    assert state.first_loss == state.sums["loss"] > 0
 
 
 class Killed(BaseException):
