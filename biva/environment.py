@@ -6,6 +6,7 @@ The table of all environment variables that were decided on is in docs/reference
 from __future__ import annotations
 
 import getpass
+import io
 import os
 import sys
 import warnings
@@ -15,7 +16,7 @@ from biva.errors import UserError
 
 IGNORED = (
     "MPLBACKEND",  # a notebook's backend, which is not there outside of it
-    "PYTHONWARNINGS",
+    *("PYTHONWARNINGS", "PYTHONINSPECT"),
     *("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"),  # the precision is a setting,
     *("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE"),
     *("OMP_DYNAMIC", "OMP_THREAD_LIMIT", "MKL_DYNAMIC"),  # so is the number of threads,
@@ -29,10 +30,10 @@ OBEYED = ("TORCHINDUCTOR_CACHE_DIR",)
 """Exceptions from `IGNORED`."""
 
 RECORDED = (
-    *("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS"),
-    *("NPY_DISABLE_CPU_FEATURES", "CUBLAS_WORKSPACE_CONFIG"),
+    *("ATEN_*", "DNNL_*", "MKL_*", "NPY_*", "ONEDNN_*", "OPENBLAS_*", "TORCH_MKLDNN_*"),
+    *("CUBLAS_*", "CUDNN_*", "TORCH_BLAS_*", "TORCH_CUDNN_*", "TORCH_LINALG_*"),
 )
-"""Variables that are obeyed and make of a processor another one, which rounds otherwise: `run.json` names them."""
+"""Variables, as patterns, that can make of a processor another one, which rounds otherwise: records name those set."""
 
 LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """Variables that torchrun gives to each of the processes that train a run together."""
@@ -51,7 +52,7 @@ def settle() -> None:
             "Python runs with PYTHONOPTIMIZE=2 or -OO, which leaves out the texts that captions of figures are made "
             "of. Unset PYTHONOPTIMIZE and run the same command again."
         )
-    ignored = {name for name in os.environ if any(fnmatchcase(name, pattern) for pattern in IGNORED)} - {*OBEYED}
+    ignored = named_like(IGNORED) - {*OBEYED}
     if ignored:
         print(f"ignored (docs/reference.md says why): {', '.join(sorted(ignored))}", file=sys.stderr)
     left_over = set() if _launched() else os.environ.keys() & {*LAUNCHED[:3]}
@@ -67,10 +68,17 @@ def settle() -> None:
         warnings.simplefilter("default")  # a library's remark ends no training
         for remark in (DeprecationWarning, PendingDeprecationWarning, ResourceWarning):
             warnings.simplefilter("ignore", remark)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # such as ± where PYTHONIOENCODING or the locale has none
     try:
         getpass.getuser()
     except (KeyError, OSError):  # a user id without a name, as in containers, of whom Snakemake and torch want one
         os.environ["LOGNAME"] = f"{os.getuid()}"
+
+
+def named_like(patterns: tuple[str, ...]) -> set[str]:
+    """The variables that are set and match one of the patterns."""
+    return {name for name in os.environ if any(fnmatchcase(name, pattern) for pattern in patterns)}
 
 
 def _launched() -> bool:

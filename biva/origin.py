@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from biva.environment import RECORDED
+from biva.environment import RECORDED, named_like
 
 
 @cache
@@ -68,7 +68,7 @@ def _hardware(device: str) -> dict[str, Any]:
         "processor": processor(),
         "instruction_set": torch.backends.cpu.get_cpu_capability(),
         "convolutions": convolutions,
-        "variables": {name: os.environ[name] for name in RECORDED if name in os.environ},
+        "variables": {name: os.environ[name] for name in sorted(named_like(RECORDED))},
     }
 
 

@@ -33,7 +33,7 @@ def python(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str
     ("variables", "kept", "said"),
     [
         ({"MPLBACKEND": "module://matplotlib_inline.backend_inline"}, {}, "ignored"),
-        ({"PYTHONWARNINGS": "error"}, {}, "ignored"),
+        ({"PYTHONWARNINGS": "error", "PYTHONINSPECT": "1"}, {}, "PYTHONINSPECT, PYTHONWARNINGS"),
         ({"NVIDIA_TF32_OVERRIDE": "1", "ONEDNN_DEFAULT_FPMATH_MODE": "BF16"}, {}, "NVIDIA_TF32_OVERRIDE, ONEDNN_"),
         ({"OMP_DYNAMIC": "TRUE", "OMP_THREAD_LIMIT": "1"}, {}, "OMP_DYNAMIC, OMP_THREAD_LIMIT"),
         ({"TORCHDYNAMO_DISABLE": "1", "TORCH_COMPILE_DISABLE": "1"}, {}, "TORCHDYNAMO_DISABLE, TORCH_COMPILE_DISABLE"),
@@ -70,6 +70,20 @@ def test_matplotlib_loads_after_a_notebooks_backend_and_a_remark_ends_nothing() 
     done = python("-c", code, MPLBACKEND="module://matplotlib_inline.backend_inline", PYTHONWARNINGS="error")
     assert done.returncode == 0, done.stderr
     assert "UserWarning: a remark" in done.stderr
+
+
+def test_what_a_terminal_cannot_show_ends_nothing() -> None:
+    done = python("-c", "from biva.environment import settle; settle(); print('1 ± 2')", PYTHONIOENCODING="ascii")
+    assert (done.stdout, done.returncode) == ("1 \\xb1 2\n", 0), done.stderr
+
+
+def test_make_installs_into_its_own_folder() -> None:
+    """Whatever pip and Python would make of the user's variables."""
+    variables = dict.fromkeys(("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER", "PYTHONHOME"), "/elsewhere")
+    call, rules = ["make", "--silent", "--file", "-", "show"], "include Makefile\nshow:\n\t@env\n"
+    done = subprocess.run(call, cwd=ROOT, env=os.environ | variables, input=rules, capture_output=True, text=True)
+    assert "MLFLOW_DISABLE_TELEMETRY=true" in done.stdout
+    assert "/elsewhere" not in done.stdout
 
 
 def test_python_without_docstrings_is_refused() -> None:
@@ -190,10 +204,12 @@ def test_why_a_commit_is_unknown_is_said(
 
 
 def test_a_record_names_what_of_the_processor_changes_last_digits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    for name in ("ONEDNN_MAX_CPU_ISA", "ONEDNN", "TORCH_HOME"):
+        monkeypatch.setenv(name, "AVX2")
     hardware = origin.made_by("2 x cpu")["hardware"]
     flags = Path("/proc/cpuinfo").read_text()
     assert f"model name\t: {hardware['processor']}\n" in flags
     assert hardware["instruction_set"].lower().replace("avx512", "avx512f") in flags
     assert re.match(r"oneDNN \d+\.\d" if torch.backends.mkldnn.is_available() else "torch", hardware["convolutions"])
-    assert hardware["variables"] == {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+    assert ("ONEDNN_MAX_CPU_ISA", "AVX2") in hardware["variables"].items()
+    assert not {"ONEDNN", "TORCH_HOME"} & hardware["variables"].keys()
