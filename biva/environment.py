@@ -16,7 +16,7 @@ from biva.errors import UserError
 
 IGNORED = (
     "MPLBACKEND",  # a notebook's backend, which is not there outside of it
-    *("PYTHONWARNINGS", "PYTHONINSPECT"),
+    *("PYTHONINSPECT", "PYTHONSAFEPATH", "PYTHONWARNINGS"),
     *("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"),  # the precision is a setting,
     *("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE"),
     *("OMP_DYNAMIC", "OMP_THREAD_LIMIT", "MKL_DYNAMIC"),  # so is the number of threads,
@@ -30,7 +30,7 @@ OBEYED = ("TORCHINDUCTOR_CACHE_DIR",)
 """Exceptions from `IGNORED`."""
 
 RECORDED = (
-    *("ATEN_*", "DNNL_*", "MKL_*", "NPY_*", "ONEDNN_*", "OPENBLAS_*", "TORCH_MKLDNN_*"),
+    *("ATEN_*", "DNNL_*", "MKL_CBWR*", "MKL_ENABLE_*", "NPY_*", "ONEDNN_*", "OPENBLAS_CORETYPE", "TORCH_MKLDNN_*"),
     *("CUBLAS_*", "CUDNN_*", "TORCH_BLAS_*", "TORCH_CUDNN_*", "TORCH_LINALG_*"),
 )
 """Variables, as patterns, that can make of a processor another one, which rounds otherwise: records name those set."""

@@ -36,6 +36,9 @@ find_run, find_table, find_pair = map(cache, (biva.config.find_run, biva.config.
 experiment_set = cache(load_experiments)
 PAPER = str(CONFIG_FOLDER / "paper_results.csv")
 
+if sys.prefix != sys.base_prefix:
+    os.environ.pop("PYTHONPATH", None)  # jobs have the packages of this virtual environment and no others
+
 USES_CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
 if USES_CONDA:
     # Where an environment is active already, `conda activate` puts the new one where the old one stands in PATH, which
@@ -46,11 +49,12 @@ if USES_CONDA:
 def call_biva(arguments):
     """The shell command of a rule: outside of conda by the Python that runs Snakemake, with this package `biva`.
 
-    No other packages than that Python's own: neither those of the user's PYTHONPATH nor, in conda, of `~/.local`.
+    Snakemake takes PYTHONPATH away from jobs in conda environments, so the command itself sets it. There `-s` leaves out
+    packages in `~/.local`.
     """
     python = "python -s" if USES_CONDA else quoted(sys.executable)
-    config = "" if Path.cwd() == ROOT else f"BIVA_CONFIG={quoted(CONFIG_FOLDER)} "
-    return f"PYTHONPATH={quoted(ROOT)} {config}{python} -m biva {arguments}"
+    place = "" if Path.cwd() == ROOT else f"PYTHONPATH={quoted(ROOT)} BIVA_CONFIG={quoted(CONFIG_FOLDER)} "
+    return f"{place}{python} -m biva {arguments}"
 
 
 def quoted(path):
