@@ -22,7 +22,7 @@ IGNORED = (
     *("OMP_DYNAMIC", "OMP_THREAD_LIMIT", "MKL_DYNAMIC"),  # so is the number of threads,
     *("TORCHDYNAMO_*", "TORCHINDUCTOR_*", "TORCH_COMPILE*"),  # and so is what is compiled
     *("MLFLOW_ENABLE_ASYNC_LOGGING", "MLFLOW_LOCK_MODEL_DEPENDENCIES", "MLFLOW_REGISTRY_URI"),
-    "MLFLOW_TRUNCATE_LONG_VALUES",
+    *("MLFLOW_TRUNCATE_LONG_VALUES", "*MLFLOW_ACTIVE_MODEL_ID"),  # points would belong to that model too
 )
 """Variables, as patterns, that no process of ours heeds."""
 

@@ -79,7 +79,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
 def config(request: pytest.FixtureRequest, store: str, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
     """A run of an experiment set that no other test uses, in a shell where MLflow's own commands go elsewhere."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
-    for name in ("MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID", "MLFLOW_ACTIVE_MODEL_ID"):
+    for name in ("MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID"):
         monkeypatch.setenv(name, "elsewhere")
     return fake_config(experiments=request.node.name.removeprefix("test_").lower())
 

@@ -39,6 +39,7 @@ def python(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str
         ({"TORCHDYNAMO_DISABLE": "1", "TORCH_COMPILE_DISABLE": "1"}, {}, "TORCHDYNAMO_DISABLE, TORCH_COMPILE_DISABLE"),
         ({"TORCHINDUCTOR_USE_FAST_MATH": "1", "TORCHINDUCTOR_CACHE_DIR": "/c"}, {"TORCHINDUCTOR_CACHE_DIR"}, "FAST"),
         ({"MLFLOW_ENABLE_ASYNC_LOGGING": "true", "MLFLOW_TRACKING_URI": "http://a"}, {"MLFLOW_TRACKING_URI"}, "ASYNC"),
+        ({"MLFLOW_ACTIVE_MODEL_ID": "m", "_MLFLOW_ACTIVE_MODEL_ID": "m"}, {}, "MLFLOW_ACTIVE_MODEL_ID, _MLFLOW_"),
         ({"OMP_NUM_THREADS": "3", "SLURM_MEM_PER_NODE": "0"}, {"OMP_NUM_THREADS", "SLURM_MEM_PER_NODE"}, ""),
         ({"RANK": "1", "WORLD_SIZE": "2"}, {}, "warning: RANK, WORLD_SIZE ignored"),
         ({"LOCAL_RANK": "0"}, {}, "warning: LOCAL_RANK ignored"),
