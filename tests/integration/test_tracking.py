@@ -360,6 +360,15 @@ def test_a_dead_store_is_one_warning_and_a_later_mirror_completes(
     assert_every_point_once(Store(config, store), config, 50)
 
 
+def test_a_variable_with_a_value_that_mlflow_does_not_take_is_one_message(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", NOWHERE)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "soon")
+    with pytest.raises(TrackingError, match="Failed to convert 'soon' for MLFLOW_HTTP_REQUEST_TIMEOUT"):
+        records_from_mlflow(config.experiments, Path("nowhere"))
+
+
 def test_without_mlflow_there_is_one_warning_and_training_goes_on(
     config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
