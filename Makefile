@@ -10,6 +10,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
+unexport PIP_PREFIX PIP_ROOT PIP_TARGET PIP_USER PYTHONHOME # packages go to .venv
 
 # Tests wait more than they compute: four processes suit two cores. The tests of a file share what they prepare, so one
 # process runs them. (pytest 9.2 takes no notice of the groups of pytest-xdist 3.8.)

@@ -32,6 +32,7 @@ from biva.config import (
     load_sets,
     resolve_runs,
 )
+from biva.environment import settle
 from biva.errors import UserError
 from biva.models.architectures import ModelName
 from biva.records import PUBLISHED, RunFolder, read_json, write_atomically, write_json
@@ -104,6 +105,7 @@ def main() -> None:
     logging.basicConfig(format="%(message)s")
     logging.getLogger("biva").setLevel(logging.INFO)
     try:
+        settle()
         app()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -510,7 +512,8 @@ def verify(
     """Check that a set's results are what its runs gave, and that nothing was edited.
 
     Recomputes results.csv and all tables from the records, compares every file of every run with its manifest, the
-    data with their fingerprints and everything with MLflow's copy. Status 1 and a list of what does not agree.
+    data with their fingerprints and everything with MLflow's copy. Status 1 and a list of what does not agree. No model
+    is computed again, so it passes on any processor; whether runs made on another one are the same, `biva same` tells.
     """
     from biva.verification import verify
 
@@ -565,7 +568,8 @@ def same(experiments: Experiments, results: SetFolder = None) -> None:
 
     Compares results.csv with that of results/published/SET: every mean over seeds of a bound, an error or an anomaly
     score is equal to the bit, within error, or different, which is worse than the published one by more than seeds and
-    Monte Carlo error explain in 19 of 20 cases (so of many equally good values one of twenty is called different).
+    Monte Carlo error explain in 19 of 20 cases (so of many equally good values one of twenty is called different). On
+    another processor than the published runs', within error is what to expect.
 
     Status 0: all that ran is equal to the bit. 3: the rest is within error. 4: something is different. 1: there is
     nothing to compare.

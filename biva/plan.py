@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -27,6 +26,7 @@ from biva.data.raw import CLASSES
 from biva.devices import device_name
 from biva.models.architectures import Architecture
 from biva.models.build import build_model
+from biva.origin import processor
 from biva.records import read_json
 
 ASSUMED_CPU = 20e9
@@ -148,14 +148,11 @@ def work_of(run: RunConfig, experiments: Experiments, datasets: Mapping[str, Dat
 
 def conditions(run: RunConfig, device: torch.device) -> dict[str, Any]:
     """What a measurement and a run must agree in, if the one shall say how fast the other is."""
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text(encoding="utf-8").splitlines() if information.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
         "architecture": run.architecture.model_dump(mode="json", exclude={"description"}),
         "model": run.model,
         "device": device_name(device),
-        "processor": names[0] if names else platform.machine(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "threads": run.threads if device.type == "cpu" else None,
     }

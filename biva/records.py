@@ -23,8 +23,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
-import subprocess
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -252,37 +250,3 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         return []
     whole = path.read_text(encoding="utf-8").split("\n")[:-1]
     return [json.loads(line) for line in whole]
-
-
-def commit() -> str:
-    """Git commit of the code that runs, with `-dirty` when tracked files differ from it.
-
-    Outside git, as where a copy of the code was carried, it is what BIVA_COMMIT says, or else `unknown`.
-    """
-    code = Path(__file__).parent
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", code, *arguments], capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return os.environ.get("BIVA_COMMIT", "unknown")
-
-
-def versions() -> dict[str, str]:
-    """What the numbers were computed with."""
-    import numpy
-    import torch
-
-    import biva
-
-    return {
-        "biva": biva.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": numpy.__version__,
-        "platform": platform.platform(),
-    }

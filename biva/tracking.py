@@ -387,7 +387,8 @@ def usable_store() -> Iterator[None]:
         raise
     except Exception as error:
         libraries = ("mlflow", "sqlalchemy", "alembic")
-        if not isinstance(error, OSError) and type(error).__module__.split(".")[0] not in libraries:
+        of_a_variable = isinstance(error, ValueError) and re.search("MLFLOW_|environment variable", str(error))
+        if not (isinstance(error, OSError) or of_a_variable or type(error).__module__.split(".")[0] in libraries):
             raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         message = f"MLflow at {_address()} cannot be used: {reason}"

@@ -20,6 +20,7 @@ from biva.evaluation.anomaly import bounds_above
 from biva.evaluation.memory import rows_for
 from biva.evaluation.run import load_trained
 from biva.evaluation.separation import Scores, bootstrap, choice, scores, separation
+from biva.origin import made_by
 from biva.records import CHOOSING_ANOMALOUS, CHOOSING_NORMAL, RunFolder
 from biva.seeds import derive_seed
 
@@ -46,6 +47,7 @@ def detect(
     started = time.monotonic()
     trained = load_trained(folder, normal)
     run, model, device = trained.run, trained.model, trained.device
+    origin = made_by(device_name(device))
     if run.labels is not None:
         raise UserError(f"{run.name} learned from labels; anomalies are scored by runs that learned from images alone.")
     scored: dict[str, tuple[Dataset, Split]] = {"normal": (normal, "test"), "anomalous": (anomalous, "test")}
@@ -100,8 +102,7 @@ def detect(
         **images,
         "samples": pair.importance_samples,
         "seed": seed,
-        "device": device_name(device),
-        "commit": records.commit(),
+        **origin,
         "repeats": BOOTSTRAP_REPEATS,
         "scores": {
             name: summary(score, values["anomalous"][name], seed=derive_seed(seed, "bootstrap", name))

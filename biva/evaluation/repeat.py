@@ -91,4 +91,7 @@ def _expectation(weights: PublishedWeights, settings: Evaluation, device: str) -
         return (
             f"Published on {then}, repeated on {device}, which may draw other numbers: expect differences well below ±."
         )
-    return "The settings and the device of the published numbers: expect no difference, or one of rounding."
+    return (
+        "The settings and the device of the published numbers: expect no difference, or on another processor one of "
+        "rounding."
+    )

@@ -33,6 +33,7 @@ from biva.evaluation.memory import rows_for
 from biva.evaluation.pictures import SHOWN, pictures
 from biva.models.build import build_model
 from biva.models.layers import fold_weight_norm
+from biva.origin import commit, made_by
 from biva.records import RunFolder
 from biva.seeds import derive_seed
 
@@ -131,7 +132,7 @@ class Sampling:
         model, device, seed = self.trained.model, self.trained.device, evaluation_seed(self.trained.run)
         images = hashlib.sha256(self.x.numpy().tobytes()).hexdigest()
         depends_on = [self.trained.weights_sha256, images, seed, self.k, self.rows, precision]
-        depends_on += [device_name(device), records.commit()]
+        depends_on += [device_name(device), commit()]
         keeper = keeper_in(self.folder / hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:16])
         with computing_in(precision, device):
             return draw_batches(
@@ -181,6 +182,7 @@ def evaluate(folder: RunFolder, settings: Evaluation, dataset: Dataset) -> None:
     """
     started = time.monotonic()
     trained = load_trained(folder, dataset)
+    origin = made_by(device_name(trained.device))
     with computing_in("fp32", trained.device):
         if trained.run.labels is None:
             bounds, arrays, numbers = _likelihood(Sampling.of(trained, dataset, settings, folder), settings)
@@ -194,9 +196,8 @@ def evaluate(folder: RunFolder, settings: Evaluation, dataset: Dataset) -> None:
         "split": "test",
         "images": len(evaluated_images(dataset, settings)),
         "images_in_split": len(dataset.split("test")),
-        "device": device_name(trained.device),
         "seed": evaluation_seed(trained.run),
-        "commit": records.commit(),
+        **origin,
         "weights_sha256": trained.weights_sha256,
         **numbers,
         "wall_seconds": time.monotonic() - started,

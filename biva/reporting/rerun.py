@@ -32,6 +32,11 @@ EQUAL, WITHIN, DIFFERENT, NOT_PUBLISHED = "equal to the bit", "within error", "d
 STATUS = {EQUAL: 0, WITHIN: 3, DIFFERENT: 4}
 """Verdict -> exit status of `biva same` where it is the worst of all."""
 
+_ELSEWHERE = (
+    "Nothing is equal to the bit. On another processor than that of the published runs nothing can be: it rounds "
+    "otherwise, and training makes of that up to as much as another seed does (docs/numbers.md)."
+)
+
 _CELL = ["dataset", "architecture", "model", "metric", "K"]
 _COMPARABLE = {"data_fingerprint": "other data", "evaluation_digest": "other settings of the evaluation"}
 
@@ -113,6 +118,7 @@ def report(verdicts: pd.DataFrame) -> str:
             shown[columns].to_string(index=False, float_format="{:.3f}".format, na_rep=""),
             "",
             ", ".join(f"{number} {verdict}" for verdict, number in counts.items()) + ".",
+            *([_ELSEWHERE] if EQUAL not in counts else []),
             "Means over seeds (number of seeds). Explained: by how much error alone makes one value of twenty worse.",
             *(
                 ["Error of images: one seed on either side, so what another seed does is not known and not in it."]

@@ -9,6 +9,7 @@ writes anything.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -88,6 +89,8 @@ def joined_processes(run: RunConfig) -> Iterator[Processes]:
                 "counted from 0. Start at most one process per GPU (--nproc-per-node)."
             )
         torch.cuda.set_device(local)
+    place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    print(f"{run.name}: process {rank} of {count} waits for the others at {place}", file=sys.stderr, flush=True)
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
     try:
         yield Processes(rank, count)

@@ -19,6 +19,7 @@ from biva import records
 from biva.config import RunConfig
 from biva.data.datasets import Dataset
 from biva.errors import UserError
+from biva.origin import made_by, versions
 from biva.records import RunFolder
 
 LOCK = ".lock"
@@ -124,7 +125,7 @@ def write_identity(
 ) -> None:
     """Write `run.json` at the start; on resuming, note by which code and where the run goes on.
 
-    A run that was killed before its first checkpoint starts again under its own id, if by the same code and device.
+    A run that was killed before its first checkpoint starts again under its own id, if by the same code and machine.
 
     Args:
         run: its settings.
@@ -136,13 +137,13 @@ def write_identity(
         parameters: trainable scalars of the model.
         compiler: that of the model, in words, if it is compiled.
     """
-    now, code = datetime.now(UTC).isoformat(timespec="seconds"), records.commit()
+    now, origin = datetime.now(UTC).isoformat(timespec="seconds"), made_by(device)
     identity = records.read_json(folder.identity) if folder.identity.exists() else {}
-    same_start = (identity.get("commit"), identity.get("device")) == (code, device)
+    same_start = {name: identity.get(name) for name in origin} == origin
     if same_start and not update and not folder.training.exists():
         return
     if identity and update:
-        resumed = {"time": now, "update": update, "commit": code, "device": device}
+        resumed = {"time": now, "update": update, **origin}
         identity["resumed"] = [*identity.get("resumed", []), resumed]
     else:
         identity = {
@@ -154,11 +155,10 @@ def write_identity(
             "started": now,
             "config": run.model_dump(mode="json"),
             "config_digest": run.digest,
-            "commit": code,
             "data_fingerprint": dataset.fingerprint,
-            "device": device,
+            **origin,
             "parameters": parameters,
-            "versions": records.versions() | ({"compiler": compiler} if compiler else {}),
+            "versions": versions() | ({"compiler": compiler} if compiler else {}),
         }
     records.write_json(folder.identity, identity)
 

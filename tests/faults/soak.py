@@ -15,7 +15,8 @@ import traceback
 from collections import Counter
 from pathlib import Path
 
-from biva.records import commit, versions, write_atomically
+from biva.origin import commit, versions
+from biva.records import write_atomically
 from tests.faults.faults import FAULTS, CannotBeTried, Lab
 
 SUMMARY = Path("results/soak/summary.md")

@@ -77,8 +77,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def config(request: pytest.FixtureRequest, store: str, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
-    """A run of an experiment set that no other test uses."""
+    """A run of an experiment set that no other test uses, in a shell where MLflow's own commands go elsewhere."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    for name in ("MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID"):
+        monkeypatch.setenv(name, "elsewhere")
     return fake_config(experiments=request.node.name.removeprefix("test_").lower())
 
 
@@ -356,6 +358,15 @@ def test_a_dead_store_is_one_warning_and_a_later_mirror_completes(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     mirror_or_warn(folder)
     assert_every_point_once(Store(config, store), config, 50)
+
+
+def test_a_variable_with_a_value_that_mlflow_does_not_take_is_one_message(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", NOWHERE)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "soon")
+    with pytest.raises(TrackingError, match="Failed to convert 'soon' for MLFLOW_HTTP_REQUEST_TIMEOUT"):
+        records_from_mlflow(config.experiments, Path("nowhere"))
 
 
 def test_without_mlflow_there_is_one_warning_and_training_goes_on(

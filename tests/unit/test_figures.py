@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 from typing import Any, get_args
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -238,9 +239,11 @@ def test_runs_of_two_datasets_do_not_share_axes(name: FigureName, tmp_path: Path
 
 @pytest.mark.parametrize("name", get_args(FigureName))
 def test_saved_twice_the_files_are_the_same_bytes(name: FigureName, tmp_path: Path) -> None:
+    """The second time with another look of the user's, as from a file `matplotlibrc`."""
     folder = fake_run(tmp_path / "runs", bounds=BOUNDS)
-    for stem in ("first.a", "second.a"):
-        save(draw(name, [folder]), tmp_path / stem)
+    save(draw(name, [folder]), tmp_path / "first.a")
+    with matplotlib.rc_context({"image.origin": "lower", "font.family": "monospace", "savefig.bbox": "tight"}):
+        save(draw(name, [folder]), tmp_path / "second.a")
     assert (tmp_path / "first.a.pdf").read_bytes().startswith(b"%PDF")
     assert b"CreationDate" not in (tmp_path / "first.a.pdf").read_bytes()
     for kind in ("pdf", "png"):

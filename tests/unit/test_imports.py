@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "biva"
 
-COMMON = {"config", "errors", "records", "seeds"}
+COMMON = {"config", "errors", "origin", "records", "seeds"}
 COMPUTING = COMMON | {"bounds", "data", "devices", "models", "vision"}
 REPORTING = COMMON | {"models.architectures"}  # a section of the configuration that stands beside what it describes
 
@@ -22,6 +22,8 @@ ALLOWED: dict[str, set[str]] = {
     "bounds": set(),
     "config": {"errors", "models.architectures"},
     "records": {"errors"},
+    "environment": {"errors"},
+    "origin": {"environment"},
     "weights": {"config", "errors", "records"},
     "devices": {"config", "errors"},
     "data": COMMON | {"vision"},

@@ -170,8 +170,10 @@ def test_the_report_shows_both_values_and_counts_verdicts(results: Make) -> None
     assert re.search(r"-25\.100 \(2\) +-27\.050 \(2\) +1\.950 +0\.326 +seeds +different", text)
     assert "1 different." in text
     assert "another seed does is not known" not in text
+    assert "On another processor" in text
     text = report(compare(results(-25.0), results(-27.0), (no_bounds, no_bounds)))
     assert "one seed on either side, so what another seed does is not known" in text
+    assert "On another processor" not in report(compare(results(-25.0), results(-25.0), (no_bounds, no_bounds)))
 
 
 # ------------------------------------------------------------------------------------------------------- the command

@@ -224,6 +224,7 @@ def test_record_is_complete_and_consistent(tmp_path: Path) -> None:
     assert images == ["valid", 10, 10]
     assert identity["parameters"] == sum(value.numel() for value in load_file(folder.weights).values())
     assert RunConfig.model_validate(identity["config"]) == toy_run()
+    assert identity["hardware"]["instruction_set"] == torch.backends.cpu.get_cpu_capability()
 
 
 def test_same_seed_same_bits(tmp_path: Path) -> None:

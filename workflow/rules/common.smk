@@ -27,12 +27,17 @@ if not Path("config/experiments").is_dir():
 
 import biva.config
 from biva.config import CONFIG_FOLDER, load_experiments, load_sets, resolve_runs
+from biva.environment import settle
 from biva.errors import UserError
+from biva.origin import commit
 from biva.records import settings_digest
 
 find_run, find_table, find_pair = map(cache, (biva.config.find_run, biva.config.find_table, biva.config.find_anomaly))
 experiment_set = cache(load_experiments)
 PAPER = str(CONFIG_FOLDER / "paper_results.csv")
+
+if sys.prefix != sys.base_prefix:
+    os.environ.pop("PYTHONPATH", None)  # jobs have the packages of this virtual environment and no others
 
 USES_CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
 if USES_CONDA:
@@ -44,9 +49,10 @@ if USES_CONDA:
 def call_biva(arguments):
     """The shell command of a rule: outside of conda by the Python that runs Snakemake, with this package `biva`.
 
-    Snakemake takes PYTHONPATH away from jobs in conda environments, so the command itself sets it.
+    Snakemake takes PYTHONPATH away from jobs in conda environments, so the command itself sets it. There `-s` leaves out
+    packages in `~/.local`.
     """
-    python = "python" if USES_CONDA else quoted(sys.executable)
+    python = "python -s" if USES_CONDA else quoted(sys.executable)
     place = "" if Path.cwd() == ROOT else f"PYTHONPATH={quoted(ROOT)} BIVA_CONFIG={quoted(CONFIG_FOLDER)} "
     return f"{place}{python} -m biva {arguments}"
 
@@ -59,6 +65,7 @@ def quoted(path):
 def checked(settings):
     """All settings of config/config.yaml, those given to Snakemake first; refuses a wrong configuration before any job."""
     try:
+        settle()
         settings = biva.config.load_main().model_dump() | settings
         settings = biva.config.parse(biva.config.MainConfig, settings, "config/config.yaml or --config")
         for name in load_sets(settings.experiments):
@@ -71,6 +78,8 @@ def checked(settings):
             )
     except UserError as error:
         sys.exit(f"error: {error}")
+    if workflow.is_main_process:
+        commit()  # warns now, and not in the jobs' logs alone, that it is unknown
     if settings.data_mirror:
         os.environ.setdefault("BIVA_DATA_MIRROR", settings.data_mirror)
     return settings.model_dump()
