@@ -53,7 +53,7 @@ def test_every_job_runs_the_projects_own_code_in_the_environment_of_environment_
     target = (
         "results/quick/tracked.txt" if active == "base" else "results/quick/runs/digits/digits_8x8/vae/seed1/train.json"
     )
-    done = project.snakemake("--cores", "2", "--sdm", "conda", target, PATH=os.pathsep.join(path), **variables)
+    done = project.snakemake("--cores", "2", target, "--sdm", "conda", PATH=os.pathsep.join(path), **variables)
     assert done.returncode == 0, done.stdout
 
     (made,) = (project.path / ".snakemake" / "conda").glob("*/environment.yml")
@@ -69,7 +69,7 @@ def test_an_installed_package_is_reached_in_the_environment_and_nothing_beside_i
     shutil.copy(WORKFLOW_TESTS / "stand_in_cli.py", new.path / "biva" / "cli.py")
     shutil.move(new.path / "biva", site / "biva")
     done = subprocess.run(
-        [sys.executable, "-m", "snakemake", "--cores", "1", "--sdm", "conda", "resources/digits/fetched.txt"],
+        [sys.executable, "-m", "snakemake", "--cores", "1", "resources/digits/fetched.txt", "--sdm", "conda"],
         cwd=new.path,
         env=os.environ | {"PYTHONPATH": str(site), "PATH": os.pathsep.join([str(conda / "bin"), WITHOUT_CONDA])},
         capture_output=True,
