@@ -116,7 +116,8 @@ def test_the_wheel_has_what_git_tracks_of_the_package_and_lays_out_a_project(tmp
         shutil.copy(ROOT / name, copy)
     build = "from setuptools.build_meta import build_wheel; build_wheel('..')"
     subprocess.run([sys.executable, "-c", build], cwd=copy, stdout=subprocess.DEVNULL, check=True)
-    with ZipFile(*tmp_path.glob("*.whl")) as wheel:
+    (file,) = tmp_path.glob("*.whl")
+    with ZipFile(file) as wheel:
         made = {name for name in wheel.namelist() if not name.startswith("biva-")}
         wheel.extractall(tmp_path / "site")
     assert made == package | {f"biva/project/{name}" for name in project}
