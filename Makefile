@@ -17,7 +17,7 @@ unexport PIP_PREFIX PIP_ROOT PIP_TARGET PIP_USER PYTHONHOME # packages go to .ve
 PARALLEL := --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce published test soak fuzz scale format ui report clean lock
+.PHONY: help setup reproduce published lint test soak fuzz scale format ui report clean lock
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,12 +30,14 @@ reproduce: $(READY) ## Run the experiment set of config/config.yaml: data, train
 published: $(READY) ## Make the tables and figures of results/published anew: a minute, no training
 	$(BIN)/snakemake --cores 1 published
 
-test: $(READY) ## Run all checks: format, types, workflow, tests
+lint: $(READY) ## Check format, types and the workflow's style
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check workflow
 	$(BIN)/snakemake --lint
+
+test: lint ## Run all checks: those of lint, and the tests
 	$(BIN)/pytest $(PARALLEL)
 
 soak: $(READY) ## Kill, fill, lock and damage on purpose for MINUTES, and report what was lost (SEED=n to repeat)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -110,6 +112,25 @@ def main() -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
+
+
+# -------------------------------------------------------------------------------------------------------------- project
+
+
+@verb("biva init my_project")
+def init(folder: Annotated[Path, typer.Argument(help="A new folder, or an empty one.")]) -> None:
+    """Lay out a project of its own: the workflow, the configuration and the conda environment.
+
+    For a `biva` that was installed without a clone of the project; jobs use the installed package.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise UserError(f"{folder} is not empty. Name a new folder: what is in this one is not overwritten.")
+        shutil.copytree(Path(__file__).with_name("project"), folder, dirs_exist_ok=True)
+    except OSError as error:
+        raise UserError(f"Cannot write {folder}: {error.strerror or error}. Name a new folder elsewhere.") from error
+    print(f"cd {shlex.quote(str(folder))} && snakemake --cores all")
 
 
 # --------------------------------------------------------------------------------------------------------------- models

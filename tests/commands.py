@@ -52,7 +52,7 @@ def assert_names_exist(arguments: Sequence[str]) -> None:
         case ["data", "export", *datasets]:
             for dataset in takewhile(lambda word: not word.startswith("-"), datasets):
                 find_dataset(dataset, CONFIG)
-        case [("track" | "schema" | "data" | "rebuild" | "--help"), *_]:
+        case [("init" | "track" | "schema" | "data" | "rebuild" | "--help"), *_]:
             pass
         case _:
             pytest.fail(f"no check for the command: biva {' '.join(arguments)}")

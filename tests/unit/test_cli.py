@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 VERBS = (
     *("describe", "check", "bench", "plan", "data", "fetch", "prepare", "train", "evaluate", "detect", "track"),
     *("collect", "table", "figure", "anomalies", "summary", "schema"),
-    *("compare", "verify", "publish", "rebuild", "repeat", "same"),
+    *("compare", "verify", "publish", "rebuild", "repeat", "same", "init"),
 )
 
 
@@ -100,6 +100,9 @@ def test_every_verb_has_examples_that_its_parser_takes_and_that_name_things_that
         ("verify results/quick", "nothing to verify: results/quick has no finished run"),
         ("publish quick", "There is nothing to verify"),
         ("rebuild quick", "Nothing is published of quick. Published: nothing yet."),
+        ("init .", "is not empty. Name a new folder"),
+        ("init config/config.yaml", "Cannot write config/config.yaml: "),
+        ("init /proc/new", "Cannot write /proc/new: "),
         ("same nope", "There is no experiment set 'nope'"),
         ("same quick", "Nothing is published of quick. Published: nothing yet."),
     ],

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import requires
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,16 @@ ROOT = Path(__file__).parents[2]
 
 CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base", "psycopg2-binary": "psycopg2"}
 """Package -> its name in conda-forge, where that is another."""
+
+
+FOR_SNAKEMAKE = {"packaging": "snakemake", "sqlalchemy": "sqlmodel"}
+"""Package of conda -> the package that pip installs and that asks for an older one than conda would take."""
+
+
+def requirements(package: str) -> dict[str, SpecifierSet]:
+    """What the metadata of an installed package name, without extras."""
+    parsed = map(Requirement, requires(package) or ())
+    return {canonicalize_name(r.name): r.specifier for r in parsed if r.marker is None}
 
 
 def project() -> dict[str, Any]:
@@ -99,6 +110,8 @@ def test_the_licence_of_every_direct_dependency_is_listed_as_its_metadata_name_i
 
 def test_environment_yml_names_the_dependencies_of_pyproject_with_the_same_ranges_from_conda_forge_alone() -> None:
     theirs, supported = conda(), SpecifierSet(project()["requires-python"])
+    for name, of in FOR_SNAKEMAKE.items():
+        assert theirs.pop(name) == requirements(of)[name], f"{name}: {of} asks for another, which pip would install"
     assert theirs.pop("pip") == SpecifierSet()
     assert str(theirs.pop("python")).removeprefix("==").removesuffix(".*") in supported
     assert theirs == {CONDA_NAMES.get(name, name): specifier for name, specifier in direct(dev=False).items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from functools import cache
 from pathlib import Path
@@ -26,7 +27,7 @@ def prose(page: Path) -> str:
 @PAGES_WITH_IDS
 def test_links_lead_somewhere(page: Path) -> None:
     for text, target in re.findall(r"\[([^\]]*)\]\(([^)\s]+)\)", prose(page)):
-        if target.startswith("https://"):
+        if target.startswith(("https://", "../../actions/")):  # the latter below the repository on GitHub
             continue
         name, _, anchor = target.partition("#")
         path = (page.parent / name).resolve() if name else page
@@ -129,4 +130,8 @@ def test_citation_is_of_this_version() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert {"cff-version", "message", "title", "authors", "license", "references"} <= citation.keys()
     assert citation["version"] == biva.__version__
+    zenodo = json.loads((ROOT / ".zenodo.json").read_text())
+    assert (zenodo["title"], zenodo["description"]) == (citation["title"], citation["abstract"])
+    assert (zenodo["license"], zenodo["keywords"]) == (citation["license"], citation["keywords"])
+    assert zenodo["creators"] == citation["authors"]
     assert f"({biva.__version__})" in (ROOT / "CHANGELOG.md").read_text()

@@ -1,4 +1,4 @@
-"""Stands in for the command `conda` where a test runs `snakemake --use-conda`: it resolves and downloads nothing.
+"""Stands in for the command `conda` where a test runs `snakemake --sdm conda`: it resolves and downloads nothing.
 
 An environment that it creates is an empty virtual environment with the environment file that it was made from.
 Activating one changes PATH as conda does. What else Snakemake asks for is answered as conda does.

@@ -1,16 +1,17 @@
-"""`snakemake --use-conda`, with a stand-in for conda: which environment is made of what, and which code runs in it."""
+"""`snakemake --sdm conda`, with a stand-in for conda: which environment is made of what, and which code runs in it."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 import venv
 from pathlib import Path
 
 import pytest
 
-from tests.workflow.conftest import ROOT, Project, small_set
+from tests.workflow.conftest import ROOT, Project, copy_project, small_set
 
 WORKFLOW_TESTS = ROOT / "tests" / "workflow"
 WITHOUT_CONDA = os.pathsep.join(
@@ -52,7 +53,7 @@ def test_every_job_runs_the_projects_own_code_in_the_environment_of_environment_
     target = (
         "results/quick/tracked.txt" if active == "base" else "results/quick/runs/digits/digits_8x8/vae/seed1/train.json"
     )
-    done = project.snakemake("--cores", "2", "--use-conda", target, PATH=os.pathsep.join(path), **variables)
+    done = project.snakemake("--cores", "2", target, "--sdm", "conda", PATH=os.pathsep.join(path), **variables)
     assert done.returncode == 0, done.stdout
 
     (made,) = (project.path / ".snakemake" / "conda").glob("*/environment.yml")
@@ -62,10 +63,29 @@ def test_every_job_runs_the_projects_own_code_in_the_environment_of_environment_
     assert trained.read_text() == str(made.parent)
 
 
+def test_an_installed_package_is_reached_in_the_environment_and_nothing_beside_it(tmp_path: Path, conda: Path) -> None:
+    """As after `biva init`: there is no package beside the workflow."""
+    new, site = copy_project(tmp_path / "new"), tmp_path / "site"
+    shutil.copy(WORKFLOW_TESTS / "stand_in_cli.py", new.path / "biva" / "cli.py")
+    shutil.move(new.path / "biva", site / "biva")
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--cores", "1", "resources/digits/fetched.txt", "--sdm", "conda"],
+        cwd=new.path,
+        env=os.environ | {"PYTHONPATH": str(site), "PATH": os.pathsep.join([str(conda / "bin"), WITHOUT_CONDA])},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert ".snakemake/conda/" in (new.path / "pythons.txt").read_text()
+    (link,) = (new.path / ".snakemake" / "code").iterdir()
+    assert link.resolve() == (site / "biva").resolve()
+    assert f"PYTHONPATH={link.parent} " in done.stderr
+
+
 def test_without_conda_the_error_says_what_to_do(project: Project) -> None:
-    done = project.snakemake("--cores", "1", "--use-conda", PATH=WITHOUT_CONDA)
+    done = project.snakemake("--cores", "1", "--sdm", "conda", PATH=WITHOUT_CONDA)
     assert done.returncode != 0
-    for part in ["error: --use-conda needs the command `conda`", "Install Miniforge", "leave --use-conda out"]:
+    for part in ["error: --sdm conda needs the command `conda`", "Install Miniforge", "leave --sdm conda out"]:
         assert part in done.stdout
     assert "Traceback" not in done.stdout
     assert not (project.path / "resources").exists()

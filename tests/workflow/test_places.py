@@ -1,10 +1,17 @@
-"""The workflow outside of its own folder: in another working folder, and as a module of another workflow."""
+"""The workflow outside of its own folder: in another working folder, as a module of another workflow, from a wheel."""
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+from zipfile import ZipFile
 
+import pytest
+
+from biva.cli import app
 from tests.workflow.conftest import ROOT, Project, small_set
 
 NOWHERE = "http://127.0.0.1:9"
@@ -15,6 +22,28 @@ module reproduction:
 
 use rule * from reproduction
 """
+
+DEPLOYED = """
+from snakemake.utils import min_version
+
+min_version("6.10.0")
+
+configfile: "config/config.yaml"
+
+module biva:
+    snakefile:
+        github("owner/biva", path="workflow/Snakefile", tag="v1")
+    config:
+        config
+
+use rule * from biva
+"""
+"""As `snakedeploy deploy-workflow https://github.com/owner/biva . --tag v1` writes it, beside config/ and profiles/."""
+
+
+def git(*arguments: str, folder: Path) -> None:
+    identity = ("-c", "user.name=name", "-c", "user.email=name@example.org")
+    subprocess.run(["git", "-C", folder, *identity, *arguments], check=True)
 
 
 def test_in_another_folder_with_the_configuration_beside_the_workflow(project: Project, tmp_path: Path) -> None:
@@ -45,3 +74,55 @@ def test_as_a_module_of_another_workflow_it_runs_to_its_tables(project: Project,
     assert "VAE" in (other.path / target).read_text()
     assert len(list(other.path.rglob("evaluation_parts/*"))) == 2
     assert not (project.path / "results").exists()
+
+
+def test_fetched_from_a_repository_it_runs_with_the_installed_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The repository is a folder here, to which git's own settings lead."""
+    repository, deployed = tmp_path / "github" / "owner" / "biva", Project(tmp_path / "deployed")
+    shutil.copytree(ROOT / "workflow", repository / "workflow")
+    shutil.copy(ROOT / "environment.yml", repository)
+    author = ["-c", "user.name=name", "-c", "user.email=name@example.org"]
+    for arguments in (["init", "-q"], ["add", "."], [*author, "commit", "-qm", "workflow"], ["tag", "v1"]):
+        subprocess.run(["git", *arguments], cwd=repository, check=True)
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
+    monkeypatch.setenv("GIT_CONFIG_KEY_0", f"url.{tmp_path / 'github'}/.insteadOf")
+    monkeypatch.setenv("GIT_CONFIG_VALUE_0", "https://github.com/")
+    for folder in ("config", "profiles"):
+        shutil.copytree(ROOT / folder, deployed.path / folder)
+    (deployed.path / "workflow").mkdir()
+    (deployed.path / "workflow" / "Snakefile").write_text(DEPLOYED)
+    done = deployed.snakemake("--cores", "1", "resources/digits/fetched.txt")
+    assert done.returncode == 0, done.stdout
+    assert "workflow specific profile profiles/default" in done.stdout
+    assert deployed.planned()["train"] == 18
+
+
+def test_a_project_that_init_lays_out_plans_its_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    app(["init", "my project/new"], standalone_mode=False)
+    assert Project(tmp_path / "my project/new").planned()["train"] == 18
+
+
+def test_the_wheel_has_what_git_tracks_of_the_package_and_lays_out_a_project(tmp_path: Path) -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    package = {name for name in listed.splitlines() if name.startswith("biva/") and "/project/" not in name}
+    project = {name for name in listed.splitlines() if name.startswith(("config/", "workflow/", "environment.yml"))}
+    copy = tmp_path / "copy"
+    for name in ("biva", "config", "workflow"):
+        shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("environment.yml", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    build = "from setuptools.build_meta import build_wheel; build_wheel('..')"
+    subprocess.run([sys.executable, "-c", build], cwd=copy, stdout=subprocess.DEVNULL, check=True)
+    (file,) = tmp_path.glob("*.whl")
+    with ZipFile(file) as wheel:
+        made = {name for name in wheel.namelist() if not name.startswith("biva-")}
+        wheel.extractall(tmp_path / "site")
+    assert made == package | {f"biva/project/{name}" for name in project}
+
+    site = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
+    subprocess.run([sys.executable, "-m", "biva", "init", "new"], cwd=tmp_path, env=site, check=True)
+    assert all((tmp_path / "new" / name).read_bytes() == (ROOT / name).read_bytes() for name in project)
+    assert (tmp_path / "new" / "config" / "config.yaml").is_file()

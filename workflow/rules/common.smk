@@ -18,14 +18,21 @@ RUN = f"{SET}/runs/{NAME}"
 DATASET = {"data": f"{DATA}/data.json", "arrays": ancient(f"{DATA}/data.safetensors")}
 TRAINED = {"summary": f"{RUN}/train.json", "weights": f"{RUN}/weights.safetensors"}
 
-# The package `biva` beside this workflow is used, installed or not, wherever Snakemake runs; the configuration beside
-# it only where the working folder has none.
+# The package `biva` beside this workflow is used, installed or not, wherever Snakemake runs; the installed one where there
+# is none: after `biva init`, or where Snakemake fetches this file from a repository. The configuration beside it is used
+# only where the working folder has none.
 ROOT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parents[1]
 sys.path.insert(0, str(ROOT))
 if not Path("config/experiments").is_dir():
     os.environ.setdefault("BIVA_CONFIG", str(ROOT / "config"))
 
-import biva.config
+try:
+    import biva.config
+except ModuleNotFoundError as error:
+    sys.exit(
+        f"error: The Python that runs Snakemake, {sys.executable}, has no package `{error.name}`. Install `biva` for it, "
+        "from the repository of this workflow: pip install git+https://ADDRESS"
+    )
 from biva.config import CONFIG_FOLDER, load_experiments, load_sets, resolve_runs
 from biva.environment import settle
 from biva.errors import UserError
@@ -45,6 +52,18 @@ if USES_CONDA:
     # may be behind another Python. Without this variable it puts the new one first.
     os.environ.pop("CONDA_SHLVL", None)
 
+# Where jobs look for the package first. Those in a conda environment reach an installed one by a link, and with it nothing
+# that is installed beside it.
+CODE = ROOT
+if not (ROOT / "biva").is_dir():
+    CODE = Path.cwd()
+    if USES_CONDA:
+        CODE, installed = CODE / ".snakemake/code", Path(biva.__file__).resolve().parent
+        CODE.mkdir(parents=True, exist_ok=True)
+        if (CODE / "biva").resolve() != installed:
+            (CODE / "biva").unlink(missing_ok=True)
+            (CODE / "biva").symlink_to(installed)
+
 
 def call_biva(arguments):
     """The shell command of a rule: outside of conda by the Python that runs Snakemake, with this package `biva`.
@@ -53,7 +72,7 @@ def call_biva(arguments):
     packages in `~/.local`.
     """
     python = "python -s" if USES_CONDA else quoted(sys.executable)
-    place = "" if Path.cwd() == ROOT else f"PYTHONPATH={quoted(ROOT)} BIVA_CONFIG={quoted(CONFIG_FOLDER)} "
+    place = "" if Path.cwd() == CODE else f"PYTHONPATH={quoted(CODE)} BIVA_CONFIG={quoted(CONFIG_FOLDER)} "
     return f"{place}{python} -m biva {arguments}"
 
 
@@ -72,8 +91,8 @@ def checked(settings):
             experiment_set(name)
         if USES_CONDA and not shutil.which("conda"):
             raise UserError(
-                "--use-conda needs the command `conda` (24.7.1 or newer), which is not on PATH. Install Miniforge, "
-                "open a new shell and try again; or leave --use-conda out: jobs then use the Python that runs "
+                "--sdm conda needs the command `conda` (24.7.1 or newer), which is not on PATH. Install Miniforge, "
+                "open a new shell and try again; or leave --sdm conda out: jobs then use the Python that runs "
                 "Snakemake, such as that of .venv, which `make setup` builds."
             )
     except UserError as error:
