@@ -93,7 +93,7 @@ class State:
         for name in self._MODULES:
             getattr(self, name).load_state_dict(content[name])
         for name in self._VALUES:
-            setattr(self, name, content.get(name, getattr(self, name)))  # an earlier version may not have saved it
+            setattr(self, name, content[name])
         if self.processes.rank >= len(content["generators"]):
             self._seed()
             return
