@@ -157,11 +157,14 @@ def _read(path: Path, columns: dict[str, str], remedy: str) -> pd.DataFrame:
     """A CSV file with exactly these columns and types. Only an empty cell of a number counts as missing."""
     if not path.is_file():
         raise UserError(f"{path} does not exist. {remedy}")
-    numbers = {name: [""] for name, kind in columns.items() if kind != "str"}
+    # Floats by Python: what pandas 2 reads may differ in the last bits.
+    floats = {name: lambda text: float(text or "nan") for name, kind in columns.items() if kind == "float64"}
+    others = {name: kind for name, kind in columns.items() if name not in floats}
+    missing = {name: [""] for name, kind in others.items() if kind != "str"}
     try:
-        frame = pd.read_csv(path, dtype=columns, na_values=numbers, keep_default_na=False)
+        frame = pd.read_csv(path, dtype=others, converters=floats, na_values=missing, keep_default_na=False)
     except (ValueError, TypeError, OverflowError) as error:
         raise UserError(f"{path} is not a valid table: {error}. {remedy}") from None
     if list(frame.columns) != list(columns):
         raise UserError(f"{path} has the columns {', '.join(frame.columns)}; expected {', '.join(columns)}. {remedy}")
-    return frame
+    return frame.astype(columns)  # floats without a row are objects
