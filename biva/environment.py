@@ -64,6 +64,7 @@ def settle() -> None:
         )
     for name in ignored | left_over:
         del os.environ[name]
+    os.environ["MATPLOTLIBRC"] = os.devnull  # instead of the user's settings, which may be broken
     if any(option.startswith("error") for option in sys.warnoptions):
         warnings.simplefilter("default")  # a library's remark ends no training
         for remark in (DeprecationWarning, PendingDeprecationWarning, ResourceWarning):

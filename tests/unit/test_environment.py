@@ -66,9 +66,11 @@ def test_what_would_change_results_is_ignored_and_named(
     assert said in printed if said else not printed
 
 
-def test_matplotlib_loads_after_a_notebooks_backend_and_a_remark_ends_nothing() -> None:
+def test_matplotlib_loads_whatever_the_user_has_for_it_and_a_remark_ends_nothing(tmp_path: Path) -> None:
     code = "from biva.environment import settle; settle(); import matplotlib, warnings; warnings.warn('a remark')"
-    done = python("-c", code, MPLBACKEND="module://matplotlib_inline.backend_inline", PYTHONWARNINGS="error")
+    (tmp_path / "matplotlibrc").write_bytes(b"font.family: \xff")
+    look = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "MATPLOTLIBRC": str(tmp_path / "matplotlibrc")}
+    done = python("-c", code, PYTHONWARNINGS="error", **look)
     assert done.returncode == 0, done.stderr
     assert "UserWarning: a remark" in done.stderr
 
