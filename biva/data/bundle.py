@@ -19,7 +19,7 @@ from typing import IO, Any
 from biva.config import DatasetConfig
 from biva.data.datasets import ARRAYS, DESCRIPTION, describe, load
 from biva.errors import UserError
-from biva.records import read_json, sha256, write_json, writing_atomically
+from biva.records import is_ours, read_json, sha256, write_json, writing_atomically
 
 _LICENCES = "LICENCES.txt"
 _LARGEST_DESCRIPTION = 1 << 20
@@ -80,7 +80,8 @@ def import_datasets(path: Path, configs: Mapping[str, DatasetConfig], resources:
     try:
         with tarfile.open(path, "r:") as tar:
             members = {member.name: member for member in tar if member.isreg() and not member.issparse()}
-            names = list(dict.fromkeys(member.partition("/")[0] for member in members if member != _LICENCES))
+            folders = dict.fromkeys(member.partition("/")[0] for member in members if member != _LICENCES)
+            names = [name for name in folders if is_ours(Path(name))]
             if not names:
                 raise UserError(f"{path} holds no dataset.")
             descriptions = {name: _verified(tar, members, name, configs, path) for name in names}
@@ -89,6 +90,8 @@ def import_datasets(path: Path, configs: Mapping[str, DatasetConfig], resources:
                     shutil.copyfileobj(_content(tar, members, f"{name}/{ARRAYS}"), file)
                 write_json(resources / name / DESCRIPTION, descriptions[name])
     except (tarfile.TarError, EOFError, OSError, OverflowError, RecursionError, ValueError) as error:
+        if getattr(error, "filename", None):  # a file that may not be read says nothing about this one
+            raise
         raise UserError(f"{path} is damaged: {str(error) or type(error).__name__}.") from None
     return names
 

@@ -110,9 +110,9 @@ def part_files(wildcards):
     if run_of(wildcards).labels is not None:
         return []
     folder, parts = Path(RUN.format(**wildcards)), config["evaluation_jobs"]
-    begun = next((folder / "evaluation_parts").glob("*of*"), None)
-    if begun:
-        parts = int(begun.name.partition("of")[2])
+    there = (path.name.partition("of")[2] for path in (folder / "evaluation_parts").glob("[1-9]*of*"))
+    if begun := next(filter(str.isdecimal, there), None):
+        parts = int(begun)
     elif parts == 1 or (folder / "evaluation.json").exists():
         return []
     return [f"{folder}/evaluation_parts/{part}of{parts}" for part in range(1, parts + 1)]
