@@ -357,7 +357,7 @@ def follow_move() -> None:
     """Let a sqlite store that was moved or copied with its artifacts look for them where they are now.
 
     Raises:
-        TrackingError: they are not there; or as for `mirror`.
+        TrackingError: they are still where they were; or as for `mirror`.
     """
     database = _database()
     if database is None or not database.is_file():
@@ -367,7 +367,7 @@ def follow_move() -> None:
             place = _artifacts(name)
             if place is None or (former := _former_artifacts(name, location)) is None:
                 continue
-            if not place.is_dir():
+            if former.is_dir() and not place.is_dir():
                 raise TrackingError(
                     f"The store {database} was moved without its artifacts. Move the folder {former.parent} to "
                     f"{place.parent}, then run the same command again."
@@ -399,21 +399,38 @@ def _alone() -> Iterator[None]:
             temporary = database.with_name(f".{database.name}.tmp")
             for left_by_a_kill in database.parent.glob(f"{temporary.name}*"):
                 left_by_a_kill.unlink()
-            _client(f"sqlite:///{temporary}").search_experiments()
+            _make_database(temporary)
             os.replace(temporary, database)
         yield
 
 
-def _client(address: str | None = None) -> Any:
+def _prepare_mlflow() -> None:
+    """Have MLflow imported and quiet, and a database that does not answer asked once, not for a hundred seconds."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
-        from mlflow import MlflowClient
+        import mlflow.store.db.utils
     except ImportError as error:
         raise TrackingError(f"MLflow cannot be imported ({error}).") from None
+    mlflow.store.db.utils.MAX_RETRY_COUNT = 1
     for library in ("mlflow", "alembic"):
         logging.getLogger(library).setLevel(logging.CRITICAL)  # an error is raised too, and reported in one line
-    return MlflowClient(tracking_uri=address or _address())
+
+
+def _client() -> Any:
+    _prepare_mlflow()
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=_address())
+
+
+def _make_database(path: Path) -> None:
+    """A new sqlite store. The place of MLflow's own artifacts is an address: as a path, quotes in it would fail."""
+    _prepare_mlflow()
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    make: Any = SqlAlchemyStore
+    make(f"sqlite:///{path}", (path.parent.absolute() / "artifacts").as_uri())
 
 
 def _open_experiment(name: str) -> tuple[Any, str]:
@@ -450,6 +467,8 @@ def usable_store() -> Iterator[None]:
         )
     try:
         yield
+    except TrackingError as error:
+        raise TrackingError(_without_password(str(error))) from None
     except UserError:
         raise
     except Exception as error:

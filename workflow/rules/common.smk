@@ -27,7 +27,7 @@ if not Path("config/experiments").is_dir():
 
 import biva.config
 from biva.config import CONFIG_FOLDER, load_experiments, load_sets, resolve_runs
-from biva.errors import UserError
+from biva.errors import UserError, explained
 from biva.records import settings_digest
 
 find_run, find_table, find_pair = map(cache, (biva.config.find_run, biva.config.find_table, biva.config.find_anomaly))
@@ -59,6 +59,11 @@ def quoted(path):
 def checked(settings):
     """All settings of config/config.yaml, those given to Snakemake first; refuses a wrong configuration before any job."""
     try:
+        if set("{}") & set(str(ROOT)):
+            raise UserError(
+                f"Snakemake takes what stands in braces for names, so the project cannot be in {ROOT}. Move it to a "
+                "folder without braces in its path."
+            )
         settings = biva.config.load_main().model_dump() | settings
         settings = biva.config.parse(biva.config.MainConfig, settings, "config/config.yaml or --config")
         for name in load_sets(settings.experiments):
@@ -69,8 +74,8 @@ def checked(settings):
                 "open a new shell and try again; or leave --use-conda out: jobs then use the Python that runs "
                 "Snakemake, such as that of .venv, which `make setup` builds."
             )
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    except (UserError, OSError) as error:
+        sys.exit(f"error: {explained(error)}")
     if settings.data_mirror:
         os.environ.setdefault("BIVA_DATA_MIRROR", settings.data_mirror)
     return settings.model_dump()
