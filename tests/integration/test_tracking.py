@@ -578,8 +578,7 @@ def test_a_store_that_was_moved_with_its_project_is_noticed_and_track_corrects_i
     monkeypatch.chdir(tmp_path)
     folder = fake_run(tmp_path, config, bounds=BOUNDS)
     save_file(build_model(config.architecture, config.model).state_dict(), folder.weights)
-    for _ in range(2):
-        cli.track([folder.path])
+    cli.track([folder.path])
     before, old = Store(config, store), Path(store.removeprefix("sqlite:///")).parent
     files = {path: path.stat().st_mtime_ns for path in old.rglob("*") if path.is_file()}
     new = Path(shutil.copytree(old, tmp_path / "new"))
@@ -600,7 +599,9 @@ def test_a_store_that_was_moved_with_its_project_is_noticed_and_track_corrects_i
     assert "are now in" not in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in old.rglob("*") if path.is_file()} == files
     after = Store(config, f"sqlite:///{new / 'mlflow.db'}")
-    assert list(after.artifacts(after.run())) == list(before.artifacts(before.run()))
+    artifacts = [[list(one.artifacts(run)) for run in one.runs()] for one in (before, after)]
+    assert artifacts[0] == artifacts[1]
+    assert any(artifacts[0])
     (rebuilt,) = records_from_mlflow(config.experiments, tmp_path / "rebuilt")
     assert rebuilt.evaluation.read_bytes() == folder.evaluation.read_bytes()
     (model,) = after.models()

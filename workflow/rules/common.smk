@@ -1,5 +1,6 @@
 # What the rules share: how they call `biva`, the experiment sets as Python objects, lists of files, and one narrow
 # function per setting, so that a rule's params hold only what changes its outputs.
+import errno
 import os
 import shlex
 import shutil
@@ -64,6 +65,9 @@ def checked(settings):
                 f"Snakemake takes what stands in braces for names, so the project cannot be in {ROOT}. Move it to a "
                 "folder without braces in its path."
             )
+        notes = next(filter(os.path.exists, (".snakemake", ".")))
+        if not os.access(notes, os.W_OK):  # else Snakemake ends in a traceback
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(Path(notes).absolute()))
         settings = biva.config.load_main().model_dump() | settings
         settings = biva.config.parse(biva.config.MainConfig, settings, "config/config.yaml or --config")
         for name in load_sets(settings.experiments):
