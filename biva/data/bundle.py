@@ -19,7 +19,7 @@ from typing import IO, Any
 from biva.config import DatasetConfig
 from biva.data.datasets import ARRAYS, DESCRIPTION, describe, load
 from biva.errors import UserError
-from biva.records import is_ours, read_json, sha256, write_json, writing_atomically
+from biva.records import read_json, sha256, write_json, writing_atomically
 
 _LICENCES = "LICENCES.txt"
 _LARGEST_DESCRIPTION = 1 << 20
@@ -80,8 +80,7 @@ def import_datasets(path: Path, configs: Mapping[str, DatasetConfig], resources:
     try:
         with tarfile.open(path, "r:") as tar:
             members = {member.name: member for member in tar if member.isreg() and not member.issparse()}
-            folders = dict.fromkeys(member.partition("/")[0] for member in members if member != _LICENCES)
-            names = [name for name in folders if is_ours(Path(name))]
+            names = list(dict.fromkeys(member.partition("/")[0] for member in members if member != _LICENCES))
             if not names:
                 raise UserError(f"{path} holds no dataset.")
             descriptions = {name: _verified(tar, members, name, configs, path) for name in names}
