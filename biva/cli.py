@@ -35,7 +35,7 @@ from biva.config import (
     resolve_runs,
 )
 from biva.environment import settle
-from biva.errors import UserError
+from biva.errors import UserError, explained
 from biva.models.architectures import ModelName
 from biva.records import PUBLISHED, RunFolder, read_json, write_atomically, write_json
 
@@ -103,14 +103,17 @@ def verb(*examples: str, of: typer.Typer = app, name: str | None = None) -> Call
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is reported in its own words, without a traceback, with status 1."""
+    """Run the command line.
+
+    A user's mistake, or what the operating system refused, is reported in words, without a traceback, with status 1.
+    """
     logging.basicConfig(format="%(message)s")
     logging.getLogger("biva").setLevel(logging.INFO)
     try:
         settle()
         app()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        print(f"error: {explained(error)}", file=sys.stderr)
         raise SystemExit(1) from None
 
 
@@ -406,10 +409,11 @@ def track(folders: RunFolders, results: SetFolder = None) -> None:
 
     Logs what MLflow lacks of the runs, of their models and of their sets' tables and figures; running it again changes
     nothing. `mlflow.pytorch.load_model` gives a model back, with elbo(x), sample(n) and reconstruct(x).
-    MLflow is results/mlflow/, or MLFLOW_TRACKING_URI.
+    MLflow is results/mlflow/, or MLFLOW_TRACKING_URI. Where a project was moved, MLflow's files are found again.
     """
-    from biva.tracking import mirror, mirror_model, mirror_reports
+    from biva.tracking import follow_move, mirror, mirror_model, mirror_reports
 
+    follow_move()
     for folder in map(RunFolder, sorted(folders)):  # a fine-tuned run, whose name is longer, finds its parent there
         mirror(folder)
         mirror_model(folder)

@@ -166,7 +166,8 @@ def rates_of(run: RunConfig, experiments: Experiments, samples: int, benchmarks:
     device = planned_device(run.device)
     here = device == "cpu" or torch.cuda.is_available()
     wanted = conditions(run, torch.device(device)) if here else None
-    for record in sorted(map(read_json, benchmarks.glob("*.json")), key=lambda found: found["finished"], reverse=True):
+    records = map(read_json, benchmarks.glob("[!.]*.json"))
+    for record in sorted(records, key=lambda found: found["finished"], reverse=True):
         updates = [
             row
             for row in record["training"]

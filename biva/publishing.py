@@ -14,7 +14,7 @@ from pathlib import Path
 
 from biva.config import RunConfig, load_experiments, resolve_runs
 from biva.errors import UserError
-from biva.records import PUBLISHED, RunFolder, write_atomically
+from biva.records import PUBLISHED, RunFolder, is_ours, write_atomically
 from biva.reporting.canvas import save
 from biva.reporting.figures import draw, folders_to_draw, reads_arrays
 from biva.reporting.model_card import model_card
@@ -94,4 +94,4 @@ def rebuild(experiments: str, folder: Path) -> list[Path]:
 
 def published_sets(results: Path) -> list[str]:
     """Names of the sets that have published runs."""
-    return sorted(path.parent.name for path in (results / PUBLISHED).glob("*/runs"))
+    return sorted(path.parent.name for path in (results / PUBLISHED).glob("*/runs") if is_ours(path.parent))

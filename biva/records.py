@@ -23,20 +23,25 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from filelock import FileLock
-
-from biva.errors import UserError
+from biva.errors import UserError, naming
+from biva.locks import locked
 
 LARGEST_LOSS_GROWTH = 1000
 """A training whose mean loss between two evaluations is more than so many times that of its first update diverged."""
 
 PUBLISHED = "published"
 """Folder below `results/` with copies of sets' records, which git keeps."""
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file or folder has a name such as ours have; editors, file managers and sync tools leave others."""
+    return re.fullmatch(r"[a-z0-9_]+(\.(csv|html|json|pdf|png|safetensors|tex))?", path.name) is not None
 
 
 class RunFolder:
@@ -64,7 +69,7 @@ class RunFolder:
 
     def anomalies(self) -> list[Path]:
         """The records of all anomaly pairs that there are, by name."""
-        return sorted((self.path / "anomaly").glob("*.json"))
+        return sorted(filter(is_ours, (self.path / "anomaly").glob("*.json")))
 
     def records(self) -> list[Path]:
         """The small files that there are: all but weights, pictures, scores of images and checkpoints."""
@@ -112,6 +117,12 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_atomically(path, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
 
 
+def read_bytes(path: Path) -> bytes:
+    """Content of a file. An error that its file system reports says which file it was."""
+    with naming(path):
+        return path.read_bytes()
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
@@ -119,7 +130,7 @@ def read_json(path: Path) -> dict[str, Any]:
         UserError: the file is missing or is not a JSON object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_bytes(path))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist. Run the step that writes it first (`biva --help`).") from None
     except (ValueError, RecursionError) as error:
@@ -129,9 +140,24 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def read_arrays(path: Path) -> dict[str, Any]:
+    """Read the NumPy arrays of a safetensors file by name. It is not mapped, which some file systems refuse.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        return load(read_bytes(path))
+    except SafetensorError as error:
+        raise UserError(f"{path} is damaged ({error}). Delete it and run the step that writes it.") from None
+
+
 def sha256(path: Path) -> str:
     """SHA-256 of a file's content, hexadecimal."""
-    with path.open("rb") as file:
+    with naming(path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -141,7 +167,7 @@ def seal(folder: RunFolder, files: Iterable[Path]) -> None:
     A step enters its own files only: what somebody changed before it ran still differs from its entry.
     """
     run_id = read_json(folder.identity)["run_id"]
-    with FileLock(folder.path / ".manifest.lock"):  # a run may be evaluated and detect anomalies at the same time
+    with locked(folder.path / ".manifest.lock"):  # a run may be evaluated and detect anomalies at the same time
         earlier = read_json(folder.manifest) if folder.manifest.is_file() else {}
         kept = earlier["files"] if earlier.get("run_id") == run_id else {}
         written = {path.relative_to(folder.path).as_posix(): sha256(path) for path in files}
@@ -159,7 +185,7 @@ def read_weights(folder: RunFolder, train: str) -> tuple[bytes, str]:
     Raises:
         UserError: they were changed since, or there is no manifest to tell; names the command that trains them.
     """
-    weights = folder.weights.read_bytes()
+    weights = read_bytes(folder.weights)
     digest = hashlib.sha256(weights).hexdigest()
     if read_json(folder.manifest)["files"].get(folder.weights.name) != digest:
         raise UserError(
@@ -245,8 +271,16 @@ def append_line(path: Path, content: dict[str, Any]) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """All whole lines of a JSON lines file; a last line that a crash cut short is left out. Missing file: no lines."""
+    """All whole lines of a JSON lines file; a last line that a crash cut short is left out. Missing file: no lines.
+
+    Raises:
+        UserError: a line is no JSON.
+    """
     if not path.is_file():
         return []
-    whole = path.read_text(encoding="utf-8").split("\n")[:-1]
-    return [json.loads(line) for line in whole]
+    try:
+        return [json.loads(line) for line in read_bytes(path).split(b"\n")[:-1]]
+    except ValueError as error:
+        raise UserError(
+            f"{path} is damaged ({error}). Restore it from a backup, or delete the folder and train the run again."
+        ) from None

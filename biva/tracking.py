@@ -20,22 +20,24 @@ import math
 import os
 import re
 import shutil
+import sqlite3
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
-
-from filelock import FileLock
+from urllib.request import url2pathname
 
 from biva.config import FigureName
-from biva.errors import UserError
-from biva.records import RunFolder, anomaly_metrics, manifest_digest, read_json, read_lines, sha256
+from biva.errors import UserError, explained
+from biva.locks import locked
+from biva.records import RunFolder, anomaly_metrics, is_ours, manifest_digest, read_json, read_lines, sha256
 
 STORE = Path("results/mlflow")
 """Folder of the database and the artifacts, unless MLFLOW_TRACKING_URI names another store."""
@@ -48,7 +50,6 @@ SAMPLES = "biva.samples"  # tag: SHA-256 of the samples.safetensors whose images
 PARENT = "mlflow.parentRunId"  # MLflow's tag for the parent of a run
 RECORDS = Path("record")  # artifact folder of a run's record files
 
-LOCK_SECONDS = 60
 RETRY_SECONDS = 300
 BATCH = 1000
 """The largest number of metric points per request that MLflow accepts."""
@@ -86,7 +87,7 @@ def mirror(folder: RunFolder) -> None:
         UserError: the folder has no `run.json`.
     """
     run = read_json(folder.identity)
-    with usable_store(), FileLock(folder.path / ".mirror.lock", timeout=LOCK_SECONDS):
+    with usable_store(), locked(folder.path / ".mirror.lock"):
         client, experiment = _open_experiment(run["experiments"])
         stored = _find_run(client, experiment, "biva.run_id", run["run_id"]) or _create_run(client, experiment, run)
         _log_parent(client, experiment, stored, run)
@@ -173,11 +174,12 @@ def mirror_reports(experiments: str, results_folder: Path) -> None:
         for name in ("results.csv", "summary.tex", "summary.pdf"):
             if (results_folder / name).is_file():
                 client.log_artifact(run_id, str(results_folder / name))
-        for kind in ("tables", "figures", "anomalies"):
-            if (results_folder / kind).is_dir():
-                client.log_artifacts(run_id, str(results_folder / kind), kind)
-        tables = [path for kind in ("tables", "anomalies") for path in sorted((results_folder / kind).glob("*.json"))]
-        shown = [{"path": path.relative_to(results_folder).as_posix(), "type": "table"} for path in tables]
+        reports = [path for kind in ("tables", "figures", "anomalies") for path in (results_folder / kind).glob("*")]
+        reports = sorted(path for path in reports if is_ours(path) and path.is_file())
+        for path in reports:
+            client.log_artifact(run_id, str(path), path.parent.name)
+        tables = [path.relative_to(results_folder).as_posix() for path in reports if path.suffix == ".json"]
+        shown = [{"path": path, "type": "table"} for path in tables]
         client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps(shown))
         client.set_terminated(run_id)
 
@@ -288,6 +290,7 @@ def _existing_experiment(experiments: str) -> tuple[Any, str]:
             f"MLflow at {_address()} has no experiment {experiments!r}. "
             "`biva track RUN_DIR ...` mirrors the runs that exist on disk."
         )
+    _expect_not_moved(experiment)
     return client, experiment.experiment_id
 
 
@@ -306,8 +309,14 @@ def _newest(client: Any, experiment: str) -> dict[str, str]:
 # --------------------------------------------------------------------------------------------------------- the store
 
 
+ADDRESS = r"https?://[^/\s]+(/\S*)?|sqlite:///.+|(postgresql|mysql|mssql)(\+\w+)?://.+|databricks(://.*)?"
+"""What MLFLOW_TRACKING_URI may be. Whatever else MLflow takes is a folder to it, whose time is over."""
+
+
 def _address() -> str:
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{STORE.resolve() / 'mlflow.db'}"
+    """Of the store. An address ends at `?`, so a folder with that name is left to the current folder."""
+    store = STORE if "?" in str(Path.cwd()) else STORE.resolve()
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store / 'mlflow.db'}"
 
 
 def is_server(address: str) -> bool:
@@ -318,7 +327,59 @@ def is_server(address: str) -> bool:
 def _database() -> Path | None:
     """The file of a sqlite store; None for a server."""
     address = _address()
-    return Path(address.removeprefix("sqlite:///")) if address.startswith("sqlite:///") else None
+    is_file = address.startswith("sqlite:///")
+    return Path(address.removeprefix("sqlite:///").partition("?")[0]) if is_file else None
+
+
+def _artifacts(experiment: str) -> Path | None:
+    """Where a sqlite store has the artifacts of an experiment: beside its file; None: a server decides."""
+    database = _database()
+    return database.parent.resolve() / "artifacts" / experiment if database else None
+
+
+def _former_artifacts(experiment: str, location: str) -> Path | None:
+    """Where a store that was moved or copied has the artifacts of an experiment; None: where they belong."""
+    place, former = _artifacts(experiment), Path(url2pathname(location.removeprefix("file://")))
+    if place is None or former == place or former.parts[-2:] != place.parts[-2:]:
+        return None
+    return None if place.is_dir() and former.is_dir() and place.samefile(former) else former
+
+
+def _expect_not_moved(experiment: Any) -> None:
+    if former := _former_artifacts(experiment.name, experiment.artifact_location):
+        raise TrackingError(
+            f"The store {_address()} was moved or copied: artifacts of {experiment.name!r} would go to {former}, not "
+            f"to {_artifacts(experiment.name)}. `biva track RUN_DIR ...`, with any of its runs, corrects the store."
+        )
+
+
+def follow_move() -> None:
+    """Let a sqlite store that was moved or copied with its artifacts look for them where they are now.
+
+    Raises:
+        TrackingError: they are still where they were; or as for `mirror`.
+    """
+    database = _database()
+    if database is None or not database.is_file():
+        return
+    with usable_store(), _alone(), closing(sqlite3.connect(database)) as connection, connection:
+        for name, location in connection.execute("SELECT name, artifact_location FROM experiments").fetchall():
+            place = _artifacts(name)
+            if place is None or (former := _former_artifacts(name, location)) is None:
+                continue
+            if former.is_dir() and not place.is_dir():
+                raise TrackingError(
+                    f"The store {database} was moved without its artifacts. Move the folder {former.parent} to "
+                    f"{place.parent}, then run the same command again."
+                )
+            for column in ("experiments.artifact_location", "runs.artifact_uri", "logged_models.artifact_location"):
+                table, _, field = column.partition(".")
+                connection.execute(
+                    f"UPDATE {table} SET {field} = ?1 || substr({field}, length(?2) + 1) "
+                    f"WHERE {field} = ?2 OR substr({field}, 1, length(?2) + 1) = ?2 || '/'",
+                    (place.as_uri(), location),
+                )
+            print(f"{database}: artifacts of {name} are now in {place}, no more in {former}", file=sys.stderr)
 
 
 @contextmanager
@@ -333,39 +394,55 @@ def _alone() -> Iterator[None]:
         yield
         return
     database.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(database.parent / ".lock", timeout=LOCK_SECONDS):
+    with locked(database.parent / ".lock"):
         if not database.exists():
             temporary = database.with_name(f".{database.name}.tmp")
             for left_by_a_kill in database.parent.glob(f"{temporary.name}*"):
                 left_by_a_kill.unlink()
-            _client(f"sqlite:///{temporary}").search_experiments()
+            _make_database(temporary)
             os.replace(temporary, database)
         yield
 
 
-def _client(address: str | None = None) -> Any:
+def _prepare_mlflow() -> None:
+    """Have MLflow imported and quiet, and a database that does not answer asked once, not for a hundred seconds."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
-        from mlflow import MlflowClient
+        import mlflow.store.db.utils
     except ImportError as error:
         raise TrackingError(f"MLflow cannot be imported ({error}).") from None
+    mlflow.store.db.utils.MAX_RETRY_COUNT = 1
     for library in ("mlflow", "alembic"):
         logging.getLogger(library).setLevel(logging.CRITICAL)  # an error is raised too, and reported in one line
-    return MlflowClient(tracking_uri=address or _address())
+
+
+def _client() -> Any:
+    _prepare_mlflow()
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=_address())
+
+
+def _make_database(path: Path) -> None:
+    """A new sqlite store. The place of MLflow's own artifacts is an address: as a path, quotes in it would fail."""
+    _prepare_mlflow()
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    make: Any = SqlAlchemyStore
+    make(f"sqlite:///{path}", (path.parent.absolute() / "artifacts").as_uri())
 
 
 def _open_experiment(name: str) -> tuple[Any, str]:
     """The client, and the id of the experiment, created where it is missing; another machine may be creating it too."""
-    database = _database()
-    artifacts = (database.parent / "artifacts" / name).resolve().as_uri() if database else None
+    artifacts = _artifacts(name)
     tags = {"mlflow.experimentKind": "custom_model_development"}  # else pages show what there is for language models
     with _alone():
         client = _client()
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
             try:
-                return client, client.create_experiment(name, artifact_location=artifacts, tags=tags)
+                return client, client.create_experiment(name, artifacts.as_uri() if artifacts else None, tags)
             except Exception:
                 experiment = client.get_experiment_by_name(name)
                 if experiment is None:
@@ -375,24 +452,64 @@ def _open_experiment(name: str) -> tuple[Any, str]:
             f"The MLflow experiment {name!r} at {_address()} was deleted. Restore it: "
             f"`mlflow experiments restore --experiment-id {experiment.experiment_id}`."
         )
+    _expect_not_moved(experiment)
     return client, experiment.experiment_id
 
 
 @contextmanager
 def usable_store() -> Iterator[None]:
     """Turns every way in which a store can fail into a TrackingError of one line, without passwords."""
+    address = _address()
+    if not re.fullmatch(ADDRESS, address):
+        raise TrackingError(
+            f"MLFLOW_TRACKING_URI is {_without_password(address)!r}, which is no address of MLflow. Expected "
+            "http://HOST:PORT, of a server, or sqlite:////PATH/mlflow.db; without it MLflow is results/mlflow/."
+        )
     try:
         yield
+    except TrackingError as error:
+        raise TrackingError(_without_password(str(error))) from None
     except UserError:
         raise
     except Exception as error:
-        libraries = ("mlflow", "sqlalchemy", "alembic")
+        libraries = ("mlflow", "sqlalchemy", "alembic", "sqlite3")
         of_a_variable = isinstance(error, ValueError) and re.search("MLFLOW_|environment variable", str(error))
-        if not (isinstance(error, OSError) or of_a_variable or type(error).__module__.split(".")[0] in libraries):
+        of_a_library = isinstance(error, OSError | ImportError) or type(error).__module__.split(".")[0] in libraries
+        if not (of_a_variable or of_a_library):
             raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        message = f"MLflow at {_address()} cannot be used: {reason}"
+        message = f"MLflow at {address} cannot be used: {_reason(error)}"
         raise TrackingError(_without_password(message.rstrip(".") + ".")) from error
+
+
+LONGEST_PATH = 499
+"""Bytes of the longest path at which sqlite opens a database, of 512, with room for what it and we add to its name."""
+
+
+def _reason(error: Exception) -> str:
+    """Why a store failed, in a line."""
+    address, database = _address(), _database()
+    if database and len(path := os.fsencode(database.absolute())) > LONGEST_PATH:
+        return (
+            f"sqlite takes paths of up to {LONGEST_PATH} bytes, this one has {len(path)}. Move the project to a folder "
+            "with a shorter path, or name another store in MLFLOW_TRACKING_URI"
+        )
+    if is_server(address) and (other := _other_than_mlflow(address)):
+        return f"it is no MLflow server, which would tell its version at {other}. Correct MLFLOW_TRACKING_URI"
+    if isinstance(error, OSError):
+        return explained(error)
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _other_than_mlflow(server: str) -> str:
+    """What answers in the place of an MLflow server; nothing where it is one, or where nothing answers."""
+    import requests
+
+    page = f"{server.rstrip('/')}/version"
+    try:
+        answer = requests.get(page, timeout=10)
+    except requests.RequestException:
+        return ""
+    return "" if re.fullmatch(r"\d+\.\S+", answer.text.strip()) else f"{page}, but gives HTTP {answer.status_code}"
 
 
 def _without_password(text: str) -> str:
@@ -638,13 +755,13 @@ def _log_samples(client: Any, stored: Any, folder: RunFolder) -> None:
     """
     if not folder.samples.is_file() or stored.data.tags.get(SAMPLES) == (digest := sha256(folder.samples)):
         return
-    from safetensors.torch import load_file
+    from safetensors.torch import load
     from torch.nn.functional import interpolate
 
     from biva.vision import torchvision
 
     with tempfile.TemporaryDirectory() as scratch:
-        for update, images in load_file(folder.samples).items():
+        for update, images in load(folder.samples.read_bytes()).items():
             columns = math.isqrt(len(images))
             scale = max(1, 400 // (columns * (images.shape[3] + 1)))
             enlarged = interpolate(images.float() / 255, scale_factor=scale)

@@ -15,7 +15,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from biva import records, tracking
 from biva.config import (
@@ -28,15 +27,17 @@ from biva.config import (
     parse,
     resolve_runs,
 )
-from biva.errors import UserError
+from biva.errors import UserError, explained
 from biva.records import (
     CHOOSING_ANOMALOUS,
     CHOOSING_NORMAL,
     PUBLISHED,
     RunFolder,
     images_read,
+    is_ours,
     is_scored,
     manifest_digest,
+    read_arrays,
     read_json,
     read_lines,
     settings_digest,
@@ -100,9 +101,9 @@ def _findings(where: str, check: Iterable[str]) -> Iterator[str]:
     """The findings, and as the last one what kept the check from going on."""
     try:
         yield from check
-    except UserError as error:
-        yield str(error)
-    except (LookupError, TypeError, ValueError, AttributeError, OSError, SafetensorError) as error:
+    except (UserError, OSError) as error:
+        yield explained(error)
+    except (LookupError, TypeError, ValueError, AttributeError, SafetensorError) as error:
         yield f"{where}: a record does not have the form that biva writes ({type(error).__name__}: {error})"
 
 
@@ -140,7 +141,7 @@ def _manifest_findings(folder: RunFolder, *, published: bool) -> Iterator[str]:
         elif not (published and path.suffix == ".safetensors" and path != folder.bounds):
             yield f"{path} is missing"
     written = {*folder.records(), *folder.path.glob("*.safetensors"), *folder.path.glob("anomaly/*.safetensors")}
-    for path in sorted(written - {folder.manifest}):
+    for path in sorted(filter(is_ours, written - {folder.manifest})):
         if path.relative_to(folder.path).as_posix() not in manifest["files"]:
             yield f"{path} is not in {folder.manifest.name}: the run did not write it, or was killed before its end"
     if manifest["run_id"] != read_json(folder.identity)["run_id"]:
@@ -222,7 +223,7 @@ def _anomaly_findings(folder: RunFolder, run: RunConfig, pair: AnomalyPair) -> I
         yield f"{where}: scored with settings other than the present ones; `snakemake` scores it again"
     if record["seed"] != derive_seed(run.seed, "anomaly", pair.name):
         yield f"{where} is of another seed than the run's"
-    arrays = load_file(path) if path.is_file() else {}
+    arrays = read_arrays(path) if path.is_file() else {}
     for score, numbers in record["scores"].items() if arrays else ():
         found = separation(arrays[f"score/{score}/normal"], arrays[f"score/{score}/anomalous"])
         if not all(_close(getattr(found, name), number["value"]) for name, number in numbers.items()):

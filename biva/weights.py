@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from biva.config import RunConfig, parse
@@ -69,10 +69,10 @@ def read_published(path: Path) -> PublishedWeights:
     content = path.read_bytes()
     try:
         trained = sha256_as_trained(content)
-        with safe_open(path, "numpy") as file:
-            metadata = file.metadata() or {}
+        header = json.loads(content[8:][: int.from_bytes(content[:8], "little")])
     except SafetensorError as error:
         raise UserError(f"{path} is no safetensors file, or not a whole one ({error}). {PLACE}") from None
+    metadata = header.get("__metadata__", {})
     if KEY not in metadata:
         raise UserError(f"{path} does not say what it is: its header has no configuration of a run. {PLACE}")
     try:

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load as deserialise
 from torch import Tensor
 
 from biva.data.raw import Array, Arrays, pieces
 from biva.errors import UserError
-from biva.records import writing_atomically
+from biva.records import read_bytes, writing_atomically
 
 _TYPES: dict[str, tuple[np.dtype[Any], torch.dtype]] = {
     "U8": (np.dtype(np.uint8), torch.uint8),
@@ -77,14 +78,18 @@ def _header(arrays: Arrays, order: list[str]) -> bytes:
 def map_arrays(path: Path) -> dict[str, Tensor]:
     """The arrays of a file that `write_arrays` wrote, mapped: pages are read when they are used.
 
-    All share one storage, so that neighbours can be seen as one array (`one_after_the_other`).
+    All share one storage, so that neighbours can be seen as one array (`one_after_the_other`). Where the file system
+    maps no files, as some network disks, all of it is read.
 
     Raises:
         UserError: it is no such file.
     """
     try:
-        with safe_open(path, framework="numpy"):  # compares all places with the file's size
-            content = torch.from_file(str(path), size=path.stat().st_size, dtype=torch.uint8)
+        try:
+            with safe_open(path, framework="numpy"):  # compares all places with the file's size
+                content = torch.from_file(str(path), size=path.stat().st_size, dtype=torch.uint8)
+        except (OSError, RuntimeError):
+            return deserialise(read_bytes(path))
         (length,) = _LENGTH.unpack(content[: _LENGTH.size].numpy().tobytes())
         values = content[_LENGTH.size + length :]
         arrays = {}

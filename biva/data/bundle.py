@@ -89,6 +89,8 @@ def import_datasets(path: Path, configs: Mapping[str, DatasetConfig], resources:
                     shutil.copyfileobj(_content(tar, members, f"{name}/{ARRAYS}"), file)
                 write_json(resources / name / DESCRIPTION, descriptions[name])
     except (tarfile.TarError, EOFError, OSError, OverflowError, RecursionError, ValueError) as error:
+        if getattr(error, "filename", None):  # a file that may not be read says nothing about this one
+            raise
         raise UserError(f"{path} is damaged: {str(error) or type(error).__name__}.") from None
     return names
 

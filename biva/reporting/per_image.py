@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file
 from scipy.special import stdtrit
 
-from biva.records import RunFolder
+from biva.records import RunFolder, read_arrays
 
 PerImage = NDArray[np.float64]
 """Values of test images: (N,), or (S, N) with a row per seed."""
@@ -24,7 +23,7 @@ def read_bounds(folder: RunFolder) -> dict[int, PerImage]:
 
     Runs that an earlier version of biva evaluated have none.
     """
-    arrays = load_file(folder.bounds) if folder.bounds.is_file() else {}
+    arrays = read_arrays(folder.bounds) if folder.bounds.is_file() else {}
     return {int(name.removeprefix("bound/")): values for name, values in arrays.items()}
 
 

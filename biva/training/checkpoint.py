@@ -54,6 +54,8 @@ def load(folder: Path) -> dict[str, Any] | None:
     for path in found:
         try:
             state = _read(path)
+        except PermissionError:  # which says nothing about its content
+            raise
         except Exception as error:  # whatever a damaged file makes torch raise
             print(f"warning: the checkpoint {path} cannot be read ({type(error).__name__}: {error})", file=sys.stderr)
             continue

@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from safetensors.torch import save as serialise
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from biva import records
 from biva.config import RunConfig
 from biva.data.datasets import Dataset
 from biva.errors import UserError
+from biva.locks import locked
 from biva.origin import made_by, versions
 from biva.records import RunFolder
 
@@ -29,20 +29,12 @@ LOCK = ".lock"
 def only_writer(path: Path) -> Iterator[None]:
     """Hold the run's lock, waiting for an orphan of a killed workflow to end if need be."""
     path.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"{path}: another process trains this run; waiting for it to end", file=sys.stderr, flush=True)
-        lock.acquire()
-    try:
+    with locked(path / LOCK, "another process trains this run"):
         run = RunFolder(path)
         for file in (run.identity, run.record, run.samples, run.training, run.weights):
             for left_by_a_kill in path.glob(f".{file.name}.*.tmp"):
                 left_by_a_kill.unlink()
         yield
-    finally:
-        lock.release()
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
+import string
 import subprocess
 import sys
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import reduce
@@ -36,6 +39,7 @@ from biva.reporting.table import Cell, Table
 from biva.tracking import (
     TrackingError,
     comparison_page,
+    follow_move,
     mirror,
     mirror_model,
     mirror_or_warn,
@@ -57,6 +61,7 @@ from tests.fake_runs import (
     ramp,
     record_line,
 )
+from tests.loopback import Answer, Server, body, status
 
 pytest.importorskip("mlflow")
 
@@ -576,3 +581,122 @@ def test_the_page_that_compares_names_the_newest_finished_runs(config: RunConfig
     assert asked == {"runs": [newest], "experiments": [stored.experiment.experiment_id]}
     with pytest.raises(TrackingError, match="has no experiment 'never_run'"):
         comparison_page("never_run", "http://127.0.0.1:5000")
+
+
+def test_a_store_that_was_moved_with_its_project_is_noticed_and_track_corrects_it(
+    config: RunConfig, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = fake_run(tmp_path, config, bounds=BOUNDS)
+    save_file(build_model(config.architecture, config.model).state_dict(), folder.weights)
+    cli.track([folder.path])
+    before, old = Store(config, store), Path(store.removeprefix("sqlite:///")).parent
+    files = {path: path.stat().st_mtime_ns for path in old.rglob("*") if path.is_file()}
+    new = Path(shutil.copytree(old, tmp_path / "new"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{new / 'mlflow.db'}")
+    places = f"{old / 'artifacts' / config.experiments}, not to {new / 'artifacts' / config.experiments}"
+    for use in (
+        lambda: mirror(folder),
+        lambda: comparison_page(config.experiments, NOWHERE),
+        lambda: records_from_mlflow(config.experiments, tmp_path / "rebuilt"),
+    ):
+        with pytest.raises(TrackingError, match=re.escape(places)):
+            use()
+    monkeypatch.setattr("mlflow.tracking._tracking_service.utils._artifact_repos_cache", OrderedDict())  # of a process
+    cli.track([folder.path])
+    assert "are now in" in capsys.readouterr().err
+    evaluate(folder, config, {1: (-23.0, 0.5)})
+    cli.track([folder.path])
+    assert "are now in" not in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in old.rglob("*") if path.is_file()} == files
+    after = Store(config, f"sqlite:///{new / 'mlflow.db'}")
+    artifacts = [[list(one.artifacts(run)) for run in one.runs()] for one in (before, after)]
+    assert artifacts[0] == artifacts[1]
+    assert any(artifacts[0])
+    (rebuilt,) = records_from_mlflow(config.experiments, tmp_path / "rebuilt")
+    assert rebuilt.evaluation.read_bytes() == folder.evaluation.read_bytes()
+    (model,) = after.models()
+    assert model.artifact_location.startswith((new / "artifacts" / config.experiments).as_uri() + "/")
+    assert (Path(model.artifact_location.removeprefix("file://")) / "MLmodel").is_file()
+
+
+def test_a_store_that_was_moved_without_its_artifacts_is_left_as_it_is(
+    config: RunConfig, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, old = fake_run(tmp_path, config, bounds=BOUNDS), Path(store.removeprefix("sqlite:///"))
+    mirror(folder)
+    (tmp_path / "new").mkdir()
+    new = Path(shutil.copy(old, tmp_path / "new"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{new}")
+    said = f"Move the folder {old.parent / 'artifacts'} to {new.parent / 'artifacts'}"
+    with pytest.raises(TrackingError, match=re.escape(said)):
+        follow_move()
+    assert new.read_bytes() == old.read_bytes()
+
+
+def test_a_project_may_be_in_a_folder_with_any_name(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = tmp_path / (string.punctuation.replace("/", "") + " é%41%2F")
+    project.mkdir()
+    monkeypatch.chdir(project)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    folder = fake_run(Path("runs"), config, bounds=BOUNDS)
+    save_file(build_model(config.architecture, config.model).state_dict(), folder.weights)
+    cli.track([folder.path])
+    (rebuilt,) = records_from_mlflow(config.experiments, tmp_path / "rebuilt")
+    assert rebuilt.evaluation.read_bytes() == folder.evaluation.read_bytes()
+    assert (project / "results/mlflow/artifacts" / config.experiments).is_dir()
+    assert {path.name for path in tmp_path.iterdir()} == {project.name, "rebuilt"}
+    assert {path.name for path in project.iterdir()} == {"runs", "results"}
+
+
+def test_a_path_that_is_too_long_for_sqlite_is_refused_in_these_words(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = tmp_path.joinpath(*["x" * 100] * 5) / "mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{database}")
+    with pytest.raises(TrackingError, match=f"up to 499 bytes, this one has {len(str(database))}"):
+        mirror(fake_run(tmp_path, config))
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("localhost:5000", "127.0.0.1:5000", "mlflow.example.org", "http:/localhost:5000", "http//localhost:5000"),
+        *('"http://localhost:5000"', " http://localhost:5000", "http://localhost:5000 ", "http://", "ftp://localhost"),
+        *("results/mlflow/mlflow.db", "/srv/mlruns", "file:///srv/mlruns", "sqlite://mlflow.db", "sqlite:mlflow.db"),
+    ],
+)
+def test_what_is_no_address_is_said_to_be_none(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    with pytest.raises(TrackingError, match=f"is '{re.escape(address)}', which is no address of MLflow. Expected http"):
+        mirror(fake_run(tmp_path / "runs"))
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
+@pytest.mark.parametrize("answer", [status(404), status(401), body(b"<html>Log in</html>")])
+def test_a_server_that_is_not_mlflows_is_said_to_be_none(
+    answer: Answer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Server()
+    api = "/api/2.0/mlflow/experiments/get-by-name?experiment_name=quick"
+    server.answers = {api: [answer], "/version": [answer]}
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address.replace("//", "//someone:secret@"))
+    with pytest.raises(TrackingError, match=f"no MLflow server, which .* {server.address}/version, but") as error:
+        mirror(fake_run(tmp_path))
+    assert "secret" not in str(error.value)
+    server.close()
+
+
+def test_what_others_leave_among_tables_and_figures_is_not_logged(
+    config: RunConfig, store: str, tmp_path: Path
+) -> None:
+    (tmp_path / "figures").mkdir()
+    for name in ("samples.png", ".DS_Store", "._samples.png", "samples (1).png", "Thumbs.db", ".nfs01", "desktop.ini"):
+        (tmp_path / "figures" / name).write_bytes(b"png")
+    (tmp_path / "figures" / ".ipynb_checkpoints").mkdir()
+    mirror_reports(config.experiments, tmp_path)
+    stored = Store(config, store)
+    assert list(stored.artifacts(stored.run())) == ["figures/samples.png"]

@@ -20,6 +20,7 @@ from safetensors.numpy import load_file, save_file
 from biva import cli, publishing, records
 from biva.errors import UserError
 from biva.records import RunFolder, read_json, write_json
+from biva.tracking import follow_move
 from biva.verification import verify
 from tests.fake_runs import cut_record, edit
 
@@ -81,10 +82,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy, which MLflow's artifacts alone are not in."""
+    """A copy."""
     folder = tmp_path / "project"
     shutil.copytree(made, folder, symlinks=True)
     monkeypatch.chdir(folder)
+    follow_move()
     return folder
 
 
@@ -274,6 +276,38 @@ def test_a_tampering_is_found(name: str, project: Path) -> None:
     tamper, said = TAMPERINGS[name]
     tamper()
     assert said in "\n".join(findings())
+
+
+def test_a_copy_of_the_project_says_where_mlflow_would_write_until_track_has_corrected_it(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(made, tmp_path / "copy", symlinks=True)
+    monkeypatch.chdir(tmp_path / "copy")
+    (finding,) = findings()
+    for said in (made, tmp_path / "copy"):
+        assert str(said / "results/mlflow/artifacts" / SET) in finding
+    assert "`biva track RUN_DIR ...`" in finding
+    cli.track([FOLDER / "runs" / RUNS[0]])
+    assert findings() == []
+
+
+def test_what_others_leave_beside_our_files_is_no_finding_and_is_not_published(project: Path) -> None:
+    for folder in [Path("resources/digits/raw"), Path("resources/digits"), FOLDER, *FOLDER.glob("*/"), run(0).path]:
+        for name in (".DS_Store", "._weights.safetensors", "a (1).json", "x.safetensors~", ".nfs01", "Thumbs.db"):
+            (folder / name).write_bytes(b"\0\5\26\7")
+    shutil.copy(run(0).anomaly("photos"), run(0).path / "anomaly" / "photos (conflicted copy).json")
+    shutil.copytree(FOLDER, "results/published/tiny (copy)")
+    before = (FOLDER / "results.csv").read_bytes()
+    cli.collect(SET)
+    assert (FOLDER / "results.csv").read_bytes() == before
+    assert findings() == []
+    cli.publish(SET)
+    cli.rebuild()
+    assert {path.name for path in PUBLISHED.rglob("*") if path.is_file()} == {
+        *("results.csv", "likelihood.tex", "likelihood.html", "likelihood.json", "photos.tex", "photos.html"),
+        *("photos.json", "learning_curves.pdf", "learning_curves.png", "run.json", "record.jsonl", "train.json"),
+        *("evaluation.json", "bounds.safetensors", "manifest.json", "weights.safetensors", "README.md"),
+    }
 
 
 def test_no_torch_is_needed_from_the_records_on(project: Path) -> None:

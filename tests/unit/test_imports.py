@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "biva"
 
-COMMON = {"config", "errors", "origin", "records", "seeds"}
+COMMON = {"config", "errors", "locks", "origin", "records", "seeds"}
 COMPUTING = COMMON | {"bounds", "data", "devices", "models", "vision"}
 REPORTING = COMMON | {"models.architectures"}  # a section of the configuration that stands beside what it describes
 
@@ -21,7 +21,8 @@ ALLOWED: dict[str, set[str]] = {
     "models": set(),
     "bounds": set(),
     "config": {"errors", "models.architectures"},
-    "records": {"errors"},
+    "locks": {"errors"},
+    "records": {"errors", "locks"},
     "environment": {"errors"},
     "origin": {"environment"},
     "weights": {"config", "errors", "records"},

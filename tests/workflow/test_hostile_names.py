@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import string
 import subprocess
 import sys
 from itertools import pairwise
@@ -85,6 +86,25 @@ def test_a_hostile_main_configuration_is_refused_before_any_job(project: Project
     assert len(done.stdout) < 20_000
     assert not (project.path / "results").exists()
     assert not list(project.path.rglob("executed"))
+
+
+@pytest.mark.parametrize("name", ["a{x}b", "a{b", "{}"])
+def test_braces_in_the_projects_path_are_refused_in_one_message(project: Project, tmp_path: Path, name: str) -> None:
+    there = Project(project.path.rename(tmp_path / name))
+    done = there.snakemake("--dry-run")
+    assert done.returncode == 1
+    *_, message = done.stdout.strip().splitlines()
+    assert message.startswith("error: Snakemake takes what stands in braces for names") and str(there.path) in message
+    assert "Traceback" not in done.stdout
+
+
+def test_any_other_character_in_the_projects_path_is_fine(project: Project, tmp_path: Path) -> None:
+    shutil.copy(ROOT / "tests" / "workflow" / "stand_in_cli.py", project.path / "biva" / "cli.py")
+    there = Project(project.path.rename(tmp_path / "".join(sorted({*string.punctuation, " ", "é"} - {*"/{}"}))))
+    done = there.snakemake("--cores", "1", "resources/digits/data.json")
+    assert done.returncode == 0, done.stdout
+    assert (there.path / "resources/digits/data.json").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == [there.path.name]
 
 
 def test_make_ui_listens_on_this_machine_alone(tmp_path: Path) -> None:

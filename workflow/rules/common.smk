@@ -1,5 +1,6 @@
 # What the rules share: how they call `biva`, the experiment sets as Python objects, lists of files, and one narrow
 # function per setting, so that a rule's params hold only what changes its outputs.
+import errno
 import os
 import shlex
 import shutil
@@ -35,7 +36,7 @@ except ModuleNotFoundError as error:
     )
 from biva.config import CONFIG_FOLDER, load_experiments, load_sets, resolve_runs
 from biva.environment import settle
-from biva.errors import UserError
+from biva.errors import UserError, explained
 from biva.origin import commit
 from biva.records import settings_digest
 
@@ -85,6 +86,14 @@ def checked(settings):
     """All settings of config/config.yaml, those given to Snakemake first; refuses a wrong configuration before any job."""
     try:
         settle()
+        if set("{}") & set(str(ROOT)):
+            raise UserError(
+                f"Snakemake takes what stands in braces for names, so the project cannot be in {ROOT}. Move it to a "
+                "folder without braces in its path."
+            )
+        notes = next(filter(os.path.exists, (".snakemake", ".")))
+        if not os.access(notes, os.W_OK):  # else Snakemake ends in a traceback
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(Path(notes).absolute()))
         settings = biva.config.load_main().model_dump() | settings
         settings = biva.config.parse(biva.config.MainConfig, settings, "config/config.yaml or --config")
         for name in load_sets(settings.experiments):
@@ -95,8 +104,8 @@ def checked(settings):
                 "open a new shell and try again; or leave --sdm conda out: jobs then use the Python that runs "
                 "Snakemake, such as that of .venv, which `make setup` builds."
             )
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    except (UserError, OSError) as error:
+        sys.exit(f"error: {explained(error)}")
     if workflow.is_main_process:
         commit()  # warns now, and not in the jobs' logs alone, that it is unknown
     if settings.data_mirror:
@@ -138,9 +147,9 @@ def part_files(wildcards):
     if run_of(wildcards).labels is not None:
         return []
     folder, parts = Path(RUN.format(**wildcards)), config["evaluation_jobs"]
-    begun = next((folder / "evaluation_parts").glob("*of*"), None)
-    if begun:
-        parts = int(begun.name.partition("of")[2])
+    there = (path.name.partition("of")[2] for path in (folder / "evaluation_parts").glob("[1-9]*of*"))
+    if begun := next(filter(str.isdecimal, there), None):
+        parts = int(begun)
     elif parts == 1 or (folder / "evaluation.json").exists():
         return []
     return [f"{folder}/evaluation_parts/{part}of{parts}" for part in range(1, parts + 1)]

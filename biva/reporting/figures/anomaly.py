@@ -12,11 +12,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from safetensors.numpy import load_file
 
 from biva.config import AnomalyPair
 from biva.errors import UserError
-from biva.records import RunFolder, read_json
+from biva.records import RunFolder, read_arrays, read_json
 from biva.reporting.anomalies import score_names, symbol
 from biva.reporting.canvas import Part, panels, stack
 from biva.reporting.runs import Run, first_seeds, in_order
@@ -47,7 +46,7 @@ def draw_anomaly(folders: Iterable[RunFolder], pair: AnomalyPair) -> Figure:
     shown = first_seeds(ready)
     if len(shown) > 2:
         shown = [run for run in shown if run.model == "biva"] or shown
-    parts = [_part(run, pair, load_file(_arrays(run, pair))) for run in shown]
+    parts = [_part(run, pair, read_arrays(_arrays(run, pair))) for run in shown]
     return stack(parts, missing=[run.name for run in runs if run not in ready])
 
 

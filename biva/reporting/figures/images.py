@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import safe_open
 
-from biva.records import read_json
+from biva.records import read_arrays, read_json
 from biva.reporting.canvas import panels
 from biva.reporting.figures.registry import figure
 from biva.reporting.runs import Group, Run, first_seeds
@@ -48,8 +47,7 @@ def _sheets(name: str, group: Group) -> list[Sheet]:
     sheets = []
     for run in first_seeds(group):
         _, height, width = read_json(run.folder.identity)["config"]["architecture"]["input_shape"]
-        with safe_open(run.folder.arrays, "numpy") as arrays:
-            picture = arrays.get_tensor(f"sheet/{name}").transpose(1, 2, 0)
+        picture = read_arrays(run.folder.arrays)[f"sheet/{name}"].transpose(1, 2, 0)
         sheets.append(Sheet(run, picture, (height + 1, width + 1)))
     return sheets
 
