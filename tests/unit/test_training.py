@@ -363,17 +363,6 @@ def test_protocols(tmp_path: Path, protocol: str, train_split: int, selection_sp
     assert records.read_json(run_to_end(tmp_path, run).training)["selection_split"] == selection_split
 
 
-def test_a_checkpoint_of_an_earlier_version_knows_no_growth_of_the_loss() -> None:
-    """That is measured from the first update after it then."""
-    state = initial_state(toy_run(), toy_dataset(), CPU)
-    earlier = state.state_dict()
-    del earlier["first_loss"], earlier["loss_growth"]
-    state.load_state_dict(earlier | {"update": 7})
-    assert (state.update, state.loss_growth) == (7, 0)
-    step(state)
-    assert state.first_loss == state.sums["loss"] > 0
-
-
 class Killed(BaseException):
     """Stands for a SIGKILL in this process: nothing of the run may handle it."""
 
