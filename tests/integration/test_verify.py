@@ -17,7 +17,7 @@ import yaml
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from biva import cli, publishing, records
+from biva import cli, origin, publishing, records
 from biva.errors import UserError
 from biva.records import RunFolder, read_json, write_json
 from biva.tracking import follow_move
@@ -63,7 +63,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.chdir(project)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.delenv("BIVA_DATA_MIRROR", raising=False)
-        patch.setattr(records, "commit", lambda: "0123abc")
+        patch.setattr(origin, "commit", lambda: "0123abc")
         for dataset in ("digits", "photo_patches"):
             cli.fetch(dataset)
             cli.prepare(dataset)
