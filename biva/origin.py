@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
@@ -18,9 +19,10 @@ from biva.environment import RECORDED, named_like
 def commit() -> str:
     """Git commit of the code that runs, with `-dirty` when tracked files differed from it at the first call.
 
-    Where git does not know this code, as where a copy of it was carried, it is what BIVA_COMMIT says, or else
-    `unknown`, with a warning that says why. A repository that holds a copy without tracking it does not count, nor does
-    one that git's variables name; those of its configuration, such as of `safe.directory`, do.
+    Where git does not know this code, as where a copy of it was carried, it is what BIVA_COMMIT says, or else the
+    commit that pip installed it from, or else `unknown`, with a warning that says why. A repository that holds a copy
+    without tracking it does not count, nor does one that git's variables name; those of its configuration, such as of
+    `safe.directory`, do.
     """
     code = Path(__file__)
     variables = {
@@ -42,6 +44,9 @@ def commit() -> str:
         reason = f"{error.strerror}: git"
     if told := os.environ.get("BIVA_COMMIT"):
         return told
+    for note in code.resolve().parents[1].glob("biva-*.dist-info/direct_url.json"):  # pip's, beside the package
+        if installed := json.loads(note.read_text(encoding="utf-8")).get("vcs_info"):
+            return str(installed["commit_id"])
     print(
         f"warning: records will say that they were made by an unknown commit. git does not tell that of {code.parent}: "
         f"{reason}. Do what git advises, or set BIVA_COMMIT to the commit.",

@@ -178,6 +178,19 @@ def test_a_repository_around_a_copy_is_not_that_of_the_code(
     assert f"{code.parent}: the repository around it does not track it" in capsys.readouterr().err
 
 
+def test_the_commit_of_an_installed_package_is_the_one_that_pip_notes(
+    code: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By PEP 610; an installation of a folder or a wheel has none."""
+    monkeypatch.delenv("BIVA_COMMIT")
+    note = code.parents[1] / "biva-0.1.0.dist-info" / "direct_url.json"
+    note.parent.mkdir()
+    note.write_text('{"url": "file:///wheel", "archive_info": {}}')
+    assert origin.commit.__wrapped__() == "unknown"
+    note.write_text('{"url": "https://example.org", "vcs_info": {"vcs": "git", "commit_id": "0123abc"}}')
+    assert origin.commit.__wrapped__() == "0123abc"
+
+
 @pytest.mark.parametrize(
     ("script", "said"),
     [
