@@ -41,9 +41,11 @@ use rule * from biva
 """As `snakedeploy deploy-workflow https://github.com/owner/biva . --tag v1` writes it, beside config/ and profiles/."""
 
 
-def git(*arguments: str, folder: Path) -> None:
-    identity = ("-c", "user.name=name", "-c", "user.email=name@example.org")
-    subprocess.run(["git", "-C", folder, *identity, *arguments], check=True)
+def files_of(*names: str) -> set[str]:
+    """The files below these names in the repository, as paths within it; no link is followed."""
+    paths = [path for name in names for path in (ROOT / name, *(ROOT / name).rglob("*"))]
+    files = {path.relative_to(ROOT).as_posix() for path in paths if path.is_file() and "__pycache__" not in path.parts}
+    return {name for name in files if not name.startswith("biva/project/")}
 
 
 def test_in_another_folder_with_the_configuration_beside_the_workflow(project: Project, tmp_path: Path) -> None:
@@ -105,10 +107,8 @@ def test_a_project_that_init_lays_out_plans_its_jobs(tmp_path: Path, monkeypatch
     assert Project(tmp_path / "my project/new").planned()["train"] == 18
 
 
-def test_the_wheel_has_what_git_tracks_of_the_package_and_lays_out_a_project(tmp_path: Path) -> None:
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    package = {name for name in listed.splitlines() if name.startswith("biva/") and "/project/" not in name}
-    project = {name for name in listed.splitlines() if name.startswith(("config/", "workflow/", "environment.yml"))}
+def test_the_wheel_has_all_of_the_package_and_lays_out_a_project(tmp_path: Path) -> None:
+    package, project = files_of("biva"), files_of("config", "workflow", "environment.yml")
     copy = tmp_path / "copy"
     for name in ("biva", "config", "workflow"):
         shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
