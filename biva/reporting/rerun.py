@@ -33,8 +33,8 @@ STATUS = {EQUAL: 0, WITHIN: 3, DIFFERENT: 4}
 """Verdict -> exit status of `biva same` where it is the worst of all."""
 
 _ELSEWHERE = (
-    "Nothing is equal to the bit. On another processor than that of the published runs nothing can be: it rounds "
-    "otherwise, and training makes of that up to as much as another seed does (docs/numbers.md)."
+    "On another processor than that of the published runs few values can be equal to the bit: it rounds otherwise, and "
+    "training makes of that up to as much as another seed does (docs/numbers.md)."
 )
 
 _CELL = ["dataset", "architecture", "model", "metric", "K"]
@@ -118,7 +118,7 @@ def report(verdicts: pd.DataFrame) -> str:
             shown[columns].to_string(index=False, float_format="{:.3f}".format, na_rep=""),
             "",
             ", ".join(f"{number} {verdict}" for verdict, number in counts.items()) + ".",
-            *([_ELSEWHERE] if EQUAL not in counts else []),
+            *([_ELSEWHERE] if {WITHIN, DIFFERENT} & {*counts.index} else []),
             "Means over seeds (number of seeds). Explained: by how much error alone makes one value of twenty worse.",
             *(
                 ["Error of images: one seed on either side, so what another seed does is not known and not in it."]

@@ -171,6 +171,8 @@ def test_the_report_shows_both_values_and_counts_verdicts(results: Make) -> None
     assert "1 different." in text
     assert "another seed does is not known" not in text
     assert "On another processor" in text
+    some = compare(results(-25.0, -25.2), results(-25.0, -25.2), (no_bounds, no_bounds)).to_dict("records")
+    assert "On another processor" in report(pd.DataFrame([*some, *found.to_dict("records")]))
     text = report(compare(results(-25.0), results(-27.0), (no_bounds, no_bounds)))
     assert "one seed on either side, so what another seed does is not known" in text
     assert "On another processor" not in report(compare(results(-25.0), results(-25.0), (no_bounds, no_bounds)))
