@@ -7,6 +7,7 @@ lead to the page of its set, and links to a name in the code to the page of its 
 from __future__ import annotations
 
 import re
+import unicodedata
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
@@ -64,13 +65,31 @@ def set_page(folder: Path) -> str:
 
 
 def formula(source: str, *_: Any, **__: Any) -> str:
-    """A block of LaTeX as MathML, which browsers draw themselves."""
-    return f'<div class="formula">{convert(source, display="block")}</div>'
+    """A block of LaTeX as MathML, which browsers draw themselves: with their letters and TeX's spaces."""
+    mathml = convert(source, display="block")
+    mathml = re.sub(r'<mi mathvariant="(script|double-struck)">(.)</mi>', styled, mathml)
+    mathml = re.sub(r"(<mi>\w{2,}</mi>)(?=<mi>)", r'\1<mspace width="0.17em"/>', mathml)
+    mathml = re.sub(r"<mrow><mo>(&#x0003[CE];)", r'<mrow><mo lspace="0" rspace="0">\1', mathml)
+    return f'<div class="formula">{mathml}</div>'
+
+
+def diagram(*block: Any, **context: Any) -> str:
+    """A block for mermaid, which the theme calls."""
+    return f'<div class="scroll">{fence_code_format(*block, **context)}</div>'
+
+
+def styled(match: re.Match[str]) -> str:
+    """A capital letter that has a character of its own in Unicode, for which browsers know no style."""
+    name = f"{match[1].upper()} CAPITAL {match[2]}"
+    try:
+        return f"<mi>{unicodedata.lookup(f'MATHEMATICAL {name}')}</mi>"
+    except KeyError:  # those that are older, such as L
+        return f"<mi>{unicodedata.lookup(name)}</mi>"
 
 
 def on_config(config: MkDocsConfig) -> None:
     """Blocks that are drawn, anchors as on GitHub, and where the pages made here stand."""
-    drawn = {"math": formula, "mermaid": fence_code_format}
+    drawn = {"math": formula, "mermaid": diagram}
     fences = [{"name": name, "class": name, "format": draw} for name, draw in drawn.items()]
     config.mdx_configs["pymdownx.superfences"] = {"custom_fences": fences}
     config.mdx_configs["toc"]["slugify"] = SLUG
