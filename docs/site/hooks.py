@@ -25,7 +25,8 @@ from biva.reporting.figures import FIGURES
 
 ROOT = Path(__file__).parents[2]
 SETS = [ROOT / "results/published" / name for name in published_sets(ROOT / "results")]
-FILES = ("*.md", "*.cff", "docs/*.*", "docs/site/*.css", "docs/site/*.js", "config/*.md", "results/published/**/*.*")
+PAGES = ("*.md", "docs/*.md", "config/*.md", "results/published/**/*.md")
+FILES = ("docs/site/*.css", "docs/site/*.js", "results/published/**/*.*")
 LEFT_OUT = {".pdf", ".safetensors"}
 MERMAID = "assets/mermaid.js"
 SLUG = slugify(case="lower")  # of a heading, as GitHub makes it
@@ -68,7 +69,7 @@ def formula(source: str, *_: Any, **__: Any) -> str:
     """A block of LaTeX as MathML, which browsers draw themselves: with their letters and TeX's spaces."""
     mathml = convert(source, display="block")
     mathml = re.sub(r'<mi mathvariant="(script|double-struck)">(.)</mi>', styled, mathml)
-    mathml = re.sub(r"(<mi>\w{2,}</mi>)(?=<mi>)", r'\1<mspace width="0.17em"/>', mathml)
+    mathml = re.sub(r"(<mi>\w{2,}</mi>)(?=<m(i|frac|style)\b)", r'\1<mspace width="0.17em"/>', mathml)
     mathml = re.sub(r"<mrow><mo>(&#x0003[CE];)", r'<mrow><mo lspace="0" rspace="0">\1', mathml)
     return f'<div class="formula">{mathml}</div>'
 
@@ -98,11 +99,13 @@ def on_config(config: MkDocsConfig) -> None:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> None:
-    """The repository's files instead of those of docs/, the pages made here, and mermaid."""
+    """The repository's pages and what they link to instead of docs/, the pages made here, and mermaid."""
     for file in [file for file in files if file.src_dir == config.docs_dir]:
         files.remove(file)
-    for path in (path for pattern in FILES for path in sorted(ROOT.glob(pattern))):
-        if path.suffix not in LEFT_OUT:
+    pages = [path for pattern in PAGES for path in ROOT.glob(pattern)]
+    linked = {(page.parent / to).resolve() for page in pages for to in re.findall(r"\]\(([^)#\s]+)", page.read_text())}
+    for path in sorted(linked | {path for pattern in PAGES + FILES for path in ROOT.glob(pattern)}):
+        if path.is_file() and path.suffix not in LEFT_OUT:
             files.append(File(path.relative_to(ROOT).as_posix(), str(ROOT), config.site_dir, config.use_directory_urls))
     sets = {f"results/published/{folder.name}/README.md": set_page(folder) for folder in SETS}
     for name, content in (sets | code_pages()).items():
@@ -114,8 +117,8 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Badges, which are GitHub's, go; blocks show their file; links to tables and code lead to the pages made here."""
     markdown = re.sub(r"^\[!\[.*\n", "", markdown, flags=re.MULTILINE)
-    markdown = re.sub(r"^```(\w+) file=(.*)", r'```\1 title="\2"', markdown, flags=re.MULTILINE)
-    markdown = re.sub(r"(results/published/\w+)/tables/(\w+)\.html", r"\1/README.md#\2", markdown)
+    markdown = re.sub(r"^```(\w+) \w+=(.*)", r'```\1 title="\2"', markdown, flags=re.MULTILINE)
+    markdown = re.sub(r"(\]\(\S*/published/\w+)/tables/(\w+)\.html", r"\1/README.md#\2", markdown)
     code = r"\[`([\w.]+)`\]\((?:\.\./)*(biva/[\w/]+)\.py\)"
     return re.sub(code, lambda match: f"[`{match[1]}`][{match[2].replace('/', '.')}.{match[1]}]", markdown)
 
