@@ -17,7 +17,7 @@ unexport PIP_PREFIX PIP_ROOT PIP_TARGET PIP_USER PYTHONHOME # packages go to .ve
 PARALLEL := --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce published lint test soak fuzz scale format ui report clean lock
+.PHONY: help setup reproduce published lint test soak fuzz scale format ui report site clean lock
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,8 +70,13 @@ report: $(READY) ## Write results/SET/summary.tex and .pdf (where LaTeX is), and
 	$(BIN)/biva summary $(SET)
 	$(BIN)/snakemake --report results/report.html --config experiments=$(SET)
 
-clean: ## Delete .venv and the tools' caches; data and results stay
-	rm -rf $(VENV) *.egg-info build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+site: published ## Write site/: the documentation, published tables and figures, and the code's docstrings as web pages
+	$(BIN)/python -m pip install -qq --no-deps --requirement docs/site/requirements.txt
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+	@echo "Open site/index.html, or: $(BIN)/python -m http.server --bind 127.0.0.1 --directory site"
+
+clean: ## Delete .venv, site and the tools' caches; data and results stay
+	rm -rf $(VENV) site *.egg-info build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 lock: ## Renew requirements.lock and docs/licences.md from pyproject.toml
 	.ci/lock $(PYTHON)

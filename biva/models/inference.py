@@ -238,7 +238,7 @@ class Ascent:
 
 
 class BidirectionalInference(InferencePath):
-    """BIVA: q(z_L | x, z_<L^BU) prod_i q(z_i^BU | x, z_<i^BU) q(z_i^TD | x, z_<i^BU, z_>i).
+    """BIVA: `q(z_L | x, z_<L^BU) prod_i q(z_i^BU | x, z_<i^BU) q(z_i^TD | x, z_<i^BU, z_>i)`.
 
     The bottom-up latents are drawn on the way up, the top-down ones during the walk. Only stage 1, which holds the
     full-resolution convolutions, depends on x alone. A hierarchy of one stage has no bottom-up latents.

@@ -44,11 +44,9 @@ def direct(*, dev: bool) -> dict[str, SpecifierSet]:
     return {canonicalize_name(r.name): r.specifier for r in map(Requirement, lines)}
 
 
-def lock() -> dict[str, tuple[str, list[str]]]:
+def lock(file: str = "requirements.lock") -> dict[str, tuple[str, list[str]]]:
     """Package -> its version and the hashes of its files."""
-    pins = re.findall(
-        r"^([\w.-]+)==(\S+)((?: \\\n +--hash=\S+)*)$", (ROOT / "requirements.lock").read_text(), re.MULTILINE
-    )
+    pins = re.findall(r"^([\w.-]+)==(\S+)((?: \\\n +--hash=\S+)*)$", (ROOT / file).read_text(), re.MULTILINE)
     return {name: (version, re.findall(r"--hash=(\S+)", hashes)) for name, version, hashes in pins}
 
 
@@ -82,16 +80,25 @@ def test_the_lock_is_exact_sorted_portable_and_has_hashes() -> None:
     assert all(len(lock()[name][1]) > 12 for name in ("torch", "numpy", "scipy", "pandas", "safetensors"))
 
 
+def test_what_the_site_needs_is_exact_has_hashes_and_is_not_in_the_lock() -> None:
+    site = lock("docs/site/requirements.txt")
+    assert {"mkdocs-material", "mkdocstrings-python", "latex2mathml", "mermaidx"} <= site.keys()
+    assert not site.keys() & lock().keys()
+    assert all(hashes for _, hashes in site.values())
+
+
 def test_make_installs_the_locked_files_and_nothing_else_before_them() -> None:
-    """torch's own lines first, by the same hashes."""
-    torch, everything, project = re.findall(r"pip install (.*)", (ROOT / "Makefile").read_text())
+    """torch's own lines first, by the same hashes; those of the site only where that is built."""
+    site, torch, everything, project = re.findall(r"pip install (.*)", (ROOT / "Makefile").read_text())
+    assert site == "-qq --no-deps --requirement docs/site/requirements.txt"
     assert torch.startswith("-qq --no-deps --no-index ")
     assert everything == "-qq --no-deps --requirement requirements.lock"
     assert project.startswith("-qq --no-build-isolation --editable .")
 
 
 def test_no_file_names_an_index() -> None:
-    for name in ("requirements.lock", "Makefile", "environment.yml", "pyproject.toml", ".ci/lock"):
+    pinned = ("requirements.lock", "docs/site/requirements.txt")
+    for name in (*pinned, "Makefile", "environment.yml", "pyproject.toml", ".ci/lock"):
         assert "://" not in (ROOT / name).read_text().replace("http://127.0.0.1", "").replace("sqlite:///", ""), name
 
 

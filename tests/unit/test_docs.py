@@ -78,6 +78,11 @@ def test_sections_of_the_paper_that_the_code_cites_exist() -> None:
     assert cited <= set(sections)
 
 
+def test_every_page_is_in_the_navigation_of_the_site_once() -> None:
+    entries = re.findall(r"^ .* (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert sorted(entries) == sorted(page.relative_to(ROOT).as_posix() for page in PAGES)
+
+
 # ------------------------------------------------------------------------------------------------ quoted messages
 
 
