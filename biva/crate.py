@@ -41,6 +41,7 @@ _FORMATS = {
     ".jsonl": "application/jsonl",
     ".md": "text/markdown",
     ".safetensors": "application/octet-stream",
+    ".smk": "text/plain",
     ".tex": "application/x-tex",
 }
 
@@ -100,20 +101,21 @@ class _Crate:
         return self._about(author.get("orcid", "#" + name.replace(" ", "-")), kind, name=name)
 
     def _file(self, identifier: str, name: str, **properties: Any) -> Entity:
-        given = {"@type": "File", "name": name, "encodingFormat": _FORMATS.get(Path(name).suffix, "text/plain")}
-        return self.crate.add(DataEntity(self.crate, identifier, given | _compact(properties)))
+        given = {"@type": "File", "name": name, "encodingFormat": _FORMATS.get(Path(name).suffix)}
+        return self.crate.add(DataEntity(self.crate, identifier, _compact(given | properties)))
 
     def _here(self, path: Path, **properties: Any) -> Entity:
         """A file of the folder."""
         name, size = path.relative_to(self.folder).as_posix(), str(path.stat().st_size)
         return self._file(name, name, contentSize=size, sha256=sha256(path), **properties)
 
-    def _weights(self, run: RunFolder) -> Entity:
-        if run.weights.is_file():
-            return self._here(run.weights)
-        digest = read_json(run.manifest)["files"][run.weights.name]
+    def _weights(self, run: RunFolder) -> list[Entity]:
+        """The selected weights; none where the run's manifest does not tell their digest."""
         name = run.weights.relative_to(self.folder).as_posix()
-        return self._file(_named_by(digest), name, sha256=digest, description="not published")
+        if run.weights.is_file():
+            return [self._here(run.weights)]
+        digest = read_json(run.manifest)["files"].get(run.weights.name)
+        return [self._file(_named_by(digest), name, sha256=digest, description="not published")] if digest else []
 
     def _data(self, name: str, fingerprint: str) -> Entity:
         """A prepared dataset, and the raw files that it is made of."""
@@ -143,7 +145,7 @@ class _Crate:
             for name, url in PACKAGES.items()
             if name in versions
         ]
-        about = {"description": STEPS[step], "softwareRequirements": packages}
+        about: dict[str, Any] = {"description": STEPS[step], "softwareRequirements": packages}
         about |= {"version": ", commit ".join((versions["biva"], *code))} if code else {}
         tool = self._about("-".join(("#biva", step, *code)), "SoftwareApplication", name=f"biva {step}", **about)
         self.tools.setdefault(step, {})[tool.id] = tool
@@ -161,15 +163,15 @@ class _Crate:
         identity, training = read_json(run.identity), read_json(run.training)
         files = {path: self._here(path) for path in (*run.records(), run.card) if path.is_file()}
         data, weights = self._data(config.dataset, identity["data_fingerprint"]), self._weights(run)
-        parent = [RunFolder(self.folder / "runs" / config.parent_name)] if config.parent_name else []
+        parent = self._weights(RunFolder(self.folder / "runs" / config.parent_name)) if config.parent_name else []
         self.records += files.values()
         self._act(
             "train",
             config.name,
             identity["versions"],
             commits(identity),
-            object=[data, files[run.identity], *map(self._weights, parent)],
-            result=[files[run.record], files[run.training], weights],
+            object=[data, files[run.identity], *parent],
+            result=[files[run.record], files[run.training], *weights],
             startTime=identity["started"],
             endTime=training["finished"],
             description=f"{training['updates']:,} updates on {identity['device']}, ended by {training['stopped']}",
@@ -183,7 +185,7 @@ class _Crate:
                 config.name + pair,
                 identity["versions"],
                 [record["commit"]],
-                object=[weights, *({entity.id: entity for entity in scored}.values() or [data])],
+                object=[*weights, *({entity.id: entity for entity in scored}.values() or [data])],
                 result=[files[made] for made in ([path] if pair else [path, run.bounds]) if made in files],
                 endTime=record["finished"],
                 description=f"on {record['device']}",
@@ -198,14 +200,17 @@ class _Crate:
         for rules in sorted((self.folder / SNAKEFILE).parent.rglob("*.smk")):
             self._here(rules)
         url = "https://snakemake.github.io"
-        about = {"programmingLanguage": self._about(LANGUAGE, "ComputerLanguage", name="Snakemake", url=url)}
-        about |= {"step": [self.crate.get(f"{SNAKEFILE}#{step}") for step in self.tools]}
-        about |= {"hasPart": [tool for tools in self.tools.values() for tool in tools.values()]}
-        kinds = ["File", "SoftwareSourceCode", "ComputationalWorkflow", "HowTo"]
-        workflow = self._here(self.folder / SNAKEFILE, **about, **{"@type": kinds})
-        about = {"name": f"all of {experiments}", "description": description, "agent": self.authors}
-        about |= {"instrument": workflow, "object": [*self.inputs.values()], "result": made}
-        whole = self._about(f"#{experiments}", "CreateAction", **about, startTime=times[0], endTime=times[-1])
+        workflow = self._here(
+            self.folder / SNAKEFILE,
+            **{"@type": ["File", "SoftwareSourceCode", "ComputationalWorkflow", "HowTo"]},
+            encodingFormat="text/plain",
+            programmingLanguage=self._about(LANGUAGE, "ComputerLanguage", name="Snakemake", url=url),
+            step=[self.crate.get(f"{SNAKEFILE}#{step}") for step in self.tools],
+            hasPart=[tool for tools in self.tools.values() for tool in tools.values()],
+        )
+        about: dict[str, Any] = {"description": description, "agent": self.authors, "instrument": workflow}
+        about |= {"object": [*self.inputs.values()], "result": made, "startTime": times[0], "endTime": times[-1]}
+        whole = self._about(f"#{experiments}", "CreateAction", name=f"all of {experiments}", **about)
         engine = self._about(url, "SoftwareApplication", name="Snakemake", url=url)
         about = {"name": f"Snakemake runs {experiments}", "agent": self.authors, "instrument": engine}
         self._about(f"#{experiments}/snakemake", "OrganizeAction", **about, object=self.controls, result=whole)
