@@ -56,8 +56,9 @@ app = typer.Typer(
 )
 
 data = typer.Typer(
-    help="Look at the datasets, or carry prepared ones to a machine without a network.",
-    epilog="\b\nExamples:\n  biva data list\n  biva data export digits --to digits.tar\n  biva data import digits.tar",
+    help="Look at the datasets, describe them, or carry prepared ones to a machine without a network.",
+    epilog="\b\nExamples:\n  biva data list\n  biva data export digits --to digits.tar\n  biva data import digits.tar\n"
+    "  biva data croissant metadata",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -262,6 +263,20 @@ def data_import(file: Annotated[Path, typer.Argument(help="What `biva data expor
     configs = load_datasets()
     for name in import_datasets(file, configs, RESOURCES):
         print(f"{RESOURCES / name / 'data.json'}  licence: {configs[name].licence}")
+
+
+@verb("biva data croissant metadata", of=data, name="croissant")
+def data_croissant(folder: Annotated[Path, typer.Argument(help="Where to write.")]) -> None:
+    """Write metadata of all datasets for repositories and search engines, in the format Croissant: DATASET.json each.
+
+    Made of config/datasets.yaml, without the data: description, citation, licence, and files with their addresses and
+    digests. A file without an address, such as one from a package, is looked for beside its metadata.
+    """
+    from biva.data.croissant import croissant
+
+    for name, config in load_datasets().items():
+        write_json(folder / f"{name}.json", croissant(name, config))
+        print(folder / f"{name}.json")
 
 
 @verb("biva fetch digits", "BIVA_DATA_MIRROR=$HOME/datasets biva fetch mnist_static")
@@ -557,7 +572,8 @@ def publish(experiments: Experiments) -> None:
 
     Everything but pictures and scores of images: some kilobytes per run, and 80 per K and 10,000 test images for their
     bounds; and the weights of one run per model, up to 10 MB, with the records in their header and a model card beside
-    them. A set that `biva verify` does not pass is refused.
+    them. ro-crate-metadata.json says to other programs what ran, on what, with what and what came out, as a Workflow
+    Run RO-Crate. A set that `biva verify` does not pass is refused.
     """
     from biva.publishing import publish
 
@@ -571,9 +587,10 @@ def rebuild(
         list[str] | None, typer.Argument(metavar="[SET]...", help="Published sets.", show_default="all")
     ] = None,
 ) -> None:
-    """Make the tables, figures and model cards of published sets anew, from their records alone.
+    """Make the tables, figures, model cards and RO-Crates of published sets anew, from their records alone.
 
-    Reads results/published/SET/runs; writes results.csv, tables and figures beside it, cards beside weights.
+    Reads results/published/SET/runs; writes results.csv, tables, figures and ro-crate-metadata.json beside it, cards
+    beside weights.
     """
     from biva.publishing import published_sets, rebuild
 

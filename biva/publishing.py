@@ -3,7 +3,8 @@
 `results/published/NAME/` has what `results/NAME/` has, but for pictures, the scores of single images and most weights:
 `runs/` with the records of every run and the bounds of its test images, `results.csv`, `tables/`, `anomalies/` with the
 tables of the anomaly pairs, and `figures/`. Of every model one run has its weights too (`biva.weights`), with a model
-card.
+card. `workflow/` has the Snakefile and its rules, and `ro-crate-metadata.json` says to other programs what all of it is
+(`biva.crate`).
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import shutil
 from pathlib import Path
 
 from biva.config import RunConfig, load_experiments, resolve_runs
+from biva.crate import METADATA, SNAKEFILE, crate
 from biva.errors import UserError
-from biva.records import PUBLISHED, RunFolder, is_ours, write_atomically
+from biva.records import PUBLISHED, RunFolder, is_ours, write_atomically, write_json
 from biva.reporting.canvas import save
 from biva.reporting.figures import draw, folders_to_draw, reads_arrays
 from biva.reporting.model_card import model_card
@@ -60,6 +62,7 @@ def publish(experiments: str, results: Path, resources: Path) -> list[Path]:
         folder = RunFolder(source / "runs" / run.name)
         if run in evaluated and folder.weights.stat().st_size <= LARGEST_WEIGHTS:
             write_atomically(RunFolder(target / "runs" / run.name).weights, with_records(folder))
+    shutil.rmtree((target / SNAKEFILE).parent, ignore_errors=True)
     rebuild(experiments, target)
     return published
 
@@ -71,9 +74,10 @@ def _lowest_seeds(runs: list[RunConfig]) -> list[RunConfig]:
 
 
 def rebuild(experiments: str, folder: Path) -> list[Path]:
-    """Make `results.csv`, tables, figures and model cards of the records in `folder`/runs: no training, GPU or data.
+    """Make `results.csv`, tables, figures, model cards and the crate of the records in `folder`/runs, without training.
 
-    Figures that show images need the arrays, which are not published, and are left out.
+    Needs no GPU and no data. Figures that show images need the arrays, which are not published, and are left out. The
+    workflow is copied where it is not there yet.
 
     Returns:
         The files.
@@ -89,6 +93,13 @@ def rebuild(experiments: str, folder: Path) -> list[Path]:
     for run in (RunFolder(weights.parent) for weights in sorted(folder.glob("runs/*/*/*/*/weights.safetensors"))):
         write_atomically(run.card, model_card(run).encode())
         files.append(run.card)
+    if not (folder / SNAKEFILE).is_file():
+        source = Path(__file__).with_name("project") / SNAKEFILE
+        for path in (source, *source.parent.glob("rules/*.smk")):
+            write_atomically((folder / SNAKEFILE).parent / path.relative_to(source.parent), path.read_bytes())
+    if content := crate(experiments, folder):
+        write_json(folder / METADATA, content)
+        files.append(folder / METADATA)
     return files
 
 

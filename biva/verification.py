@@ -27,6 +27,7 @@ from biva.config import (
     parse,
     resolve_runs,
 )
+from biva.crate import METADATA, crate
 from biva.errors import UserError, explained
 from biva.records import (
     CHOOSING_ANOMALOUS,
@@ -89,6 +90,8 @@ def verify(experiments: str, folder: Path, resources: Path) -> Verification:
         for check in _checks_of_run(run, place, settings, published=published):
             findings += _findings(str(place[run.name].path), check)
     findings += _findings("results.csv and tables", _text_findings(experiments, folder))
+    if published and not findings:
+        findings += _findings(METADATA, _crate_findings(experiments, folder))
     if not published:
         findings += _findings("data", _data_findings(folders, resources))
         findings += _missing_figures(settings, folder, folders)
@@ -262,6 +265,13 @@ def _text_findings(experiments: str, folder: Path) -> Iterator[str]:
                 yield f"{path} is missing; `snakemake` makes it"
             elif path.read_bytes() != rebuilt.read_bytes():
                 yield f"{path} is not what the records of the runs give{_first_difference(path, rebuilt)}"
+
+
+def _crate_findings(experiments: str, folder: Path) -> Iterator[str]:
+    """What others read of a published set, where it is not what lies beside it."""
+    path = folder / METADATA
+    if not path.is_file() or read_json(path) != crate(experiments, folder):
+        yield f"{path} is not what the records give; `biva rebuild` writes it again"
 
 
 def _first_difference(path: Path, rebuilt: Path) -> str:

@@ -307,6 +307,8 @@ def test_what_others_leave_beside_our_files_is_no_finding_and_is_not_published(p
         *("results.csv", "likelihood.tex", "likelihood.html", "likelihood.json", "photos.tex", "photos.html"),
         *("photos.json", "learning_curves.pdf", "learning_curves.png", "run.json", "record.jsonl", "train.json"),
         *("evaluation.json", "bounds.safetensors", "manifest.json", "weights.safetensors", "README.md"),
+        *("ro-crate-metadata.json", "Snakefile"),
+        *(path.name for path in (ROOT / "workflow/rules").glob("*.smk")),
     }
 
 
@@ -406,6 +408,7 @@ def test_published_numbers_are_repeated_from_the_weights(project: Path, capsys: 
 
 def test_tables_and_figures_are_rebuilt_from_published_records_alone(published: Path) -> None:
     made = [*TEXTS, "figures/learning_curves.pdf", "figures/learning_curves.png", f"runs/{RUNS[0]}/README.md"]
+    made += ["ro-crate-metadata.json", "workflow/Snakefile"]
     contents = [(PUBLISHED / name).read_bytes() for name in made]
     for name in made:
         (PUBLISHED / name).unlink()
@@ -435,8 +438,27 @@ def swap_published_weights(*, tensors: bool) -> None:
             lambda: change_text(PUBLISHED / "runs" / RUNS[0] / "README.md", "4 updates", "40 updates"),
             "README.md is not what the records give; `biva rebuild`",
         ),
+        (
+            lambda: change_text(PUBLISHED / "ro-crate-metadata.json", "4 updates", "40 updates"),
+            "ro-crate-metadata.json is not what the records give; `biva rebuild`",
+        ),
+        (
+            lambda: change_text(PUBLISHED / "workflow/Snakefile", "BIVA", "biva"),
+            "ro-crate-metadata.json is not what the records give; `biva rebuild`",
+        ),
     ],
-    ids=["results", "evaluation", "missing", "without bounds", "truncated", "tensors", "header", "card"],
+    ids=[
+        "results",
+        "evaluation",
+        "missing",
+        "without bounds",
+        "truncated",
+        "tensors",
+        "header",
+        "card",
+        "crate",
+        "workflow",
+    ],
 )
 def test_published_results_are_verified_too(published: Path, tamper: Callable[[], Any], said: str) -> None:
     assert verify(SET, PUBLISHED, Path("resources")).findings == []

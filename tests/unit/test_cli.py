@@ -87,6 +87,7 @@ def test_every_verb_has_examples_that_its_parser_takes_and_that_name_things_that
         ("plan nope", "There is no experiment set 'nope'"),
         ("fetch nope", "There is no dataset 'nope'"),
         ("prepare nope", "There is no dataset 'nope'"),
+        ("data croissant config/config.yaml", "Cannot write config/config.yaml/digits.json: "),
         ("train nope a/b/c/seed1", "There is no experiment set 'nope'"),
         ("train quick ../../x", "has no run '../../x'"),
         ("train quick digits/digits_8x8/biva/seed1", "is not prepared"),

@@ -32,13 +32,15 @@ ALLOWED: dict[str, set[str]] = {
     "evaluation": COMPUTING | {"weights"},
     "reporting": REPORTING,
     "tracking": REPORTING | {"reporting", "evaluation.trained_model", "vision"},
-    "verification": REPORTING | {"reporting", "tracking", "weights", "data.checksums", "evaluation.separation"},
-    "publishing": REPORTING | {"reporting", "verification", "weights"},
+    "crate": COMMON,
+    "verification": REPORTING
+    | {"crate", "reporting", "tracking", "weights", "data.checksums", "evaluation.separation"},
+    "publishing": REPORTING | {"crate", "reporting", "verification", "weights"},
     "reference": REPORTING | {"reporting"},
 }
 """Room -> what it may import of ours; rooms that are not named here, such as `cli`, may import all."""
 
-WITHOUT_TORCH = ("reporting", "verification", "publishing", "weights")
+WITHOUT_TORCH = ("crate", "reporting", "verification", "publishing", "weights")
 """Tables, figures and checks are made of records, on machines without torch too."""
 
 TORCH = {"torch", "torchvision", "safetensors.torch"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import io
 import tarfile
 import zipfile
@@ -61,6 +62,8 @@ def read(tmp_path: Path) -> Read:
         for name, content in files.items():
             (tmp_path / name).write_bytes(content)
         arrays = read_arrays("tiny", config, tmp_path)
+        reader = importlib.import_module(f"biva.data.readers.{config.reader}")
+        assert any(key.endswith("labels") for key in arrays) == hasattr(reader, "LABELS")
         for key, array in arrays.items():
             assert array.dtype == (np.uint8 if key.endswith("images") else np.int64)
         return {key: np.concatenate(list(pieces(array))) for key, array in arrays.items()}

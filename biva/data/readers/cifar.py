@@ -15,6 +15,7 @@ from biva.data.raw import SPLIT_NAMES, Arrays, with_valid_cut_off
 
 FILES = ("the tar.gz",)
 GIVES = SPLIT_NAMES
+LABELS = True
 
 _TRAIN = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
 _TEST = ("test_batch.bin",)

@@ -9,14 +9,16 @@ from numpy.typing import NDArray
 
 from biva.config import DatasetConfig
 from biva.data.raw import SPLIT_NAMES, Arrays, with_valid_cut_off
-from biva.vision import torchvision
 
 FILES = ("train images", "train labels", "test images", "test labels")
 GIVES = SPLIT_NAMES
+LABELS = True
 
 
 def read(paths: list[Path], config: DatasetConfig) -> Arrays:
     """The last images of the training files are the validation split."""
+    from biva.vision import torchvision
+
     mnist = torchvision.datasets.mnist
 
     def part(images: Path, labels: Path) -> tuple[NDArray[Any], NDArray[Any]]:

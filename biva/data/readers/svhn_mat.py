@@ -12,6 +12,7 @@ from biva.data.raw import Arrays
 
 FILES = ("the mat file",)
 GIVES = ("test",)
+LABELS = True
 
 
 def read(paths: list[Path], config: DatasetConfig) -> Arrays:
