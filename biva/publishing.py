@@ -2,8 +2,8 @@
 
 `results/published/NAME/` has what `results/NAME/` has, but for pictures, the scores of single images and most weights:
 `runs/` with the records of every run and the bounds of its test images, `results.csv`, `tables/`, `anomalies/` with the
-tables of the anomaly pairs, and `figures/`. Of every model one run has its weights too (`biva.weights`), with a model
-card.
+tables of the anomaly pairs, `index.html`, and `figures/`. Of every model one run has its weights too (`biva.weights`),
+with a model card.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def publish(experiments: str, results: Path, resources: Path) -> list[Path]:
     for run in evaluated:
         folder, copy = RunFolder(source / "runs" / run.name), target / "runs" / run.name
         shutil.rmtree(copy, ignore_errors=True)
-        for path in folder.records():
+        for path in filter(Path.is_file, (*folder.records(), folder.mlflow)):
             place = copy / path.relative_to(folder.path)
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, place)
@@ -71,7 +71,7 @@ def _lowest_seeds(runs: list[RunConfig]) -> list[RunConfig]:
 
 
 def rebuild(experiments: str, folder: Path) -> list[Path]:
-    """Make `results.csv`, tables, figures and model cards of the records in `folder`/runs: no training, GPU or data.
+    """Make `results.csv`, tables, the page, figures and model cards of the records in `folder`/runs, and of them alone.
 
     Figures that show images need the arrays, which are not published, and are left out.
 
