@@ -270,8 +270,8 @@ def _first_difference(path: Path, rebuilt: Path) -> str:
     for number, (one, other) in enumerate(zip(there, right, strict=False), start=1):
         if one != other:
             same = next((place for place, pair in enumerate(zip(one, other, strict=False)) if len({*pair}) > 1), 0)
-            there, right = (line[max(0, same - 100) :][:300] for line in (one, other))  # a picture's line is long
-            return f"; line {number} is\n    {there}\n  should be\n    {right}"
+            is_, should = (line[max(0, same - 100) :][:300] for line in (one, other))  # a picture's line is long
+            return f"; line {number} is\n    {is_}\n  should be\n    {should}"
     return f": it has {len(there)} lines, should have {len(right)}"
 
 
