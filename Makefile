@@ -61,12 +61,12 @@ ui: $(READY) ## Show all runs in MLflow's web page, on this machine only; print 
 		{ echo "There are no runs yet: results/mlflow/mlflow.db does not exist. Run 'make reproduce' first." >&2; exit 1; }; \
 	echo "MLflow: http://127.0.0.1:$(PORT)   (Ctrl-C ends it; another port: make ui PORT=5001)"; \
 	echo "It begins with language models: choose 'Model training' at the upper left, once in a browser."; \
-	echo "All runs of $(SET) beside each other:"; \
+	echo "Runs of $(SET) beside each other; with labels, if there are such, on another page:"; \
 	$(BIN)/biva compare $(SET) --server http://127.0.0.1:$(PORT) || true; \
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false exec $(BIN)/mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 \
 		--backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///results/mlflow/mlflow.db}"
 
-report: $(READY) ## Write results/SET/summary.tex and .pdf (where LaTeX is), and results/report.html: all in one file
+report: $(READY) ## Write results/SET/index.html, summary.tex and .pdf (where LaTeX is), and results/report.html
 	$(BIN)/biva summary $(SET)
 	$(BIN)/snakemake --report results/report.html --config experiments=$(SET)
 

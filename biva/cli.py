@@ -494,28 +494,29 @@ def anomalies(experiments: Experiments, pair: PairName, results: SetFolder = Non
     """
     from biva.reporting.canvas import save
     from biva.reporting.figures.anomaly import draw_anomaly
-    from biva.reporting.texts import write_anomaly_table
+    from biva.reporting.texts import write_table
 
     settings, folder = find_anomaly(experiments, pair), results or RESULTS / experiments
     runs = _planned(experiments)
-    print(*write_anomaly_table(settings, runs, folder / "runs", folder), sep="\n")
+    print(*write_table(settings, runs, folder / "runs", folder), sep="\n")
     scoring = (RunFolder(folder / "runs" / run.name) for run in runs if settings.includes(run))
     print(*save(draw_anomaly(scoring, settings), folder / "anomalies" / pair), sep="\n")
 
 
 @verb("biva summary quick")
 def summary(experiments: Experiments, results: SetFolder = None) -> None:
-    """Put a set's tables and figures on one page.
+    """Put a set's tables, figures and runs on one page: for a browser, and for LaTeX.
 
-    Writes summary.tex into the folder of the results and, where pdflatex is installed, summary.pdf. What does not exist
-    yet is printed as not run.
+    Writes index.html and summary.tex into the folder of the results and, where pdflatex is installed, summary.pdf. What
+    does not exist yet is printed as not run.
     """
     from biva.reporting.summary import compile_pdf, summary
+    from biva.reporting.texts import write_page
 
-    settings = load_experiments(experiments)
-    document = (results or RESULTS / experiments) / "summary.tex"
-    write_atomically(document, summary(settings, resolve_runs(experiments, settings), document.parent).encode())
-    print(document)
+    settings, runs, folder = load_experiments(experiments), _planned(experiments), results or RESULTS / experiments
+    document = folder / "summary.tex"
+    write_atomically(document, summary(settings, runs, folder).encode())
+    print(document, write_page(settings, runs, folder / "runs", folder, folder), sep="\n")
     if problem := compile_pdf(document):
         print(problem, file=sys.stderr)
     else:
@@ -530,14 +531,15 @@ def compare(
         typer.Option(help="Of MLflow.", show_default="MLFLOW_TRACKING_URI if it is one, else http://127.0.0.1:5000"),
     ] = None,
 ) -> None:
-    """Print the address of MLflow's page that compares a set's runs.
+    """Print the address of MLflow's page that compares a set's runs; of those with labels another.
 
-    `make ui` starts MLflow's server on this machine and prints it too.
+    `make ui` starts MLflow's server on this machine and prints them too.
     """
-    from biva.tracking import comparison_page, is_server
+    from biva.tracking import comparison_pages, is_server
 
     tracking = os.environ.get("MLFLOW_TRACKING_URI", "")
-    print(comparison_page(experiments, server or (tracking if is_server(tracking) else "http://127.0.0.1:5000")))
+    address = server or (tracking if is_server(tracking) else "http://127.0.0.1:5000")
+    print(*comparison_pages(experiments, address), sep="\n")
 
 
 # -------------------------------------------------------------------------------------- results, verified and published

@@ -27,7 +27,7 @@ STEPS = {
     "train": "Trains a model and selects its weights",
     "evaluate": "Computes bounds, or errors, of test images",
     "detect": "Tells the test images of another dataset from those of the model's own",
-    "rebuild": "Makes results.csv and all tables of the records of the runs",
+    "rebuild": "Makes results.csv, all tables and their page of the records of the runs",
 }
 """Verb of `biva`, which is a step of the workflow -> what it does."""
 
@@ -194,7 +194,8 @@ class _Crate:
     def add_whole(self, experiments: str, description: str) -> None:
         """The tables, the workflow, its run as a whole, and what the crate is."""
         tables = [path for name in ("tables", "anomalies") for path in sorted((self.folder / name).glob("*.*"))]
-        made = [self._here(path) for path in (self.folder / "results.csv", *filter(is_ours, tables))]
+        first = (self.folder / "index.html", self.folder / "results.csv")
+        made = [self._here(path) for path in (*first, *filter(is_ours, tables))]
         self._act("rebuild", experiments, {}, [], object=self.records, result=made)
         times = sorted(action[time] for action in self.actions for time in ("startTime", "endTime") if time in action)
         for rules in sorted((self.folder / SNAKEFILE).parent.rglob("*.smk")):

@@ -2,9 +2,9 @@
 
 `results/published/NAME/` has what `results/NAME/` has, but for pictures, the scores of single images and most weights:
 `runs/` with the records of every run and the bounds of its test images, `results.csv`, `tables/`, `anomalies/` with the
-tables of the anomaly pairs, and `figures/`. Of every model one run has its weights too (`biva.weights`), with a model
-card. `workflow/` has the Snakefile and its rules, and `ro-crate-metadata.json` says to other programs what all of it is
-(`biva.crate`).
+tables of the anomaly pairs, `index.html`, and `figures/`. Of every model one run has its weights too (`biva.weights`),
+with a model card. `workflow/` has the Snakefile and its rules, and `ro-crate-metadata.json` says to other programs what
+all of it is (`biva.crate`).
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def publish(experiments: str, results: Path, resources: Path) -> list[Path]:
     for run in evaluated:
         folder, copy = RunFolder(source / "runs" / run.name), target / "runs" / run.name
         shutil.rmtree(copy, ignore_errors=True)
-        for path in folder.records():
+        for path in filter(Path.is_file, (*folder.records(), folder.mlflow)):
             place = copy / path.relative_to(folder.path)
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, place)
@@ -74,7 +74,7 @@ def _lowest_seeds(runs: list[RunConfig]) -> list[RunConfig]:
 
 
 def rebuild(experiments: str, folder: Path) -> list[Path]:
-    """Make `results.csv`, tables, figures, model cards and the crate of the records in `folder`/runs, without training.
+    """Make `results.csv`, tables, the page, figures, model cards and the crate of the records in `folder`/runs alone.
 
     Needs no GPU and no data. Figures that show images need the arrays, which are not published, and are left out. The
     workflow is copied where it is not there yet.

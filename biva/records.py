@@ -14,6 +14,7 @@ A run's folder `results/EXPERIMENTS/runs/DATASET/ARCHITECTURE/MODEL/seedN/` hold
 | `evaluation.safetensors` | evaluate | samples, reconstructions, other pictures; with labels log q(y given x) |
 | `anomaly/NAME.json`, `.safetensors` | detect | how L^{>k} separates another dataset; every image's L^{>k} |
 | `manifest.json` | train, evaluate, detect, at their ends | SHA-256 of every file above |
+| `mlflow.json` | train, track | MLflow's id of the run; no result, and in no manifest |
 | `checkpoint/` | train, evaluate | what a killed training or evaluation resumes from; no result |
 | `README.md` | publish | model card of published weights |
 """
@@ -59,6 +60,7 @@ class RunFolder:
         self.arrays = path / "evaluation.safetensors"
         self.manifest = path / "manifest.json"
         self.card = path / "README.md"
+        self.mlflow = path / "mlflow.json"
         self.checkpoint = path / "checkpoint"
         self.unfinished_evaluation = path / "checkpoint" / "evaluation"
         """What a killed evaluation goes on from."""
@@ -250,6 +252,20 @@ def _score_name(score: str) -> str:
     """`L>2` and `LLR>2` in words that MLflow takes for a name."""
     kind, _, stage = score.partition(">")
     return f"{'bound' if kind == 'L' else 'llr'}_above_{stage}"
+
+
+def flatten(content: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested settings as `a.b` -> text; a list of settings, such as the stages, becomes one list per key."""
+    flat: dict[str, str] = {}
+    for key, value in content.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+            columns = {field: [item.get(field) for item in value] for field in value[0]}
+            flat |= flatten(columns, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return flat
 
 
 def append_line(path: Path, content: dict[str, Any]) -> None:

@@ -37,7 +37,18 @@ from urllib.request import url2pathname
 from biva.config import FigureName
 from biva.errors import UserError, explained
 from biva.locks import locked
-from biva.records import RunFolder, anomaly_metrics, is_ours, manifest_digest, read_json, read_lines, sha256
+from biva.records import (
+    PUBLISHED,
+    RunFolder,
+    anomaly_metrics,
+    flatten,
+    is_ours,
+    manifest_digest,
+    read_json,
+    read_lines,
+    sha256,
+    write_json,
+)
 
 STORE = Path("results/mlflow")
 """Folder of the database and the artifacts, unless MLFLOW_TRACKING_URI names another store."""
@@ -90,6 +101,7 @@ def mirror(folder: RunFolder) -> None:
     with usable_store(), locked(folder.path / ".mirror.lock"):
         client, experiment = _open_experiment(run["experiments"])
         stored = _find_run(client, experiment, "biva.run_id", run["run_id"]) or _create_run(client, experiment, run)
+        _keep_id(folder, stored)
         _log_parent(client, experiment, stored, run)
         _log_parameters(client, stored, run)
         _log_input(client, stored, run)
@@ -159,11 +171,16 @@ def mirroring(folder: RunFolder) -> Iterator[Callable[[], None]]:
 
 
 def mirror_reports(experiments: str, results_folder: Path) -> None:
-    """Log an experiment set's `results.csv`, summary, tables and figures as artifacts of its one summary run.
+    """Log an experiment set's page, `results.csv`, summary, tables and figures as artifacts of its one summary run.
+
+    Runs that MLflow got after `results.csv` was written get their ids into it first.
 
     Raises:
         TrackingError: as for `mirror`.
+        UserError: `results.csv` is not what biva writes.
     """
+    from biva.reporting.results import name_tracked
+
     with usable_store():
         client, experiment = _open_experiment(experiments)
         with _alone():
@@ -171,7 +188,10 @@ def mirror_reports(experiments: str, results_folder: Path) -> None:
                 experiment, run_name=f"{experiments} / {SUMMARY_NAME}", tags={"biva.summary": experiments}
             )
         run_id = stored.info.run_id
-        for name in ("results.csv", "summary.tex", "summary.pdf"):
+        if (csv := results_folder / "results.csv").is_file():
+            runs = _finished_runs(client, experiment)
+            name_tracked(csv, {run.data.tags["biva.run_id"]: run.info.run_id for run in runs})
+        for name in ("index.html", "results.csv", "summary.tex", "summary.pdf"):
             if (results_folder / name).is_file():
                 client.log_artifact(run_id, str(results_folder / name))
         reports = [path for kind in ("tables", "figures", "anomalies") for path in (results_folder / kind).glob("*")]
@@ -204,11 +224,14 @@ def records_from_mlflow(experiments: str, into: Path) -> list[RunFolder]:
         for name, run_id in newest.items():
             copy = client.download_artifacts(run_id, RECORDS.as_posix(), tempfile.mkdtemp(dir=scratch))
             shutil.copytree(copy, into / name, dirs_exist_ok=True)
+            write_json(RunFolder(into / name).mlflow, {"run_id": run_id})
     return [RunFolder(into / name) for name in newest]
 
 
-def comparison_page(experiments: str, server: str) -> str:
-    """Address of MLflow's page that compares the finished runs of a set; of runs with one name, the newest.
+def comparison_pages(experiments: str, server: str) -> list[str]:
+    """Addresses of MLflow's page that compares the finished runs of a set; of runs with one name, the newest.
+
+    Runs that learn from labels have no number in common with the others, and are compared on a page of their own.
 
     Raises:
         TrackingError: as for `mirror`, or the store has no finished run of the set.
@@ -218,9 +241,12 @@ def comparison_page(experiments: str, server: str) -> str:
         newest = _newest(client, experiment)
     if not newest:
         raise TrackingError(f"MLflow at {_address()} has no finished run of {experiments!r} yet.")
-    chosen = json.dumps(list(newest.values()))
-    pages = {"runs": chosen, "experiments": json.dumps([experiment]), "workflowType": "machine_learning"}
-    return f"{server.rstrip('/')}/#/compare-runs?{urlencode(pages)}"
+    pages = []
+    for labelled in (False, True):
+        chosen = [id for name, id in newest.items() if name.rpartition("/")[0].endswith("_labels") == labelled]
+        page = {"runs": json.dumps(chosen), "experiments": json.dumps([experiment]), "workflowType": "machine_learning"}
+        pages += [f"{server.rstrip('/')}/#/compare-runs?{urlencode(page)}"] if chosen else []
+    return pages
 
 
 @dataclass(frozen=True)
@@ -526,10 +552,12 @@ def _find_run(client: Any, experiment: str, tag: str, value: str) -> Any:
 
 
 def _create_run(client: Any, experiment: str, run: dict[str, Any]) -> Any:
-    config = run["config"]
-    return client.create_run(
+    from mlflow.entities import Metric
+
+    config, started = run["config"], _milliseconds(run["started"])
+    created = client.create_run(
         experiment,
-        start_time=_milliseconds(run["started"]),
+        start_time=started,
         run_name=f"{config['dataset']} / {run['variant']} / seed {config['seed']}",
         tags={
             "biva.run_id": run["run_id"],
@@ -545,6 +573,31 @@ def _create_run(client: Any, experiment: str, run: dict[str, Any]) -> Any:
             "mlflow.source.git.commit": run["commit"],
         },
     )
+    client.log_batch(created.info.run_id, [Metric(name, math.nan, started, 0) for name in _first_metrics(run)])
+    return created
+
+
+def _first_metrics(run: dict[str, Any]) -> list[str]:
+    """What MLflow's page that compares runs should begin with: it takes the metric of which a store heard first.
+
+    So a new run gets them as not a number, until its evaluation knows better. Needs `config/`.
+    """
+    from biva.config import load_experiments
+
+    if run["config"].get("labels"):
+        return ["test/test_error"]
+    with suppress(UserError):
+        ks = load_experiments(run["experiments"]).evaluation.importance_samples
+        return [f"test/log_likelihood_bound_k{k}" for k in sorted({min(ks), max(ks)})]
+    return []
+
+
+def _keep_id(folder: RunFolder, stored: Any) -> None:
+    """Note MLflow's id of a run beside its records, for `results.csv`; a published copy keeps that of its origin."""
+    content = {"run_id": stored.info.run_id}
+    is_copy = PUBLISHED in folder.path.parts[-7:-6]
+    if not is_copy and not (folder.mlflow.is_file() and read_json(folder.mlflow) == content):
+        write_json(folder.mlflow, content)
 
 
 def _milliseconds(iso: str) -> int:
@@ -561,26 +614,17 @@ def _log_parent(client: Any, experiment: str, stored: Any, run: dict[str, Any]) 
 
 
 def _log_parameters(client: Any, stored: Any, run: dict[str, Any]) -> None:
+    """What decided the run. MLflow's page that compares runs begins with the first three, by name, that differ: model,
+    parameters and seed, if what belongs to training is named so.
+    """
     from mlflow.entities import Param
 
-    settings = run["config"] | {"parameters": run["parameters"], "versions": run["versions"]}
+    config = dict(run["config"])
+    training = config.pop("training") | {name: config.pop(name, None) for name in ("finetunes", "labels")}
+    settings = config | {"training": training, "parameters": run["parameters"], "versions": run["versions"]}
     missing = [Param(key, value) for key, value in flatten(settings).items() if key not in stored.data.params]
     if missing:
         client.log_batch(stored.info.run_id, params=missing)
-
-
-def flatten(content: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested settings as `a.b` -> text; a list of settings, such as the stages, becomes one list per key."""
-    flat: dict[str, str] = {}
-    for key, value in content.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-            columns = {field: [item.get(field) for item in value] for field in value[0]}
-            flat |= flatten(columns, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return flat
 
 
 def _log_input(client: Any, stored: Any, run: dict[str, Any]) -> None:

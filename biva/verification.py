@@ -257,9 +257,9 @@ def _parent_findings(folder: RunFolder, parent: RunFolder) -> Iterator[str]:
 
 
 def _text_findings(experiments: str, folder: Path) -> Iterator[str]:
-    """`results.csv` and tables that are not, byte for byte, what the records give."""
+    """`results.csv`, tables and the page that are not, byte for byte, what the records give."""
     with TemporaryDirectory() as scratch:
-        for rebuilt in write_texts(experiments, folder / "runs", Path(scratch)):
+        for rebuilt in write_texts(experiments, folder / "runs", Path(scratch), pictures=folder):
             path = folder / rebuilt.relative_to(scratch)
             if not path.is_file():
                 yield f"{path} is missing; `snakemake` makes it"
@@ -279,7 +279,9 @@ def _first_difference(path: Path, rebuilt: Path) -> str:
     there, right = (file.read_text(encoding="utf-8", errors="replace").splitlines() for file in (path, rebuilt))
     for number, (one, other) in enumerate(zip(there, right, strict=False), start=1):
         if one != other:
-            return f"; line {number} is\n    {one}\n  should be\n    {other}"
+            same = next((place for place, pair in enumerate(zip(one, other, strict=False)) if len({*pair}) > 1), 0)
+            is_, should = (line[max(0, same - 100) :][:300] for line in (one, other))  # a picture's line is long
+            return f"; line {number} is\n    {is_}\n  should be\n    {should}"
     return f": it has {len(there)} lines, should have {len(right)}"
 
 

@@ -53,6 +53,11 @@ class RunConfig(Strict):
         return self._name_of(self.variant)
 
     @property
+    def group(self) -> str:
+        """`name` without the seed: what the runs of one model on one dataset share."""
+        return self.name.rpartition("/")[0]
+
+    @property
     def parent_name(self) -> str | None:
         """`name` of the run that this one fine-tunes."""
         return self._name_of(self.model) if self.finetunes else None

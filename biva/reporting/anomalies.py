@@ -153,7 +153,7 @@ def _block(name: Cell, runs: list[RunConfig], records: list[Record | None]) -> l
         label = Cell(_row_name(score), marks=(CHOSEN,) if score in chosen else ())
         best = aurocs[score] == max(aurocs.values())
         cells = [
-            _our_cell([seed[score][metric] for seed in seeds], len(runs), best=best and metric == "auroc")
+            _our_cell([seed[score][metric] for seed in seeds], runs, best=best and metric == "auroc")
             for metric in METRICS
         ]
         rows.append([name if score == names[0] else Cell(), label, *cells])
@@ -165,7 +165,7 @@ def _row_name(score: str) -> Text:
     return styled(f"*L*^{{>{k}}}" if kind == "L" else f"LLR^{{>{k}}}")
 
 
-def _our_cell(seeds: list[dict[str, float]], planned: int, *, best: bool) -> Cell:
+def _our_cell(seeds: list[dict[str, float]], planned: list[RunConfig], *, best: bool) -> Cell:
     """One number of one score, given as `value`, `low` and `high` of every seed that ran, out of those planned."""
     values = [seed["value"] for seed in seeds]
     return Cell(
@@ -173,8 +173,9 @@ def _our_cell(seeds: list[dict[str, float]], planned: int, *, best: bool) -> Cel
         digits=3,
         spread=float(np.std(values, ddof=1)) if len(values) > 1 else None,
         interval=(seeds[0]["low"], seeds[0]["high"]) if len(values) == 1 else None,
-        seeds=counted(len(values), planned) if planned > 1 else "",
+        seeds=counted(len(values), len(planned)) if len(planned) > 1 else "",
         bold=best,
+        of=(planned[0].group,),
     )
 
 

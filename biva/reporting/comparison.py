@@ -9,26 +9,27 @@ import pandas as pd
 from biva.config import LikelihoodTable, RunConfig
 from biva.config import Table as TableSettings
 from biva.records import RunFolder
-from biva.reporting.ours import results_of
+from biva.reporting.ours import by_group, results_of
 from biva.reporting.results import CONFIRMED, Paper, Results, collect
 from biva.reporting.style import CLASSIFIERS, LABELS, name_of
 
 
 def distances(results: Results, paper: Paper, settings: TableSettings, planned: Iterable[RunConfig]) -> pd.DataFrame:
-    """Our value minus the reported one, wherever a table has both, as texts; ours is the mean over seeds."""
+    """Our value minus the reported one, wherever a table has both, as texts; ours is the mean over seeds.
+
+    The index is `RunConfig.group`.
+    """
     reported = paper[paper["table"] == settings.paper_table]
     if isinstance(settings, LikelihoodTable):
         reported = reported[reported["dataset"] == settings.dataset]
-    groups: dict[tuple[str, str], list[RunConfig]] = {}
-    for run in filter(settings.includes, planned):
-        groups.setdefault((run.architecture_name, run.variant), []).append(run)
-    found = []
-    for runs in groups.values():
+    found, of = [], []
+    for group, runs in by_group(filter(settings.includes, planned)).items():
         for one in reported[reported["model"].isin(reported_names(runs[0]))].to_dict("records"):
             ours = results_of(runs, results, one["metric"])
             at_k = ours["k"].isna() if pd.isna(one["k"]) else ours["k"].eq(one["k"]).fillna(False).astype(bool)
             values = ours.loc[at_k, "value"]
             if not values.empty:
+                of.append(group)
                 found.append(
                     {
                         "Model": name_of(runs[0]),
@@ -40,7 +41,7 @@ def distances(results: Results, paper: Paper, settings: TableSettings, planned: 
                         "Source": one["source"],
                     }
                 )
-    return pd.DataFrame(found)
+    return pd.DataFrame(found, index=of)
 
 
 def reported_names(run: RunConfig) -> list[str]:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from biva.config import FINETUNED, RunConfig
 from biva.reporting.markup import Text, code, joined, styled, text
-from biva.reporting.provenance import Difference, names_of, shortened
+from biva.reporting.provenance import Difference, models_of, names_of, shortened
 from biva.reporting.style import LABELS, MODELS
 from biva.reporting.table import NOT_RUN, Cell
 
@@ -50,6 +50,14 @@ def by_model(runs: Iterable[RunConfig]) -> dict[Text, list[RunConfig]]:
     return models
 
 
+def by_group(runs: Iterable[RunConfig]) -> dict[str, list[RunConfig]]:
+    """The runs of every `RunConfig.group`, in their order."""
+    groups: dict[str, list[RunConfig]] = {}
+    for run in runs:
+        groups.setdefault(run.group, []).append(run)
+    return groups
+
+
 def results_of(planned: Iterable[RunConfig], results: pd.DataFrame, metric: str) -> pd.DataFrame:
     """The part of `biva.reporting.results.collect`'s frame that holds a metric of planned runs."""
     is_planned = (results["dataset"] + "/" + names_of(results)).isin([run.name for run in planned])
@@ -72,6 +80,7 @@ def our_cell(found: pd.DataFrame, planned: int, unlike: list[Difference]) -> Cel
         of_images=len(values) == 1,
         seeds=counted(len(values), planned),
         marks=letters(unlike, names_of(found)),
+        of=models_of(found),
     )
 
 

@@ -60,6 +60,11 @@ def names_of(results: pd.DataFrame) -> pd.Series:
     return results["architecture"] + "/" + results["model"] + "/seed" + results["seed"].astype("str")
 
 
+def models_of(results: pd.DataFrame) -> tuple[str, ...]:
+    """`DATASET/ARCHITECTURE/MODEL` of the results, each once."""
+    return tuple((results["dataset"] + "/" + results["architecture"] + "/" + results["model"]).unique())
+
+
 def differences(results: pd.DataFrame, planned: Iterable[RunConfig]) -> list[Difference]:
     """What results of one table do not have in common; nothing where all is well.
 

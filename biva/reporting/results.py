@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ COLUMNS: dict[str, str] = (
     dict.fromkeys(("experiments", "dataset", "architecture", "model"), "str")
     | {"seed": "int64", "metric": "str", "k": "Int64"}
     | dict.fromkeys(("value", "standard_error", "low", "high"), "float64")
-    | dict.fromkeys(("unit", "protocol", "run_id", "manifest", "commit", "config_digest", "evaluation_digest"), "str")
-    | {"data_fingerprint": "str", "device": "str", "parameters": "int64", "updates": "int64", "images_seen": "int64"}
+    | dict.fromkeys(("unit", "protocol", "run_id", "mlflow_run_id", "manifest", "commit", "config_digest"), "str")
+    | {"evaluation_digest": "str", "data_fingerprint": "str", "device": "str"}
+    | {"parameters": "int64", "updates": "int64", "images_seen": "int64"}
     | {"images_evaluated": "int64", "images_in_split": "int64"}
     | {"selection_images": "Int64", "selection_images_in_split": "Int64", "wall_seconds": "float64"}
 )
@@ -27,7 +28,8 @@ COLUMNS: dict[str, str] = (
 `wall_seconds` is the training's. `images_evaluated` of the `images_in_split` test images were used, of an anomaly pair
 those of both datasets; `selection_images` of as many in their split selected the weights. `commit` names every commit
 that had a part in the row, mostly one; `manifest` is the SHA-256 of the run's `manifest.json`; `evaluation_digest` is
-of the settings of the evaluation or of the anomaly pair."""
+of the settings of the evaluation or of the anomaly pair; `mlflow_run_id` is empty where MLflow has no copy of the
+run."""
 
 PAPER_COLUMNS: dict[str, str] = (
     dict.fromkeys(("table", "dataset", "model", "metric"), "str")
@@ -95,6 +97,7 @@ def _rows(folder: RunFolder) -> list[dict[str, Any]]:
             "architecture": config["architecture_name"],
             "model": run["variant"],
             "seed": config["seed"],
+            "mlflow_run_id": read_json(folder.mlflow)["run_id"] if folder.mlflow.is_file() else "",
             "manifest": manifest_digest(folder),
             "device": run["device"],
             "parameters": run["parameters"],
@@ -129,6 +132,14 @@ def _rows(folder: RunFolder) -> list[dict[str, Any]]:
 def write_results(frame: Results, path: Path) -> None:
     """Write the frame as CSV, atomically. Floats are written so that reading gives back the same 64 bits."""
     write_atomically(path, frame.to_csv(index=False, lineterminator="\n").encode())
+
+
+def name_tracked(path: Path, ids: Mapping[str, str]) -> None:
+    """Enter MLflow's ids, by `run_id`, into a `results.csv` that was written before MLflow had its runs."""
+    frame = read_results(path)
+    named = frame["run_id"].map(ids).fillna(frame["mlflow_run_id"])
+    if not named.equals(frame["mlflow_run_id"]):
+        write_results(frame.assign(mlflow_run_id=named), path)
 
 
 def read_results(path: Path) -> Results:

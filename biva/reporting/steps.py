@@ -12,7 +12,7 @@ from biva.config import RunConfig
 from biva.reporting.markup import Text, styled, text
 from biva.reporting.ours import by_model, letters
 from biva.reporting.per_image import Bounds, PerImage, paired_difference
-from biva.reporting.provenance import Difference, names_of
+from biva.reporting.provenance import Difference, models_of, names_of
 from biva.reporting.results import Results
 from biva.reporting.table import NOT_RUN, Cell
 
@@ -69,7 +69,8 @@ def steps(
                 continue
             found = paired_difference(*(per_nat * _stacked(part, bounds, k) for part in both))
             has_one_seed |= not found.over_seeds
-            marks = letters(unlike, names_of(pd.concat(both)))
+            together = pd.concat(both)
+            marks = letters(unlike, names_of(together))
             cells.append(
                 Cell(
                     value=found.value,
@@ -77,6 +78,7 @@ def steps(
                     interval=(found.low, found.high) if np.isfinite(found.low) else None,
                     bold=found.is_real,
                     marks=marks if found.over_seeds else (*marks, "im"),
+                    of=models_of(together),
                 )
             )
         rows.append([Cell(text(pair[0], " − ", pair[1])), *cells])

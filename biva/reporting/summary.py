@@ -17,7 +17,7 @@ import pandas as pd
 from biva.config import Experiments, RunConfig
 from biva.records import RunFolder, read_json, write_atomically
 from biva.reporting.figures import caption
-from biva.reporting.ours import PROTOCOLS, span
+from biva.reporting.ours import PROTOCOLS, by_group, span
 from biva.reporting.provenance import shortened
 from biva.reporting.style import name_of
 from biva.reporting.table import NOT_RUN, render
@@ -40,7 +40,7 @@ def summary(settings: Experiments, runs: list[RunConfig], folder: Path) -> str:
         protocol=PROTOCOLS[settings.training.protocol],
         architectures=sorted({(run.architecture_name, run.architecture.description) for run in runs}),
         runs=_runs(runs, folder),
-        origin=_origin(runs, folder),
+        origin=origin(runs, folder / "runs"),
         tables=[(stem, (folder / f"{stem}.tex").is_file()) for stem in settings.table_stems],
         figures=[(stem, (folder / f"{stem}.pdf").is_file(), about.get(stem, "")) for stem in settings.figure_stems],
     )
@@ -48,14 +48,11 @@ def summary(settings: Experiments, runs: list[RunConfig], folder: Path) -> str:
 
 def _runs(runs: list[RunConfig], folder: Path) -> list[dict[str, str]]:
     """For every dataset, architecture and model: its seeds, how many are trained, and what they took."""
-    groups: dict[tuple[str, str, str], list[RunConfig]] = {}
-    for run in runs:
-        groups.setdefault((run.dataset, run.architecture_name, name_of(run)), []).append(run)
     return [
-        {"dataset": dataset, "architecture": architecture, "model": model}
+        {"dataset": group[0].dataset, "architecture": group[0].architecture_name, "model": name_of(group[0])}
         | {"seeds": ", ".join(str(run.seed) for run in group)}
         | _taken([RunFolder(folder / "runs" / run.name) for run in group])
-        for (dataset, architecture, model), group in groups.items()
+        for group in by_group(runs).values()
     ]
 
 
@@ -73,9 +70,9 @@ def _taken(folders: list[RunFolder]) -> dict[str, str]:
     }
 
 
-def _origin(runs: list[RunConfig], folder: Path) -> dict[str, Any]:
+def origin(runs: list[RunConfig], records: Path) -> dict[str, Any]:
     """Devices, commits and data that the trained runs come from; nothing where none is trained."""
-    identities = [RunFolder(folder / "runs" / run.name).identity for run in runs]
+    identities = [RunFolder(records / run.name).identity for run in runs]
     known = [read_json(path) for path in identities if path.is_file()]
     if not known:
         return {}

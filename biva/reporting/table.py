@@ -44,6 +44,8 @@ class Cell:
     in_brackets: bool = False
     columns: int = 1
     """Number of the table's columns that the cell is as wide as."""
+    of: tuple[str, ...] = ()
+    """Models whose runs gave the number, `DATASET/ARCHITECTURE/MODEL`; two, if it is what the first is ahead."""
 
     @property
     def text(self) -> Text:

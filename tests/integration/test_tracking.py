@@ -38,7 +38,7 @@ from biva.reporting.results import collect, write_results
 from biva.reporting.table import Cell, Table
 from biva.tracking import (
     TrackingError,
-    comparison_page,
+    comparison_pages,
     follow_move,
     mirror,
     mirror_model,
@@ -57,6 +57,7 @@ from tests.fake_runs import (
     fake_run,
     fake_test_error,
     finish_training,
+    identity,
     labelled_config,
     ramp,
     record_line,
@@ -458,9 +459,10 @@ def test_the_command_rebuilds_results_and_all_tables_from_mlflow_alone(
 def test_tables_and_figures_are_one_run_with_the_latest_files(config: RunConfig, store: str, tmp_path: Path) -> None:
     (tmp_path / "tables").mkdir()
     (tmp_path / "figures").mkdir()
-    (tmp_path / "results.csv").write_text("a\n")
+    write_results(collect([]), tmp_path / "results.csv")
     (tmp_path / "figures/samples.png").write_bytes(b"png")
-    (tmp_path / "summary.tex").write_text("a")
+    for name in ("summary.tex", "index.html"):
+        (tmp_path / name).write_text("a")
     for content in ("first", "second"):
         shown = Table("likelihood", text("Bounds"), [[Cell("Model")]], [[[Cell(content)]]], [])
         (tmp_path / "tables/likelihood.tex").write_text(shown.latex())
@@ -471,6 +473,7 @@ def test_tables_and_figures_are_one_run_with_the_latest_files(config: RunConfig,
     assert run.info.run_name == f"{config.experiments} / tables and figures"
     assert sorted(stored.artifacts(run)) == [
         "figures/samples.png",
+        "index.html",
         "results.csv",
         "summary.tex",
         "tables/likelihood.json",
@@ -570,17 +573,21 @@ def test_the_page_that_compares_names_the_newest_finished_runs(config: RunConfig
         moment = f"{started}T00:00:00+00:00"
         mirror(fake_run(tmp_path / place, config, bounds=BOUNDS, run_id=run_id, started=moment))
     mirror(fake_run(tmp_path / "new", fake_config("vae", experiments=config.experiments), started=STARTED))
+    labelled = labelled_config().model_copy(update={"experiments": config.experiments})
+    mirror(fake_test_error(tmp_path / "new", labelled, 20.0))
     stored = Store(config, store)
-    (newest,) = [run.info.run_id for run in stored.runs() if run.data.tags["biva.run_id"] == "1" * 32]
-    address = comparison_page(config.experiments, "http://127.0.0.1:5000/")
-    base, _, query = address.partition("#/compare-runs?")
-    assert base == "http://127.0.0.1:5000/"
-    asked = {key: value for key, (value,) in parse_qs(query).items()}
-    assert asked.pop("workflowType") == "machine_learning"
-    asked = {key: json.loads(value) for key, value in asked.items()}
-    assert asked == {"runs": [newest], "experiments": [stored.experiment.experiment_id]}
+    ids = {run.data.tags["biva.run_id"]: run.info.run_id for run in stored.runs()}
+    of_labelled = ids[identity(labelled)["run_id"]]
+    pages = comparison_pages(config.experiments, "http://127.0.0.1:5000/")
+    for address, of in zip(pages, (ids["1" * 32], of_labelled), strict=True):
+        base, _, query = address.partition("#/compare-runs?")
+        assert base == "http://127.0.0.1:5000/"
+        asked = {key: value for key, (value,) in parse_qs(query).items()}
+        assert asked.pop("workflowType") == "machine_learning"
+        asked = {key: json.loads(value) for key, value in asked.items()}
+        assert asked == {"runs": [of], "experiments": [stored.experiment.experiment_id]}
     with pytest.raises(TrackingError, match="has no experiment 'never_run'"):
-        comparison_page("never_run", "http://127.0.0.1:5000")
+        comparison_pages("never_run", "http://127.0.0.1:5000")
 
 
 def test_a_store_that_was_moved_with_its_project_is_noticed_and_track_corrects_it(
@@ -597,7 +604,7 @@ def test_a_store_that_was_moved_with_its_project_is_noticed_and_track_corrects_i
     places = f"{old / 'artifacts' / config.experiments}, not to {new / 'artifacts' / config.experiments}"
     for use in (
         lambda: mirror(folder),
-        lambda: comparison_page(config.experiments, NOWHERE),
+        lambda: comparison_pages(config.experiments, NOWHERE),
         lambda: records_from_mlflow(config.experiments, tmp_path / "rebuilt"),
     ):
         with pytest.raises(TrackingError, match=re.escape(places)):

@@ -225,9 +225,13 @@ TAMPERINGS: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: change_text(FOLDER / "anomalies/photos.tex", r"$\pm$0", r"$\pm$1"),
         "photos.tex is not what the records of the runs give; line",
     ),
-    "number in the page": (
+    "number in the table's page": (
         lambda: change_text(FOLDER / "tables/likelihood.html", "±", "±1"),
         "likelihood.html is not what the records of the runs give; line",
+    ),
+    "number in the page": (
+        lambda: change_text(FOLDER / "index.html", "±", "±1"),
+        "index.html is not what the records of the runs give; line",
     ),
     "number in record.jsonl": (change_number_in_record, "record.jsonl was changed after"),
     "truncated record.jsonl": (lambda: cut_record(run(2), 1), "record.jsonl ends at update 2, but train.json at 4"),
@@ -307,7 +311,7 @@ def test_what_others_leave_beside_our_files_is_no_finding_and_is_not_published(p
         *("results.csv", "likelihood.tex", "likelihood.html", "likelihood.json", "photos.tex", "photos.html"),
         *("photos.json", "learning_curves.pdf", "learning_curves.png", "run.json", "record.jsonl", "train.json"),
         *("evaluation.json", "bounds.safetensors", "manifest.json", "weights.safetensors", "README.md"),
-        *("ro-crate-metadata.json", "Snakefile"),
+        *("index.html", "mlflow.json", "ro-crate-metadata.json", "Snakefile"),
         *(path.name for path in (ROOT / "workflow/rules").glob("*.smk")),
     }
 

@@ -11,13 +11,13 @@ import pytest
 
 from biva.config import AnomalyPair
 from biva.errors import UserError
-from biva.records import RunFolder, write_json
-from biva.reporting.results import collect, load_paper_results, read_results, write_results
+from biva.records import RunFolder, read_json, write_json
+from biva.reporting.results import collect, load_paper_results, name_tracked, read_results, write_results
 from tests.fake_runs import IMAGES, anomaly_record, edit, fake_config, fake_run
 
 HEADER = (
-    "experiments,dataset,architecture,model,seed,metric,k,value,standard_error,low,high,unit,protocol,run_id,manifest,"
-    "commit,config_digest,evaluation_digest,data_fingerprint,device,parameters,updates,images_seen,images_evaluated,"
+    "experiments,dataset,architecture,model,seed,metric,k,value,standard_error,low,high,unit,protocol,run_id,mlflow_run_id,"
+    "manifest,commit,config_digest,evaluation_digest,data_fingerprint,device,parameters,updates,images_seen,images_evaluated,"
     "images_in_split,selection_images,selection_images_in_split,wall_seconds"
 )
 
@@ -32,12 +32,23 @@ def test_a_row_says_what_the_records_say(tmp_path: Path) -> None:
     manifest = hashlib.sha256(folder.manifest.read_bytes()).hexdigest()
     settings = b'{"importance_samples": [1000], "max_images": null, "temperatures": [1.0, 0.5]}'
     made = f"{manifest},0123abc-dirty,{config.digest},{hashlib.sha256(settings).hexdigest()[:16]}"
-    tail = f"clean,{'ab' * 16},{made},{'f' * 64},cpu,1234,50,200,5,5,3,7,0.30000000000000004"
+    tail = f"clean,{'ab' * 16},,{made},{'f' * 64},cpu,1234,50,200,5,5,3,7,0.30000000000000004"
     assert lines[1:] == [
         f"quick,digits,digits_8x8,biva,3,active_units,,7.0,,,,units,{tail}",
         f"quick,digits,digits_8x8,biva,3,kl_divergence,1,5.0,0.1,,,nats,{tail}",
         f"quick,digits,digits_8x8,biva,3,log_likelihood_bound,1000,-24.1,0.1,,,nats,{tail}",
     ]
+
+
+def test_a_run_that_mlflow_got_later_is_named_in_results_that_were_there(tmp_path: Path) -> None:
+    early, late = (fake_run(tmp_path, fake_config(seed=seed), bounds={1: (-25.0, 0.5)}) for seed in (1, 2))
+    write_json(early.mlflow, {"run_id": "e" * 32})
+    path = tmp_path / "results.csv"
+    write_results(collect([early, late]), path)
+    assert read_results(path).groupby("seed")["mlflow_run_id"].unique().map(list).to_list() == [["e" * 32], [""]]
+    write_json(late.mlflow, {"run_id": "f" * 32})
+    name_tracked(path, {read_json(late.identity)["run_id"]: "f" * 32})
+    pd.testing.assert_frame_equal(read_results(path), collect([early, late]))
 
 
 def test_every_commit_that_had_a_part_in_a_row_is_named(tmp_path: Path) -> None:

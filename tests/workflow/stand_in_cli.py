@@ -40,7 +40,7 @@ def main() -> None:
         case "figure", [_, name], {"--results": folder}:
             write(folder / "figures", f"{name}.pdf", f"{name}.png")
         case "summary", [_], {"--results": folder}:
-            write(folder, "summary.tex")
+            write(folder, "summary.tex", "index.html")
         case "track", [_, *_], {"--results": _}:
             print("tracked")
         case _:

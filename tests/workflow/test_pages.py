@@ -1,4 +1,4 @@
-"""What people look at, in a real browser: MLflow's pages by `make ui`, and the report by `make report`."""
+"""What people look at, in a real browser: a set's own page, MLflow's by `make ui`, and the report by `make report`."""
 
 from __future__ import annotations
 
@@ -71,6 +71,28 @@ def keep_picture(browser: Browser, name: str) -> None:
         browser.picture(Path(SHOTS) / f"{name}.png")
 
 
+def test_the_page_of_the_set_sorts_and_leads_from_a_number_to_its_runs(project: Project, browser: Browser) -> None:
+    browser.open((project.path / "results/quick/index.html").as_uri())
+    browser.wait_for_text("2 of 2 evaluated", "−26.50±0.71 (2)", "Models and runs")
+    keep_picture(browser, "page")
+    first = "document.querySelector('#stages table')"
+    stages = f"return [...{first}.tBodies[0].rows].map(row => row.cells[0].innerText)"
+    before = browser.run(stages)
+    for direction, order in (("ascending", sorted(before)), ("descending", sorted(before, reverse=True))):
+        browser.run(f"{first}.querySelector('button').click()")
+        assert browser.run(f"return {first}.querySelector('[aria-sort]').ariaSort") == direction
+        assert browser.run(stages) == order
+    browser.run("[...document.querySelectorAll('td a')].find(a => a.innerText.startsWith('−26.50')).click()")
+    assert browser.run("return document.querySelector(':target h3').innerText") == "BIVA"
+    assert browser.run("return document.querySelector(':target').getBoundingClientRect().top < innerHeight")
+    assert browser.run("return performance.getEntriesByType('resource').every(r => r.name.startsWith('data:'))")
+    keep_picture(browser, "page_model")
+    rows = (project.path / "results/quick/results.csv").read_text().splitlines()
+    ids = {row.split(",")[rows[0].split(",").index("mlflow_run_id")] for row in rows[1:]}
+    assert len(ids) == 2
+    assert all(len(one) == 32 for one in ids)
+
+
 def test_the_report_shows_tables_figures_captions_statistics_and_configuration(
     project: Project, browser: Browser
 ) -> None:
@@ -122,6 +144,9 @@ def test_mlflow_shows_runs_comparison_charts_and_artifacts(
         browser.open(address)
         browser.wait_for_text("Comparing 2 Runs from 1 Experiment", "digits / biva / seed 1", "digits / biva / seed 2")
         browser.wait_for_text("selected/elbo", "-22.25", "-22.5")  # -20 - 100/50 - seed/4, by tests.fake_runs
+        plot = "(document.querySelector('.js-plotly-plot') || {}).data"
+        shown = browser.wait_for(f"return {plot} && {plot}[0].dimensions.map(one => one.label)")
+        assert shown == ["seed", "test/log_likelihood_bound_k1"]
         browser.wait_for_text("Model registry")  # not among what MLflow shows for language models
         keep_picture(browser, "mlflow_compare")
         # The three steps of docs/numbers.md: this page, the run's id, its metrics.

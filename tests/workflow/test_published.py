@@ -20,7 +20,7 @@ def test_published_sets_are_rebuilt_every_time_without_training(project: Project
     done = project.snakemake("--cores", "1", "published")
     assert done.returncode == 0, done.stdout
     made = files_below(folder) - records
-    assert {"results.csv", "tables/likelihood.tex", "anomalies/photo_patches.tex"} < made
+    assert {"results.csv", "tables/likelihood.tex", "anomalies/photo_patches.tex", "index.html"} < made
     assert {"figures/learning_curves.pdf", "figures/kl_per_layer.png"} < made
     assert not any("samples" in name or "runs" in name for name in made)
     assert "$-$24.00" in (folder / "tables/likelihood.tex").read_text()

@@ -59,7 +59,7 @@ def test_a_finished_workflow_made_everything_once_and_has_nothing_to_do(finished
     verbs = sorted(line.split()[0] for line in calls(finished))
     twice = ["fetch", "prepare", "train", "evaluate", "detect", "figure"]
     assert verbs == sorted([*2 * twice, "collect", "table", "anomalies", "summary", "track"])
-    reports = ["tables/likelihood.tex", "figures/samples.pdf", "figures/samples.png", "summary.tex"]
+    reports = ["tables/likelihood.tex", "figures/samples.pdf", "figures/samples.png", "summary.tex", "index.html"]
     pairs = ["anomalies/photos.tex", "anomalies/photos.pdf", "anomalies/photos.png"]
     for name in ["results.csv", *reports, *pairs, "tracked.txt"]:
         assert (finished.path / "results" / "quick" / name).is_file()
