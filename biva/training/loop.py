@@ -105,7 +105,8 @@ def _run_to_end(state: State, selection: Selection | None, folder: RunFolder, mi
     run, training, processes = state.run, state.run.training, state.processes
     saved_at = mirrored_at = time.monotonic()
     started, compiles = saved_at - state.seconds, training.compiled and processes.first
-    bar = progress_bar(TextColumn("{task.fields[update]:,} updates {task.fields[shown]}"), shown=processes.first)
+    updates = f"{{task.fields[update]:,}} of {training.max_updates:,} updates {{task.fields[shown]}}"
+    bar = progress_bar(TextColumn("{task.percentage:.0f}%"), TextColumn(updates), shown=processes.first)
     task = bar.add_task(run.name, total=1.0, update=state.update, shown="")
     with caught_signals() as signals, bar:
         while not state.stopped:

@@ -25,6 +25,7 @@ from tests.fake_runs import (
     finish_training,
     labelled_config,
 )
+from tests.unit.test_training import Terminal
 
 DATASETS = load_datasets(Path(__file__).parents[2] / "config")
 PAIR = AnomalyPair(name="patches", normal="digits", anomalous="photo_patches", importance_samples=1)
@@ -293,12 +294,10 @@ def test_on_a_terminal_it_is_shown_until_all_is_done_or_ctrl_c(
 
     monkeypatch.setattr(status.time, "sleep", sleep)
     monkeypatch.setenv("TERM", "xterm")
-    master, slave = os.openpty()
-    with os.fdopen(slave, "w") as terminal:
-        monkeypatch.setattr("sys.stdout", terminal)
-        show({"a": sets["a"]}, DATASETS, tmp_path)
-    shown = os.read(master, 100_000).decode()
-    os.close(master)
+    monkeypatch.setenv("COLUMNS", "150")
+    monkeypatch.setattr("sys.stdout", terminal := Terminal())
+    show({"a": sets["a"]}, DATASETS, tmp_path)
+    shown = terminal.getvalue()
     assert "update 50 of" in shown and "update 30 of" in shown
     assert looks == [2.0, 2.0] + [2.0] * (ends == "Ctrl-C")
     assert ("1 done" in shown) == (ends == "done")
