@@ -13,7 +13,7 @@ def progress_bar(*columns: ProgressColumn, shown: bool = True) -> Progress:
     console = Console(stderr=True, force_terminal=sys.stderr.isatty())
     return Progress(
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=20),
         *columns,
         TimeRemainingColumn(),
         console=console,
