@@ -292,7 +292,7 @@ def test_on_a_terminal_it_is_shown_until_all_is_done_or_ctrl_c(
             finish_training(folder, run, 30)
             evaluated(folder, run)
 
-    monkeypatch.setattr(status.time, "sleep", sleep)
+    monkeypatch.setattr(time, "sleep", sleep)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "150")
     monkeypatch.setattr("sys.stdout", terminal := Terminal())
