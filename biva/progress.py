@@ -13,12 +13,13 @@ def progress_bar(*columns: ProgressColumn, shown: bool = True) -> Progress:
     console = Console(stderr=True, force_terminal=sys.stderr.isatty())
     return Progress(
         TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
+        BarColumn(bar_width=None),
         *columns,
         TimeRemainingColumn(),
         console=console,
         refresh_per_second=1,
         speed_estimate_period=300,  # seconds, since an evaluation may take minutes
         redirect_stdout=False,
+        expand=True,
         disable=not (shown and console.is_interactive),
     )

@@ -105,9 +105,9 @@ def _run_to_end(state: State, selection: Selection | None, folder: RunFolder, mi
     run, training, processes = state.run, state.run.training, state.processes
     saved_at = mirrored_at = time.monotonic()
     started, compiles = saved_at - state.seconds, training.compiled and processes.first
-    updates = f"{{task.fields[update]:,}} of {training.max_updates:,} updates {{task.fields[shown]}}"
-    bar = progress_bar(TextColumn("{task.percentage:.0f}%"), TextColumn(updates), shown=processes.first)
-    task = bar.add_task(run.name, total=1.0, update=state.update, shown="")
+    updates = f"{{task.fields[update]:,}} of {training.max_updates:,}{{task.fields[shown]}}"
+    bar = progress_bar(TextColumn(updates), shown=processes.first)
+    task = bar.add_task(f"{run.variant}/seed{run.seed}", total=1.0, update=state.update, shown="")
     with caught_signals() as signals, bar:
         while not state.stopped:
             before, not_finite = state.seconds, step(state)
@@ -137,7 +137,7 @@ def _run_to_end(state: State, selection: Selection | None, folder: RunFolder, mi
                     if f"{state.update}" in state.samples:
                         write_samples(folder, state.samples)
                     shown = _shown(line)
-                    bar.update(task, shown=shown)
+                    bar.update(task, shown=", " + shown.replace(" nats", ""))
                     if bar.disable:
                         _log(run, line, shown)
                     if time.monotonic() - mirrored_at > TELL_SECONDS:
