@@ -185,7 +185,7 @@ def total(runs: Iterable[tuple[RunConfig, Progress]]) -> str:
     """How many runs are in each state, and how long the rest takes, if runs like them have been done."""
     runs = list(runs)
     states = Counter(found.state for _, found in runs)
-    text = f"{len(runs)} runs: " + ", ".join(f"{states[state]} {state}" for state in STATES if states[state])
+    text = f"{len(runs)} run(s): " + ", ".join(f"{states[state]} {state}" for state in STATES if states[state])
     open_runs = [(run, found) for run, found in runs if found.state != "done"]
     if not open_runs:
         return text
@@ -195,7 +195,7 @@ def total(runs: Iterable[tuple[RunConfig, Progress]]) -> str:
             took.setdefault(_kind(run), []).append(found.spent)
     unknown = sum(_kind(run) not in took for run, _ in open_runs)
     if unknown:
-        return f"{text}; time left not known: of {unknown} runs none like them is done"
+        return f"{text}; time left not known: none like {unknown} of them is done"
     left = sum(max(0.0, mean(took[_kind(run)]) - found.spent) for run, found in open_runs)
     at_once = states["training"] + states["evaluating"]
     return f"{text}; about {duration(left)} of work left" + (f", {at_once} at once" if at_once > 1 else "")

@@ -224,13 +224,13 @@ def test_an_error_before_the_last_news_is_over(tmp_path: Path) -> None:
 def test_the_time_left_is_that_of_runs_that_are_done() -> None:
     one, two, three = (fake_config(seed=seed) for seed in (1, 2, 3))
     done, training = Progress("done", spent=3600.0), Progress("training", spent=600.0)
-    assert total([(one, done), (two, done)]) == "2 runs: 2 done"
+    assert total([(one, done), (two, done)]) == "2 run(s): 2 done"
     assert total([(one, done), (two, training), (three, Progress("waiting"))]) == (
-        "3 runs: 1 training, 1 waiting, 1 done; about 1 h 50 min of work left"
+        "3 run(s): 1 training, 1 waiting, 1 done; about 1 h 50 min of work left"
     )
     assert total([(one, done), (two, training), (three, training)]).endswith("about 1 h 40 min of work left, 2 at once")
     other = fake_config("vae")
-    assert total([(one, done), (other, training)]).endswith("time left not known: of 1 runs none like them is done")
+    assert total([(one, done), (other, training)]).endswith("time left not known: none like 1 of them is done")
 
 
 @pytest.mark.parametrize(
@@ -267,7 +267,7 @@ def test_in_a_log_it_is_printed_once_and_plain_and_nothing_is_written(
     show(sets, DATASETS, tmp_path)
     assert files() == before
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert lines[0][:6] == ["a:", "1", "runs:", "1", "training;", "time"] and lines[1][0] == "b:"
+    assert lines[0][:6] == ["a:", "1", "run(s):", "1", "training;", "time"] and lines[1][0] == "b:"
     assert lines[2] == ["run", "state", "at", "ELBO", "images/s", "left", "news"]
     assert [line[:3] for line in lines[3:]] == [
         ["a/digits/digits_8x8/biva/seed1", "training", "update"],
