@@ -440,6 +440,18 @@ def track(folders: RunFolders, results: SetFolder = None) -> None:
 # -------------------------------------------------------------------------------------------------------------- results
 
 
+@verb("biva status quick", "biva status paper")
+def status(experiments: Experiments) -> None:
+    """Print how far the runs of a set or collection are, with their ELBO, and how long they still take.
+
+    Reads the files in results/ alone, on any machine that has them: also while Snakemake runs, here or by SLURM. On a
+    terminal it is shown anew every two seconds, until all runs are done or Ctrl-C.
+    """
+    from biva.status import show
+
+    show({name: load_experiments(name) for name in load_sets(experiments)}, load_datasets(), RESULTS)
+
+
 @verb("biva collect quick", "biva collect quick --from-mlflow")
 def collect(experiments: Experiments, results: SetFolder = None, from_mlflow: FromMLflow = False) -> None:
     """Collect a set's records into one results.csv.

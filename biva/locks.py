@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
+import psutil
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from biva.errors import UserError, naming
@@ -49,13 +50,36 @@ def locked(path: Path, waits_for: str = "") -> Iterator[None]:
         lock.release()
 
 
+def is_at_work(path: Path) -> bool | None:
+    """Whether the process that took a lock last still runs; None where this machine cannot tell.
+
+    It only looks: the lock is not taken, not for a moment. A process that began later has only the number of that one.
+    """
+    try:
+        number, host, since = _taken(path)
+        if host != socket.gethostname():
+            return None
+        process = psutil.Process(number)
+        return bool(process.create_time() < since + SECONDS and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+    except (OSError, ValueError, psutil.Error):
+        return None
+
+
+def _taken(path: Path) -> tuple[int, str, float]:
+    """Number and host of the process that took a lock last, and when, in seconds since the epoch."""
+    number, host, *_ = path.read_text(encoding="utf-8", errors="replace").split()
+    return int(number), host, path.stat().st_mtime
+
+
 def _holder(path: Path) -> str:
     """Which process holds a lock; and what to do if it was killed, since a file server may not notice that."""
     try:
-        number, host, *_ = path.read_text(encoding="utf-8", errors="replace").split()
-        since = datetime.fromtimestamp(path.stat().st_mtime).astimezone().isoformat(" ", "seconds")
+        number, host, taken = _taken(path)
     except (OSError, ValueError):  # just released, just taken, or on a full disk
         return f"If no process does that any more, on any machine, delete {path}."
+    since = datetime.fromtimestamp(taken).astimezone().isoformat(" ", "seconds")
     return (
         f"It is process {number} on {host}, since {since}. If that does not run any more (`ps -p {number}` there), "
         f"delete {path}."

@@ -50,6 +50,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.lock = path / ".lock"
         self.identity = path / "run.json"
         self.record = path / "record.jsonl"
         self.samples = path / "samples.safetensors"

@@ -44,7 +44,7 @@ def assert_names_exist(arguments: Sequence[str]) -> None:
             find_table(experiments, table, CONFIG)
         case [("collect" | "figure" | "summary" | "publish" | "compare" | "same"), experiments, *_]:
             load_experiments(experiments, CONFIG)
-        case [("plan" | "verify"), experiments, *_]:
+        case [("plan" | "status" | "verify"), experiments, *_]:
             assert load_sets(Path(experiments).name, CONFIG)
         case ["repeat", weights, *_]:
             _, _, experiments, _, *name, _ = Path(weights).parts

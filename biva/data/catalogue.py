@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
-from tqdm import tqdm
+from rich.filesize import decimal
 
 from biva.config import DatasetConfig
 from biva.data.raw import SPLIT_NAMES
@@ -32,8 +32,8 @@ def _line(config: DatasetConfig, folder: Path) -> list[str]:
     return [
         "x".join(map(str, config.shape)),
         " / ".join(f"{config.splits[split]:,}" if split in config.splits else "-" for split in SPLIT_NAMES),
-        bound + tqdm.format_sizeof(sum(file.bytes for file in config.files), "B"),
-        tqdm.format_sizeof(pixels, "B"),
+        bound + decimal(sum(file.bytes for file in config.files)),
+        decimal(pixels),
         _present(config, folder),
         _origin(config),
     ]

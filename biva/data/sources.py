@@ -23,13 +23,14 @@ from typing import Any, BinaryIO, cast
 
 import requests
 from requests.adapters import HTTPAdapter
-from tqdm import tqdm
+from rich.progress import DownloadColumn, TransferSpeedColumn
 from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
 
 from biva.config import DatasetConfig, RawFile
 from biva.data.checksums import expected_digest, first_use_record, is_intact, record_first_use
 from biva.errors import UserError
+from biva.progress import progress_bar
 from biva.records import writing_atomically
 
 log = logging.getLogger(__name__)
@@ -149,11 +150,12 @@ def _fetch_file(places: list[Place], file: RawFile, target: Path) -> None:
 def _write(place: Place, file: RawFile, target: Path) -> None:
     """Write `target` with the content of a place, if that is the declared one."""
     digests = {"sha256": hashlib.sha256(), "md5": hashlib.md5(usedforsecurity=False)}
-    size, start, hidden = 0, b"", None if isinstance(place, str) else True  # None: where there is no terminal
-    bar = tqdm(total=file.bytes, desc=file.name, unit="B", unit_scale=True, disable=hidden)
+    size, start = 0, b""
+    bar = progress_bar(DownloadColumn(), TransferSpeedColumn(), shown=isinstance(place, str))
+    task = bar.add_task(file.name, total=file.bytes)
     with writing_atomically(target) as output, bar:
         for chunk in _content(place, file):
-            bar.update(len(chunk))
+            bar.advance(task, len(chunk))
             size, start = size + len(chunk), start or chunk[:64]
             if size > file.bytes:
                 raise _Unusable(f"gives more than the declared {file.bytes:,} bytes")

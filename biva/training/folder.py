@@ -22,15 +22,13 @@ from biva.locks import locked
 from biva.origin import made_by, versions
 from biva.records import RunFolder
 
-LOCK = ".lock"
-
 
 @contextmanager
 def only_writer(path: Path) -> Iterator[None]:
     """Hold the run's lock, waiting for an orphan of a killed workflow to end if need be."""
     path.mkdir(parents=True, exist_ok=True)
-    with locked(path / LOCK, "another process trains this run"):
-        run = RunFolder(path)
+    run = RunFolder(path)
+    with locked(run.lock, "another process trains this run"):
         for file in (run.identity, run.record, run.samples, run.training, run.weights):
             for left_by_a_kill in path.glob(f".{file.name}.*.tmp"):
                 left_by_a_kill.unlink()
@@ -83,7 +81,7 @@ def set_aside_other_run(run: RunConfig, dataset: Dataset, folder: RunFolder, par
     target = folder.path / "superseded" / identity["run_id"]
     target.mkdir(parents=True, exist_ok=True)
     for path in sorted(folder.path.iterdir(), key=lambda path: path == folder.identity):
-        if path.name not in ("superseded", LOCK):  # `run.json` goes last: until then a kill leaves this to do
+        if path != folder.lock and path.name != "superseded":  # `run.json` last: a kill before leaves this to do
             path.rename(target / path.name)
     print(f"{run.name}: settings or data have changed; the earlier run is kept in {target}", file=sys.stderr)
 

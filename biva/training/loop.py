@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 import torch
+from rich.progress import TextColumn
 from safetensors.torch import load as deserialise
-from tqdm import tqdm
 
 from biva import records
 from biva.config import RunConfig
@@ -19,6 +19,7 @@ from biva.data.datasets import Dataset
 from biva.devices import choose_device, computing_in, device_name
 from biva.errors import UserError, some_of
 from biva.models.hierarchical_vae import count_parameters
+from biva.progress import progress_bar
 from biva.records import LARGEST_LOSS_GROWTH, RunFolder
 from biva.training import checkpoint
 from biva.training.compilation import compiler_for
@@ -32,7 +33,7 @@ from biva.training.folder import (
     write_results,
     write_samples,
 )
-from biva.training.schedule import end_of
+from biva.training.schedule import end_of, share_done
 from biva.training.selection import Selection, count_active, mean_bound, samples, selection_of
 from biva.training.signals import Interrupted, caught_signals
 from biva.training.state import State, initial_state, step
@@ -104,18 +105,21 @@ def _run_to_end(state: State, selection: Selection | None, folder: RunFolder, mi
     run, training, processes = state.run, state.run.training, state.processes
     saved_at = mirrored_at = time.monotonic()
     started, compiles = saved_at - state.seconds, training.compiled and processes.first
-    with caught_signals() as signals, _progress_bar(state) as progress:
+    updates = f"{{task.fields[update]:,}} of {training.max_updates:,}{{task.fields[shown]}}"
+    bar = progress_bar(TextColumn(updates), shown=processes.first)
+    task = bar.add_task(f"{run.variant}/seed{run.seed}", total=1.0, update=state.update, shown="")
+    with caught_signals() as signals, bar:
         while not state.stopped:
             before, not_finite = state.seconds, step(state)
             mine = (time.monotonic() - started, signals[0] if signals else 0, time.monotonic() - saved_at)
             state.seconds, signal, unsaved = map(max, zip(*processes.of_all(mine), strict=True))
             if compiles:
                 seconds = state.seconds - before
-                progress.write(f"{run.name}: first update in {seconds:.0f} s, compiling included", file=sys.stderr)
+                print(f"{run.name}: first update in {seconds:.0f} s, compiling included", file=sys.stderr)
                 compiles = False
-            progress.update(not not_finite)
+            bar.update(task, completed=share_done(training, state.update, state.seconds), update=state.update)
             if not_finite and processes.first:
-                progress.write(f"warning: {_skipped(state, not_finite)}", file=sys.stderr)
+                print(f"warning: {_skipped(state, not_finite)}", file=sys.stderr)
 
             end = end_of(training, state.update, state.seconds)
             evaluates = not not_finite and (end != "" or state.update % training.evaluate_every == 0)
@@ -124,7 +128,7 @@ def _run_to_end(state: State, selection: Selection | None, folder: RunFolder, mi
                     line = evaluate(state, selection)
                     records.append_line(folder.record, line)
                     if (loss := line["train"]["loss"]) > LARGEST_LOSS_GROWTH * state.first_loss > 0:
-                        progress.write(
+                        print(
                             f"warning: {run.name}: the loss is {loss:.3g} at update {state.update:,}, but was "
                             f"{state.first_loss:.3g} at the first one: training diverges, and tables will "
                             "say so. Lower training.learning_rate and train anew.",
@@ -132,7 +136,10 @@ def _run_to_end(state: State, selection: Selection | None, folder: RunFolder, mi
                         )
                     if f"{state.update}" in state.samples:
                         write_samples(folder, state.samples)
-                    _show(progress, run, line)
+                    shown = _shown(line)
+                    bar.update(task, shown=", " + shown.replace(" nats", ""))
+                    if bar.disable:
+                        _log(run, line, shown)
                     if time.monotonic() - mirrored_at > TELL_SECONDS:
                         mirror()
                         mirrored_at = time.monotonic()
@@ -237,31 +244,23 @@ def _remedy(state: State, not_finite: list[str]) -> str:
     return "Lower training.learning_rate"
 
 
-def _progress_bar(state: State) -> tqdm[Any]:
-    """Updates made; shown on a terminal, by the first process alone."""
-    return tqdm(
-        total=state.run.training.max_updates,
-        initial=state.update,
-        desc=state.run.name,
-        unit="update",
-        disable=None if state.processes.first else True,
-        mininterval=1,
+def _shown(line: dict[str, Any]) -> str:
+    """How good and how fast a training is, in nats and images, from a line of its record."""
+    terms = {"loss": f"{line['train']['loss']:.3f}"}
+    if line["selection"]:
+        terms = {"ELBO": f"{line['selection']['elbo']:.2f}", "KL": f"{line['selection']['kl']:.2f}"}
+    return (
+        ", ".join(f"{name} {value} nats" for name, value in terms.items())
+        + f", {line['images_per_second']:.0f} images/s"
     )
 
 
-def _show(progress: tqdm[Any], run: RunConfig, line: dict[str, Any]) -> None:
-    """Say beside the progress bar, or in a line where there is none, how far training is, in nats."""
-    shown = {"loss": f"{line['train']['loss']:.3f}"}
-    if line["selection"]:
-        shown = {"ELBO": f"{line['selection']['elbo']:.2f}", "KL": f"{line['selection']['kl']:.2f}"}
-    speed = f"{line['images_per_second']:.0f}"
-    progress.set_postfix(**shown, images=f"{speed}/s")
-    if progress.disable:
-        terms = ", ".join(f"{name} {value} nats" for name, value in shown.items())
-        best = ", best so far" if line["best"] else ""
-        print(
-            f"{run.name}: update {line['update']:,} of at most {run.training.max_updates:,}, {terms}, "
-            f"{speed} images/s, {line['seconds']:.0f} s{best}",
-            file=sys.stderr,
-            flush=True,
-        )
+def _log(run: RunConfig, line: dict[str, Any], shown: str) -> None:
+    """Say in a line, where there is no bar, how far training is."""
+    best = ", best so far" if line["best"] else ""
+    print(
+        f"{run.name}: update {line['update']:,} of at most {run.training.max_updates:,}, {shown}, "
+        f"{line['seconds']:.0f} s{best}",
+        file=sys.stderr,
+        flush=True,
+    )

@@ -43,3 +43,9 @@ def end_of(training: Training, update: int, seconds: float) -> str:
     if update >= training.max_updates:
         return "max_updates"
     return "minutes" if training.minutes is not None and seconds >= 60 * training.minutes else ""
+
+
+def share_done(training: Training, update: int, seconds: float) -> float:
+    """The share of the longest possible training that is done after so many updates and seconds, from 0 to 1."""
+    by_clock = seconds / (60 * training.minutes) if training.minutes is not None else 0.0
+    return min(1.0, max(update / training.max_updates, by_clock))

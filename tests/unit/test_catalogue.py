@@ -22,7 +22,7 @@ def test_every_dataset_is_listed_with_its_splits_and_origin(tmp_path: Path) -> N
         assert " - " in row(name, tmp_path)
     assert "162,770 / 19,867 / 19,962" in row("celeba64", tmp_path) and "by hand" in row("celeba64", tmp_path)
     assert "- / - / 26,032" in row("svhn", tmp_path) and "ufldl.stanford.edu" in row("svhn", tmp_path)
-    assert "170MB" in row("cifar10", tmp_path) and "184MB" in row("cifar10", tmp_path)
+    assert "170.1 MB" in row("cifar10", tmp_path) and "184.3 MB" in row("cifar10", tmp_path)
     assert "NOT comparable" in table
 
 

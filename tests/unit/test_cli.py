@@ -18,7 +18,7 @@ from tests.commands import assert_names_exist, assert_parsed
 ROOT = Path(__file__).parents[2]
 VERBS = (
     *("describe", "check", "bench", "plan", "data", "fetch", "prepare", "train", "evaluate", "detect", "track"),
-    *("collect", "table", "figure", "anomalies", "summary", "schema"),
+    *("collect", "table", "figure", "anomalies", "summary", "schema", "status"),
     *("compare", "verify", "publish", "rebuild", "repeat", "same", "init"),
 )
 
@@ -93,6 +93,7 @@ def test_every_verb_has_examples_that_its_parser_takes_and_that_name_things_that
         ("train quick digits/digits_8x8/biva/seed1", "is not prepared"),
         ("evaluate quick a/b/c/seed1", "has no run 'a/b/c/seed1'"),
         ("evaluate quick digits/digits_8x8/biva/seed1 --part 3/2", "'3/2' is no share of an evaluation"),
+        ("status nope", "There is no experiment set 'nope'"),
         ("collect nope", "There is no experiment set 'nope'"),
         ("table quick nope", "has no table 'nope'"),
         ("table quick likelihood", "results/quick/results.csv does not exist"),

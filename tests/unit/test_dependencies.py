@@ -56,7 +56,7 @@ def conda() -> dict[str, SpecifierSet]:
     lines = [line for line in dependencies if isinstance(line, str)]
     lines += [line for part in dependencies if isinstance(part, dict) for line in part["pip"]]
     matches = [re.fullmatch(r"([a-z0-9-]+) *(.*)", line) for line in lines]
-    # conda's `=3.12` is pip's `==3.12.*`
+    # conda's `=3.11` is pip's `==3.11.*`
     pairs = [(match[1], re.sub(r"^=(\d[\d.]*)$", r"==\1.*", match[2])) for match in matches if match]
     assert len(pairs) == len(lines)
     return {name: SpecifierSet(specifier) for name, specifier in pairs}
@@ -96,9 +96,31 @@ def test_make_installs_the_locked_files_and_nothing_else_before_them() -> None:
     assert project.startswith("-qq --no-build-isolation --editable .")
 
 
+def test_the_image_installs_the_locked_files_and_nothing_else_before_them() -> None:
+    """torch's own lines first; last, what torch alone brings, if it is a CUDA build."""
+    calls = re.findall(r"pip (.*?) *(?:\\|&&)", (ROOT / "Containerfile").read_text().split("RUN cd")[1])
+    assert calls == [
+        'download --no-deps --dest wheel "torch===${torch#torch==}${build}"',
+        "install --no-deps --no-index --find-links wheel --requirement torch.lock",
+        "install --no-deps --requirement requirements.lock",
+        'install "${torch}"',
+        "check",
+    ]
+
+
+def test_conda_and_the_image_have_the_python_of_the_locks_cpu_build() -> None:
+    """Which is that of the tests that were run with it."""
+    (of_lock,) = re.findall(
+        r"^# .*\+cpu for Linux x86_64 and Python (\S+);", (ROOT / "requirements.lock").read_text(), re.M
+    )
+    (of_image,) = re.findall(r"^ARG BASE=python:(\S+)-slim$", (ROOT / "Containerfile").read_text(), re.M)
+    assert {of_image, str(conda()["python"]).removeprefix("==").removesuffix(".*")} == {of_lock}
+    assert of_lock in SpecifierSet(project()["requires-python"])
+
+
 def test_no_file_names_an_index() -> None:
     pinned = ("requirements.lock", "docs/site/requirements.txt")
-    for name in (*pinned, "Makefile", "environment.yml", "pyproject.toml", ".ci/lock"):
+    for name in (*pinned, "Makefile", "environment.yml", "Containerfile", "pyproject.toml", ".ci/lock"):
         assert "://" not in (ROOT / name).read_text().replace("http://127.0.0.1", "").replace("sqlite:///", ""), name
 
 

@@ -10,13 +10,14 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "biva"
 
-COMMON = {"config", "errors", "locks", "origin", "records", "seeds"}
+COMMON = {"config", "errors", "locks", "origin", "progress", "records", "seeds"}
 COMPUTING = COMMON | {"bounds", "data", "devices", "models", "vision"}
 REPORTING = COMMON | {"models.architectures"}  # a section of the configuration that stands beside what it describes
 
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "seeds": set(),
+    "progress": set(),
     "vision": set(),
     "models": set(),
     "bounds": set(),
@@ -37,10 +38,11 @@ ALLOWED: dict[str, set[str]] = {
     | {"crate", "reporting", "tracking", "weights", "data.checksums", "evaluation.separation"},
     "publishing": REPORTING | {"crate", "reporting", "verification", "weights"},
     "reference": REPORTING | {"reporting"},
+    "status": REPORTING | {"training.schedule"},
 }
 """Room -> what it may import of ours; rooms that are not named here, such as `cli`, may import all."""
 
-WITHOUT_TORCH = ("crate", "reporting", "verification", "publishing", "weights")
+WITHOUT_TORCH = ("crate", "reporting", "verification", "publishing", "weights", "status")
 """Tables, figures and checks are made of records, on machines without torch too."""
 
 TORCH = {"torch", "torchvision", "safetensors.torch"}

@@ -14,7 +14,7 @@ from biva.errors import UserError
 from biva.records import RunFolder
 from biva.training import loop
 from biva.training.loop import train
-from biva.training.schedule import free_bits, kl_weight, learning_rate
+from biva.training.schedule import free_bits, kl_weight, learning_rate, share_done
 from biva.training.state import step
 from tests.unit.test_training import toy_dataset, toy_run
 
@@ -53,6 +53,14 @@ def test_free_bits_fall_and_the_weight_of_the_kl_rises_where_they_shall() -> Non
 def test_two_schedules_at_once_are_refused(other: dict[str, float]) -> None:
     with pytest.raises(ValidationError, match=f"leave out {next(iter(other))}"):
         settings(minutes=1, **other)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "update", "seconds", "share"),
+    [(None, 0, 9.0, 0.0), (None, 250, 1e9, 0.25), (2, 100, 90, 0.75), (2, 900, 90, 0.9), (2, 100, 121, 1.0)],
+)
+def test_what_is_done_of_a_training(minutes: float | None, update: int, seconds: float, share: float) -> None:
+    assert share_done(settings(max_updates=1000, minutes=minutes), update, seconds) == pytest.approx(share)
 
 
 @pytest.fixture

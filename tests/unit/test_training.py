@@ -227,6 +227,32 @@ def test_record_is_complete_and_consistent(tmp_path: Path) -> None:
     assert identity["hardware"]["instruction_set"] == torch.backends.cpu.get_cpu_capability()
 
 
+class Terminal(io.StringIO):
+    """What is written to a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize("others", [{}, {"minutes": 1000.0}])
+def test_on_a_terminal_a_bar_and_in_a_log_a_line_per_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool, others: dict[str, Any]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "150")
+    monkeypatch.setattr("sys.stderr", shown := Terminal() if terminal else io.StringIO())
+    run = toy_run(**others)
+    lines = records.read_lines(run_to_end(tmp_path, run).record)
+    text, elbos = shown.getvalue(), [f"ELBO {line['selection']['elbo']:.2f} nats" for line in lines]
+    if terminal:
+        assert all(part in text for part in ("biva/seed1", f"12 of 12, {elbos[-1][:-5]}, KL", "\x1b["))
+    else:
+        starts = [f"{run.name}: update {4 * n} of at most 12, {elbo}" for n, elbo in enumerate(elbos, 1)]
+        assert [line.partition(", KL")[0] for line in text.splitlines()] == starts
+
+
 def test_same_seed_same_bits(tmp_path: Path) -> None:
     assert_same_result(run_to_end(tmp_path / "one"), run_to_end(tmp_path / "two"))
 

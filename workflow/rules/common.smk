@@ -53,26 +53,38 @@ if USES_CONDA:
     # may be behind another Python. Without this variable it puts the new one first.
     os.environ.pop("CONDA_SHLVL", None)
 
-# Where jobs look for the package first. Those in a conda environment reach an installed one by a link, and with it nothing
-# that is installed beside it.
+# In a container jobs see the working folder, and so what else they need is bound; with the driver of a GPU.
+IMAGE = "biva.sif"
+USES_CONTAINER = DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method
+INSTALLED = Path(biva.__file__).resolve().parent
+if USES_CONTAINER:
+    for folder in sorted({ROOT, INSTALLED.parent, CONFIG_FOLDER.absolute()}):
+        if not folder.is_relative_to(Path.cwd()):
+            workflow.deployment_settings.apptainer_args += f" --bind {shlex.quote(str(folder))}"
+    if Path("/proc/driver/nvidia").exists():
+        workflow.deployment_settings.apptainer_args += " --nv"
+
+# Where jobs look for the package first. Those that have another Python than Snakemake reach an installed one by a link, and
+# with it nothing that is installed beside it.
+OTHER_PYTHON = USES_CONDA or USES_CONTAINER
 CODE = ROOT
 if not (ROOT / "biva").is_dir():
     CODE = Path.cwd()
-    if USES_CONDA:
-        CODE, installed = CODE / ".snakemake/code", Path(biva.__file__).resolve().parent
+    if OTHER_PYTHON:
+        CODE = CODE / ".snakemake/code"
         CODE.mkdir(parents=True, exist_ok=True)
-        if (CODE / "biva").resolve() != installed:
+        if (CODE / "biva").resolve() != INSTALLED:
             (CODE / "biva").unlink(missing_ok=True)
-            (CODE / "biva").symlink_to(installed)
+            (CODE / "biva").symlink_to(INSTALLED)
 
 
 def call_biva(arguments):
-    """The shell command of a rule: outside of conda by the Python that runs Snakemake, with this package `biva`.
+    """The shell command of a rule, with this package `biva`: by the Python that runs Snakemake, or that of conda or the image.
 
     Snakemake takes PYTHONPATH away from jobs in conda environments, so the command itself sets it. There `-s` leaves out
     packages in `~/.local`.
     """
-    python = "python -s" if USES_CONDA else quoted(sys.executable)
+    python = "python -s" if OTHER_PYTHON else quoted(sys.executable)
     place = "" if Path.cwd() == CODE else f"PYTHONPATH={quoted(CODE)} BIVA_CONFIG={quoted(CONFIG_FOLDER)} "
     return f"{place}{python} -m biva {arguments}"
 
@@ -103,6 +115,13 @@ def checked(settings):
                 "--sdm conda needs the command `conda` (24.7.1 or newer), which is not on PATH. Install Miniforge, "
                 "open a new shell and try again; or leave --sdm conda out: jobs then use the Python that runs "
                 "Snakemake, such as that of .venv, which `make setup` builds."
+            )
+        if USES_CONTAINER and USES_CONDA:
+            raise UserError("--sdm conda apptainer: the image has all packages, and no conda. Choose one of the two.")
+        if USES_CONTAINER and not os.path.exists(IMAGE):
+            raise UserError(
+                f"--sdm apptainer needs the image {IMAGE} in {Path.cwd()}. Build it (docs/cluster.md), or put a link to "
+                "it there; or leave --sdm apptainer out."
             )
     except (UserError, OSError) as error:
         sys.exit(f"error: {explained(error)}")
