@@ -61,7 +61,7 @@ if USES_CONTAINER:
     for folder in sorted({ROOT, INSTALLED.parent, CONFIG_FOLDER.absolute()}):
         if not folder.is_relative_to(Path.cwd()):
             workflow.deployment_settings.apptainer_args += f" --bind {shlex.quote(str(folder))}"
-    if Path("/proc/driver/nvidia").exists():
+    if shutil.which("nvidia-smi"):
         workflow.deployment_settings.apptainer_args += " --nv"
 
 # Where jobs look for the package first. Those that have another Python than Snakemake reach an installed one by a link, and
