@@ -83,7 +83,7 @@ class Lab:
 
 Fault = Callable[[Lab, random.Random], int]
 
-AT_ONCE = {"biva.tracking.RETRY_SECONDS": 0.1, "biva.training.loop.TELL_SECONDS": 0}
+AT_ONCE = {"biva.tracking.mirror.RETRY_SECONDS": 0.1, "biva.training.loop.TELL_SECONDS": 0}
 """Training tells the store of every evaluation, also soon after the store failed."""
 
 

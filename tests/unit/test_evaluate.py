@@ -24,7 +24,7 @@ from biva.evaluation.pictures import INTERPOLATION_STEPS, LAYER_IMAGES, PER_TEMP
 from biva.evaluation.run import evaluate, evaluate_share
 from biva.models.hierarchical_vae import HierarchicalVAE
 from biva.records import RunFolder
-from biva.tracking import _evaluation_metrics
+from biva.tracking.numbers import evaluation_metrics
 from biva.training.loop import train
 from tests.hostile import last_bit_flipped
 from tests.models import tiny_architecture
@@ -110,7 +110,7 @@ def test_a_weight_of_zero_counts_in_every_mean_and_is_told(
     assert rows["log_likelihood_bound", 1]["value"] == -math.inf
     assert rows["log_likelihood_bound", 1]["standard_error"] is None
     assert rows["log_likelihood_bound", 40]["value"] == pytest.approx(np.mean(after["bound/40"]))
-    assert _evaluation_metrics(record)["test/zero_weights"] == 1
+    assert evaluation_metrics(record)["test/zero_weights"] == 1
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

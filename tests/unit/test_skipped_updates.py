@@ -14,7 +14,7 @@ from torch import Tensor
 from biva import records
 from biva.errors import UserError
 from biva.models.hierarchical_vae import HierarchicalVAE
-from biva.tracking import _metrics_of
+from biva.tracking.numbers import metrics_of
 from biva.training import checkpoint
 from biva.training.objectives import Loss, loss_of
 from biva.training.state import step
@@ -99,7 +99,7 @@ def test_a_run_with_skipped_batches_makes_all_its_updates_and_resumes_to_the_sam
         capsys.readouterr().err.count("was skipped, since it made these not finite or too large: loss.") == skipped > 3
     )
     assert records.read_json(whole.training)["skipped_updates"] == skipped
-    assert _metrics_of(records.read_lines(whole.record)[-1])["skipped_updates"] == skipped
+    assert metrics_of(records.read_lines(whole.record)[-1])["skipped_updates"] == skipped
 
     run, in_a_row = toy_run(checkpoint_seconds=0), []
     for kill in (6, 7, 13):
