@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 SETS = [ROOT / "results/published" / name for name in published_sets(ROOT / "results")]
 PAGES = ("*.md", "docs/*.md", "config/*.md", "results/published/**/*.md")
 FILES = ("docs/site/*.css", "docs/site/*.js", "results/published/**/*.*")
-LEFT_OUT = {".pdf", ".safetensors"}
+LEFT_OUT = ("*.pdf", "*.safetensors", "*/index.html")  # a set's own page has the name of the one made here
 MERMAID = "assets/mermaid.js"
 SLUG = slugify(case="lower")  # of a heading, as GitHub makes it
 
@@ -105,7 +105,7 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
     pages = [path for pattern in PAGES for path in ROOT.glob(pattern)]
     linked = {(page.parent / to).resolve() for page in pages for to in re.findall(r"\]\(([^)#\s]+)", page.read_text())}
     for path in sorted(linked | {path for pattern in PAGES + FILES for path in ROOT.glob(pattern)}):
-        if path.is_file() and path.suffix not in LEFT_OUT:
+        if path.is_file() and not any(map(path.match, LEFT_OUT)):
             files.append(File(path.relative_to(ROOT).as_posix(), str(ROOT), config.site_dir, config.use_directory_urls))
     sets = {f"results/published/{folder.name}/README.md": set_page(folder) for folder in SETS}
     for name, content in (sets | code_pages()).items():
