@@ -192,18 +192,12 @@ def total(runs: Iterable[tuple[RunConfig, Progress]]) -> str:
     took: dict[str, list[float]] = {}
     for run, found in runs:
         if found.state == "done":
-            took.setdefault(_kind(run), []).append(found.spent)
-    unknown = sum(_kind(run) not in took for run, _ in open_runs)
-    if unknown:
-        return f"{text}; time left not known: none like {unknown} of them is done"
-    left = sum(max(0.0, mean(took[_kind(run)]) - found.spent) for run, found in open_runs)
+            took.setdefault(run.group, []).append(found.spent)
+    if any(run.group not in took for run, _ in open_runs):
+        return f"{text}; the time left is known once a run of every model is done"
+    left = sum(max(0.0, mean(took[run.group]) - found.spent) for run, found in open_runs)
     at_once = states["training"] + states["evaluating"]
     return f"{text}; about {duration(left)} of work left" + (f", {at_once} at once" if at_once > 1 else "")
-
-
-def _kind(run: RunConfig) -> str:
-    """What runs that take equally long have in common: all of their names but the seed."""
-    return run.name.rpartition("/")[0]
 
 
 def _reports(settings: Experiments, results: Path) -> str:

@@ -232,7 +232,7 @@ def test_the_time_left_is_that_of_runs_that_are_done() -> None:
     )
     assert total([(one, done), (two, training), (three, training)]).endswith("about 1 h 40 min of work left, 2 at once")
     other = fake_config("vae")
-    assert total([(one, done), (other, training)]).endswith("time left not known: none like 1 of them is done")
+    assert total([(one, done), (other, training)]).endswith("the time left is known once a run of every model is done")
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ def test_in_a_log_it_is_printed_once_and_plain_and_nothing_is_written(
     show(sets, DATASETS, tmp_path)
     assert files() == before
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert lines[0][:6] == ["a:", "1", "run(s):", "1", "training;", "time"] and lines[1][0] == "b:"
+    assert lines[0][:6] == ["a:", "1", "run(s):", "1", "training;", "the"] and lines[1][0] == "b:"
     assert lines[2] == ["run", "state", "at", "ELBO", "images/s", "left", "news"]
     assert [line[:3] for line in lines[3:]] == [
         ["a/digits/digits_8x8/biva/seed1", "training", "update"],
