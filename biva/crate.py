@@ -161,7 +161,7 @@ class _Crate:
         """A run's files, its training, its evaluation, and the anomaly pairs that it scored."""
         run = RunFolder(self.folder / "runs" / config.name)
         identity, training = read_json(run.identity), read_json(run.training)
-        files = {path: self._here(path) for path in (*run.records(), run.card) if path.is_file()}
+        files = {path: self._here(path) for path in (*run.records(), run.card, run.mlflow) if path.is_file()}
         data, weights = self._data(config.dataset, identity["data_fingerprint"]), self._weights(run)
         parent = self._weights(RunFolder(self.folder / "runs" / config.parent_name)) if config.parent_name else []
         self.records += files.values()
