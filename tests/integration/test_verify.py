@@ -383,7 +383,7 @@ def published(project: Path) -> Path:
 
 def test_published_runs_are_their_records_and_of_one_seed_the_weights(published: Path) -> None:
     names = {"anomaly/photos.json", "bounds.safetensors", "evaluation.json", "manifest.json", "record.jsonl"}
-    names |= {"run.json", "train.json"}
+    names |= {"mlflow.json", "run.json", "train.json"}
     for run, more in zip(RUNS, [{"weights.safetensors", "README.md"}, set()] * 2, strict=True):
         folder = PUBLISHED / "runs" / run
         files = [path for path in folder.rglob("*") if path.is_file()]
