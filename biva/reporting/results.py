@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -135,11 +136,15 @@ def write_results(frame: Results, path: Path) -> None:
 
 
 def name_tracked(path: Path, ids: Mapping[str, str]) -> None:
-    """Enter MLflow's ids, by `run_id`, into a `results.csv` that was written before MLflow had its runs."""
-    frame = read_results(path)
+    """Enter MLflow's ids, by `run_id`, into a `results.csv` that was written before MLflow had its runs.
+
+    The file keeps its time: no table has these ids, and Snakemake would make all of them anew.
+    """
+    frame, written = read_results(path), path.stat().st_mtime_ns
     named = frame["run_id"].map(ids).fillna(frame["mlflow_run_id"])
     if not named.equals(frame["mlflow_run_id"]):
         write_results(frame.assign(mlflow_run_id=named), path)
+        os.utime(path, ns=(written, written))
 
 
 def read_results(path: Path) -> Results:
