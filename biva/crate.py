@@ -122,7 +122,7 @@ class _Crate:
         config, raw = find_dataset(name), []
         terms = {"license": config.licence, "citation": config.citation.strip()}
         for file in config.files:
-            places = [source + file.name for source in config.sources if "://" in source]
+            places = config.addresses(file.name)
             if identifier := _named_by(file.sha256) if file.sha256 else next(iter(places), None):
                 size = str(file.bytes) if file.trust == "published" else None
                 about = {"contentSize": size, "sha256": file.sha256, "md5": file.md5, "url": places}

@@ -70,7 +70,7 @@ def publish(experiments: str, results: Path, resources: Path) -> list[Path]:
 def _lowest_seeds(runs: list[RunConfig]) -> list[RunConfig]:
     """The run with the lowest seed, of every dataset, architecture and model that learned from images alone."""
     by_seed = sorted((run for run in runs if run.labels is None), key=lambda run: run.seed, reverse=True)
-    return list({(run.dataset, run.architecture_name, run.variant): run for run in by_seed}.values())
+    return list({run.group: run for run in by_seed}.values())
 
 
 def rebuild(experiments: str, folder: Path) -> list[Path]:

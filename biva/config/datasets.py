@@ -74,6 +74,10 @@ class DatasetConfig(Strict):
     licence: str = Field(description="Of the data.")
     citation: str = Field(description="Whom to cite for the data.")
 
+    def addresses(self, name: str) -> list[str]:
+        """Where on the network a file of this name is, or begins, in the order of `sources`."""
+        return [source + name for source in self.sources if "://" in source]
+
     @field_validator("reader")
     @classmethod
     def _known_reader(cls, reader: str) -> str:

@@ -56,7 +56,7 @@ def croissant(name: str, config: DatasetConfig) -> dict[str, Any]:
         "datePublished": authors and authors[2],
         "citeAs": config.citation.strip(),
         "license": f"https://spdx.org/licenses/{licence[0].replace(' ', '-')}" if licence else config.licence,
-        "url": config.homepage or next(iter(_addresses(config, "")), ""),
+        "url": config.homepage or next(iter(config.addresses("")), ""),
         "distribution": [
             *(_raw_file(file, config) for file in config.files),
             _node(
@@ -93,15 +93,11 @@ def _node(kind: str, identifier: str, description: str, **properties: Any) -> di
     return {"@type": f"cr:{kind}", "@id": identifier, "name": identifier, "description": description, **properties}
 
 
-def _addresses(config: DatasetConfig, name: str) -> list[str]:
-    return [source + name for source in config.sources if "://" in source]
-
-
 def _raw_file(file: RawFile, config: DatasetConfig) -> dict[str, Any]:
     """A raw file: where the first source has it or, where none is an address, beside the metadata."""
     kind, packing = mimetypes.guess_type(file.name)
     about = {
-        "contentUrl": next(iter(_addresses(config, file.name)), file.name),
+        "contentUrl": next(iter(config.addresses(file.name)), file.name),
         "contentSize": f"{file.bytes} B" if file.trust == "published" else None,
         "encodingFormat": f"application/{packing}" if packing else kind or "application/octet-stream",
         "md5": file.md5,

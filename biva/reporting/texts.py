@@ -47,11 +47,14 @@ def write_table(
     """
     of_pair = isinstance(settings, AnomalyPair)
     results = pd.DataFrame() if of_pair else read_results(folder / "results.csv")
-    table = _table(settings, runs, records, results)
+    return _write(_table(settings, runs, records, results), folder / ("anomalies" if of_pair else "tables"))
+
+
+def _write(table: Table, folder: Path) -> list[Path]:
     json: str = table.frame().to_json(orient="split", index=False)
     written = []
     for ending, content in (("tex", table.latex()), ("html", table.html()), ("json", json)):
-        path = folder / ("anomalies" if of_pair else "tables") / f"{table.name}.{ending}"
+        path = folder / f"{table.name}.{ending}"
         write_atomically(path, content.encode())
         written.append(path)
     return written
@@ -72,15 +75,14 @@ def write_texts(experiments: str, records: Path, folder: Path, pictures: Path | 
     """
     settings = load_experiments(experiments)
     runs = resolve_runs(experiments, settings)
-    return [
-        write_csv(runs, records, folder),
-        *(
-            path
-            for table in (*settings.all_tables, *settings.anomalies)
-            for path in write_table(table, runs, records, folder)
-        ),
-        write_page(settings, runs, records, folder, pictures or folder),
-    ]
+    results, csv, html = _collected(runs, records), folder / "results.csv", folder / "index.html"
+    tables = [_table(of, runs, records, results) for of in settings.all_tables]
+    pairs = [_table(of, runs, records, results) for of in settings.anomalies]
+    write_results(results, csv)
+    written = [path for table in tables for path in _write(table, folder / "tables")]
+    written += [path for table in pairs for path in _write(table, folder / "anomalies")]
+    write_atomically(html, page(settings, runs, tables + pairs, records, pictures or folder).encode())
+    return [csv, *written, html]
 
 
 def _collected(runs: list[RunConfig], records: Path) -> Results:
