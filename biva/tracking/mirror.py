@@ -70,6 +70,7 @@ def mirror(folder: RunFolder) -> None:
         client, experiment = open_experiment(run["experiments"])
         stored = find_run(client, experiment, "biva.run_id", run["run_id"]) or _create_run(client, experiment, run)
         _keep_id(folder, stored)
+        _log_first_metrics(client, stored, run)
         _log_parent(client, experiment, stored, run)
         _log_parameters(client, stored, run)
         _log_input(client, stored, run)
@@ -173,12 +174,10 @@ def mirror_reports(experiments: str, results_folder: Path) -> None:
 
 
 def _create_run(client: Any, experiment: str, run: dict[str, Any]) -> Any:
-    from mlflow.entities import Metric
-
-    config, started = run["config"], milliseconds(run["started"])
-    created = client.create_run(
+    config = run["config"]
+    return client.create_run(
         experiment,
-        start_time=started,
+        start_time=milliseconds(run["started"]),
         run_name=f"{config['dataset']} / {run['variant']} / seed {config['seed']}",
         tags={
             "biva.run_id": run["run_id"],
@@ -194,23 +193,28 @@ def _create_run(client: Any, experiment: str, run: dict[str, Any]) -> Any:
             "mlflow.source.git.commit": run["commit"],
         },
     )
-    client.log_batch(created.info.run_id, [Metric(name, math.nan, started, 0) for name in _first_metrics(run)])
-    return created
 
 
-def _first_metrics(run: dict[str, Any]) -> list[str]:
+def _log_first_metrics(client: Any, stored: Any, run: dict[str, Any]) -> None:
     """What MLflow's page that compares runs should begin with: it takes the metric of which a store heard first.
 
-    So a new run gets them as not a number, until its evaluation knows better. Needs `config/`.
+    So a run without any metric gets them as not a number, until its evaluation knows better. Needs `config/`.
     """
+    from mlflow.entities import Metric
+
     from biva.config import load_experiments
 
-    if run["config"].get("labels"):
-        return ["test/test_error"]
-    with suppress(UserError):
-        ks = load_experiments(run["experiments"]).evaluation.importance_samples
-        return [f"test/log_likelihood_bound_k{k}" for k in sorted({min(ks), max(ks)})]
-    return []
+    if stored.data.metrics:
+        return
+    names = ["test/test_error"]
+    if not run["config"].get("labels"):
+        try:
+            ks = load_experiments(run["experiments"]).evaluation.importance_samples
+        except UserError:
+            return
+        names = [f"test/log_likelihood_bound_k{k}" for k in sorted({min(ks), max(ks)})]
+    started = milliseconds(run["started"])
+    client.log_batch(stored.info.run_id, [Metric(name, math.nan, started, 0) for name in names])
 
 
 def _keep_id(folder: RunFolder, stored: Any) -> None:

@@ -122,6 +122,17 @@ class Store:
         points = self.client.get_metric_history(self.run().info.run_id, metric)
         return sorted((p.step, p.value, p.timestamp - STARTED_MS) for p in points)
 
+    def everything(self, run: Any) -> Any:
+        """Name, status, parameters, artifacts and all points of a run, doubled points included; no ids."""
+        points = [
+            (point.key, point.step, str(point.value), point.timestamp)
+            for metric in run.data.metrics
+            for point in self.client.get_metric_history(run.info.run_id, metric)
+        ]
+        inputs = [entry.dataset.name for entry in run.inputs.dataset_inputs]
+        facts = run.info.run_name, run.info.status, run.info.end_time, sorted(run.data.params.items()), inputs
+        return *facts, sorted(points), sorted(self.artifacts(run)), sorted(run.data.tags)
+
     def artifacts(self, run: Any, folder: str | None = None) -> Iterator[str]:
         for entry in self.client.list_artifacts(run.info.run_id, folder):
             if entry.is_dir:
@@ -327,6 +338,52 @@ def test_a_kill_between_two_batches_doubles_nothing(
     mirror(folder)
     assert_every_point_once(stored, config, 2000)
     assert max(sizes) <= 1000
+
+
+WRITES = ("create_run", "log_batch", "log_inputs", "set_tag", "log_artifact", "set_terminated", "update_run")
+
+
+def test_a_kill_after_any_request_leaves_nothing_out_and_doubles_nothing(
+    config: RunConfig, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    monkeypatch.setattr("biva.config.load_experiments", lambda _: load_experiments("quick"))
+    monkeypatch.setattr(sys.modules[mirror.__module__], "_log_figures", lambda *_: None)  # which takes most of the time
+    folder = fake_run(tmp_path, config, updates=10, bounds=BOUNDS)
+    write_json(folder.anomaly("photos"), anomaly_record(PAIR, {"L>0": (0.5, 0.25, 0.75)}))
+    requests: list[str] = []
+    deadly = 0
+
+    def counted(name: str) -> Any:
+        request = getattr(MlflowClient, name)
+
+        def and_then_perhaps_the_end(*arguments: Any, **others: Any) -> Any:
+            answer = request(*arguments, **others)
+            requests.append(name)
+            if len(requests) == deadly:
+                raise KeyboardInterrupt
+            return answer
+
+        return and_then_perhaps_the_end
+
+    for name in WRITES:
+        monkeypatch.setattr(MlflowClient, name, counted(name))
+
+    def mirrored(experiments: str) -> Any:
+        edit(folder.identity, experiments=experiments)
+        mirror(folder)
+        mirrored = Store(config.model_copy(update={"experiments": experiments}), store)
+        return sorted(mirrored.everything(run) for run in mirrored._all())
+
+    undisturbed = mirrored(config.experiments)
+    assert set(requests) == set(WRITES) - {"update_run"}
+    for deadly in range(1, len(requests)):
+        edit(folder.identity, experiments=f"{config.experiments}_{deadly}")
+        requests.clear()
+        with pytest.raises(KeyboardInterrupt):
+            mirror(folder)
+        assert mirrored(f"{config.experiments}_{deadly}") == undisturbed, f"after {requests[:deadly]}"
 
 
 def test_a_run_that_enters_the_same_dataset_at_the_same_moment_is_no_failure(
