@@ -127,13 +127,10 @@ def init(folder: Annotated[Path, typer.Argument(help="A new folder, or an empty 
 
     For a `biva` that was installed without a clone of the project; jobs use the installed package.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
-            raise UserError(f"{folder} is not empty. Name a new folder: what is in this one is not overwritten.")
-        shutil.copytree(Path(__file__).with_name("project"), folder, dirs_exist_ok=True)
-    except OSError as error:
-        raise UserError(f"Cannot write {folder}: {error.strerror or error}. Name a new folder elsewhere.") from error
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        raise UserError(f"{folder} is not empty. Name a new folder: what is in this one is not overwritten.")
+    shutil.copytree(Path(__file__).with_name("project"), folder, dirs_exist_ok=True)
     print(f"cd {shlex.quote(str(folder))} && snakemake --cores all")
 
 

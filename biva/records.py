@@ -84,33 +84,24 @@ class RunFolder:
 def writing_atomically(path: Path) -> Iterator[BinaryIO]:
     """A file to write to that gets the name `path` at the end, if all went well; until then the old content stays.
 
-    Raises:
-        UserError: the disk is full or the folder cannot be written.
+    A reader, a crash or a full disk sees the old content or the new, never half of it.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(
-            f"Cannot write {path}: {error.strerror}. Nothing was changed. "
-            "Free some space or fix the permissions, then run the same command again."
-        ) from error
+        with naming(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     finally:
         with suppress(OSError):
             temporary.unlink()
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, a crash or a full disk sees the old content or the new, never half of it.
-
-    Raises:
-        UserError: the disk is full or the folder cannot be written; the old content is untouched.
-    """
+    """Write a file by `writing_atomically`."""
     with writing_atomically(path) as file:
         file.write(content)
 
@@ -270,21 +261,11 @@ def flatten(content: dict[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def append_line(path: Path, content: dict[str, Any]) -> None:
-    """Append one JSON line and have it on disk before returning.
-
-    Raises:
-        UserError: the disk is full or the file cannot be written; `read_lines` leaves out what half a line there is.
-    """
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(content, sort_keys=True) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise UserError(
-            f"Cannot append to {path}: {error.strerror}. Free some space or fix the permissions, then run the same "
-            "command again: training goes on from its last checkpoint."
-        ) from error
+    """Append one JSON line and have it on disk before returning; of half a line `read_lines` takes no notice."""
+    with naming(path), path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(content, sort_keys=True) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from biva.errors import UserError
+from biva.errors import UserError, naming
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -116,21 +116,17 @@ def read(path: Path, kind: str) -> Any:
     """The content of a YAML file of this kind.
 
     Raises:
-        UserError: it does not exist, cannot be read, or is no YAML of plain values.
+        UserError: it does not exist, or is no YAML of plain values.
     """
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
         raise UserError(f"There is no {kind} {path.stem!r}: {path} does not exist. Known in {path.parent}/: {known}.")
-    try:
+    with naming(path):
         if path.stat().st_size > _MOST_BYTES:
             raise UserError(f"{path} is longer than {_MOST_BYTES:,} bytes, which is no file of settings.")
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not valid YAML: {error}") from None
+        content = path.read_bytes()
     try:
-        return yaml.load(text, _Loader)
+        return yaml.load(content.decode(), _Loader)
     except Exception as error:  # PyYAML lets through whatever int(), datetime() and others raise
         raise UserError(f"{path} is not valid YAML: {str(error) or type(error).__name__}") from None
 

@@ -39,7 +39,7 @@ def write_arrays(path: Path, arrays: Arrays) -> str:
         SHA-256 of the file.
 
     Raises:
-        UserError: the disk is full or cannot be written, or what a stream raises. An earlier file stays then.
+        UserError: a stream is not what it should be. An earlier file stays then.
     """
     order = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))  # as safetensors does: aligned
     digest = hashlib.sha256()

@@ -29,7 +29,7 @@ def export_datasets(configs: Mapping[str, DatasetConfig], resources: Path, targe
     """Write prepared datasets into the tar `target`; equal datasets give equal bytes.
 
     Raises:
-        UserError: a dataset is not prepared, or not as its entry says; `target` exists or cannot be written.
+        UserError: a dataset is not prepared, or not as its entry says; `target` exists.
     """
     if target.exists():
         raise UserError(f"{target} exists already, and is not overwritten. Delete it, or name another file with --to.")

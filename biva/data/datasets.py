@@ -96,8 +96,8 @@ def prepare(name: str, config: DatasetConfig, raw: Path, folder: Path) -> None:
     """Write the canonical array file and its description into `folder`.
 
     Raises:
-        UserError: a raw file is missing or not the declared one, does not hold what the configuration says, or the
-            disk is full. Existing files are only replaced by complete ones.
+        UserError: a raw file is missing or not the declared one, or does not hold what the configuration says.
+            Existing files are only replaced by complete ones.
     """
     for file in config.files:
         if not is_intact(raw / file.name, file):

@@ -70,7 +70,7 @@ def fetch(name: str, config: DatasetConfig, folder: Path, mirror: str | None) ->
     folder or http(s) address, is tried first: it holds the files directly or in the subfolder `config.folder`.
 
     Raises:
-        UserError: no source gives a file, or `folder` cannot be written. Verified files stay, nothing else does.
+        UserError: no source gives a file. Verified files stay, nothing else does.
     """
     missing = [file for file in config.files if not is_intact(folder / file.name, file)]
     refusals: list[str] = []

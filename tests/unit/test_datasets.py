@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -138,16 +139,13 @@ def test_missing_or_altered_raw_file_names_the_command(raw: Path, tmp_path: Path
 
 
 def test_full_disk_leaves_what_was_there(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(descriptor: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     folder = tmp_path / "tiny"
     prepare("tiny", tiny(), raw, folder)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
+        patch.setattr(os, "fsync", Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
         for target in (folder, tmp_path / "new"):
-            with pytest.raises(UserError, match="No space left on device"):
+            with pytest.raises(OSError, match="No space left on device"):
                 prepare("tiny", tiny(), raw, target)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert names(tmp_path / "new") == []

@@ -10,6 +10,7 @@ from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import yaml
@@ -265,12 +266,9 @@ def test_a_mirror_that_no_environment_variable_can_hold_is_refused() -> None:
         parse(MainConfig, {"experiments": "quick", "data_mirror": "a\0b"}, "config.yaml")
 
 
-def test_what_cannot_be_read_is_reported(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def denied(*_: Any, **__: Any) -> str:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(Path, "read_text", denied)
-    with pytest.raises(UserError, match=r"config\.yaml cannot be read: Permission denied"):
+def test_what_cannot_be_read_is_named(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_bytes", Mock(side_effect=OSError(5, "Input/output error")))
+    with pytest.raises(OSError, match=r"Input/output error: '.*config\.yaml'"):
         load_main(config)
 
 

@@ -599,7 +599,7 @@ def test_write_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     records.write_json(path, {"a": 1})
 
     monkeypatch.setattr("os.fsync", _disk_full)
-    with pytest.raises(UserError, match="No space left on device"):
+    with pytest.raises(OSError, match=r"No space left on device: '.*a\.json'"):
         records.write_json(path, {"a": 2})
     assert json.loads(path.read_text()) == {"a": 1}
     assert list(tmp_path.iterdir()) == [path]
@@ -619,7 +619,7 @@ def test_a_full_disk_during_training_is_one_message_and_loses_nothing(
 
     append_line = records.append_line
     monkeypatch.setattr(records, "append_line", full_at_the_second_line)
-    with pytest.raises(UserError, match=r"Cannot append to .*record\.jsonl: No space left on device"):
+    with pytest.raises(OSError, match=r"No space left on device: '.*record\.jsonl'"):
         run_to_end(tmp_path / "parts")
     monkeypatch.undo()
     assert_same_result(run_to_end(tmp_path / "parts"), whole)
