@@ -181,10 +181,9 @@ def bench(
     from biva.devices import find_precision
 
     run = benchmarked(architecture, load_architecture(architecture), model, device, threads)
-    precisions = [find_precision(name) for name in precision]
     record = bench(
         run,
-        precisions=precisions,
+        precisions=[find_precision(name) for name in precision],
         batch_sizes=batch_size,
         importance_samples=importance_samples,
         images=images,
@@ -605,13 +604,10 @@ def rebuild(
     """
     from biva.publishing import published_sets, rebuild
 
-    known = published_sets(RESULTS)
-    if unknown := sorted(set(experiments or ()) - set(known)):
-        there = ", ".join(known) or "nothing yet"
-        raise UserError(f"Nothing is published of {', '.join(unknown)}. Published: {there}.")
-    if not known:
+    names = published_sets(RESULTS, experiments or ())
+    if not names:
         print(f"Nothing is published yet in {RESULTS / PUBLISHED}.")
-    for name in experiments or known:
+    for name in names:
         print(*rebuild(name, RESULTS / PUBLISHED / name), sep="\n")
 
 
@@ -632,8 +628,7 @@ def same(experiments: Experiments, results: SetFolder = None) -> None:
     from biva.reporting.results import read_results
 
     load_experiments(experiments)  # refuses a set that there is not
-    if experiments not in (known := published_sets(RESULTS)):
-        raise UserError(f"Nothing is published of {experiments}. Published: {', '.join(known) or 'nothing yet'}.")
+    published_sets(RESULTS, [experiments])  # refuses one that is not
     folders = (RESULTS / PUBLISHED / experiments, results or RESULTS / experiments)
     published, rerun = (read_results(folder / "results.csv") for folder in folders)
     verdicts = compare(published, rerun, (bounds_below(folders[0] / "runs"), bounds_below(folders[1] / "runs")))

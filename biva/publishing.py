@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from biva.config import RunConfig, load_experiments, resolve_runs
@@ -103,6 +104,14 @@ def rebuild(experiments: str, folder: Path) -> list[Path]:
     return files
 
 
-def published_sets(results: Path) -> list[str]:
-    """Names of the sets that have published runs."""
-    return sorted(path.parent.name for path in (results / PUBLISHED).glob("*/runs") if is_ours(path.parent))
+def published_sets(results: Path, asked: Sequence[str] = ()) -> list[str]:
+    """Names of the sets that have published runs: those that are asked for, or all.
+
+    Raises:
+        UserError: nothing is published of one that is asked for.
+    """
+    known = sorted(path.parent.name for path in (results / PUBLISHED).glob("*/runs") if is_ours(path.parent))
+    if unknown := sorted({*asked} - {*known}):
+        there = ", ".join(known) or "nothing yet"
+        raise UserError(f"Nothing is published of {', '.join(unknown)}. Published: {there}.")
+    return [*asked] or known

@@ -17,6 +17,8 @@ from biva.config.yaml_files import file_of, load, parse, read
 from biva.errors import UserError
 from biva.models.architectures import Architecture
 
+Found = TypeVar("Found")
+
 CONFIG_FOLDER = Path(os.environ.get("BIVA_CONFIG", "config"))
 
 
@@ -146,55 +148,29 @@ def resolve_runs(experiments_name: str, experiments: Experiments, folder: Path =
 
 
 def find_dataset(name: str, folder: Path = CONFIG_FOLDER) -> DatasetConfig:
-    """The entry of `config/datasets.yaml` with this name.
-
-    Raises:
-        UserError: there is none; the message lists those there are.
-    """
-    datasets = load_datasets(folder)
-    if name not in datasets:
-        raise UserError(f"There is no dataset {name!r} in {folder / 'datasets.yaml'}. Known: {', '.join(datasets)}.")
-    return datasets[name]
+    """The entry of `config/datasets.yaml` with this name; UserError, with all names, if there is none."""
+    return _found(name, load_datasets(folder), f"{folder / 'datasets.yaml'} has no dataset")
 
 
 def find_run(experiments_name: str, run: str, folder: Path = CONFIG_FOLDER) -> RunConfig:
-    """The run `DATASET/ARCHITECTURE/MODEL/seedN` of an experiment set.
-
-    Raises:
-        UserError: the set has no such run; the message lists the ones it has.
-    """
+    """The run `DATASET/ARCHITECTURE/MODEL/seedN` of a set; UserError, with those that it has, if there is none."""
     runs = resolve_runs(experiments_name, load_experiments(experiments_name, folder), folder)
-    for candidate in runs:
-        if candidate.name == run:
-            return candidate
-    known = "\n".join(f"  {candidate.name}" for candidate in runs)
-    raise UserError(f"Experiment set {experiments_name!r} has no run {run!r}. Its runs:\n{known}")
+    return _found(run, {run.name: run for run in runs}, f"Experiment set {experiments_name!r} has no run")
 
 
 def find_anomaly(experiments_name: str, name: str, folder: Path = CONFIG_FOLDER) -> AnomalyPair:
-    """The anomaly pair of an experiment set with this name.
-
-    Raises:
-        UserError: there is none; the message lists those there are.
-    """
-    return _named(load_experiments(experiments_name, folder).anomalies, experiments_name, name, "anomaly pair")
+    """The anomaly pair of a set with this name; UserError, with those that it has, if there is none."""
+    pairs = {pair.name: pair for pair in load_experiments(experiments_name, folder).anomalies}
+    return _found(name, pairs, f"Experiment set {experiments_name!r} has no anomaly pair")
 
 
 def find_table(experiments_name: str, name: str, folder: Path = CONFIG_FOLDER) -> Table:
-    """The table of an experiment set with this name.
-
-    Raises:
-        UserError: there is none; the message lists those there are.
-    """
-    return _named(load_experiments(experiments_name, folder).all_tables, experiments_name, name, "table")
+    """The table of a set with this name; UserError, with those that it has, if there is none."""
+    tables = {table.name: table for table in load_experiments(experiments_name, folder).all_tables}
+    return _found(name, tables, f"Experiment set {experiments_name!r} has no table")
 
 
-Report = TypeVar("Report", AnomalyPair, Table)
-
-
-def _named(reports: tuple[Report, ...], experiments_name: str, name: str, kind: str) -> Report:
-    for report in reports:
-        if report.name == name:
-            return report
-    known = ", ".join(report.name for report in reports) or "none"
-    raise UserError(f"Experiment set {experiments_name!r} has no {kind} {name!r}. Its {kind}s: {known}.")
+def _found(name: str, known: dict[str, Found], there_is_none: str) -> Found:
+    if name not in known:
+        raise UserError("\n  ".join([f"{there_is_none} {name!r}. Known:", *(known or ["none"])]))
+    return known[name]

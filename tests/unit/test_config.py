@@ -208,7 +208,7 @@ def test_a_wrong_main_configuration_is_refused_by_the_model_and_by_the_schema(
         (lambda: load_architecture("nope", CONFIG), "architectures/nope.yaml", "biva_28x28"),
         (lambda: find_run("quick", "digits/digits_8x8/biva/seed99", CONFIG), "seed99", "digits/digits_8x8/biva/seed1"),
         (lambda: find_table("quick", "nope", CONFIG), "nope", "likelihood"),
-        (lambda: find_dataset("nope", CONFIG), "nope", "digits, photo_patches, mnist_static"),
+        (lambda: find_dataset("nope", CONFIG), "nope", "\n  photo_patches\n  mnist_static\n"),
     ],
 )
 def test_what_is_not_there_is_named_with_what_is(find: Callable[[], Any], asked: str, known: str) -> None:
