@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import cache
 from itertools import count
 from pathlib import Path
-from typing import get_args
+from typing import cast, get_args
 
 import torch
 from filelock import FileLock, Timeout
@@ -50,23 +50,21 @@ def _one_gpu() -> FileLock | None:
     return claim(gpus) if len(gpus) > 1 and "LOCAL_RANK" not in os.environ else None
 
 
-def claim(gpus: list[str], folder: Path | None = None) -> FileLock:
+def claim(gpus: list[str]) -> FileLock:
     """Choose the first of the GPUs that the fewest other processes have chosen, and leave CUDA only this one.
 
     Must be called before CUDA starts. The claim is a locked file, so it ends with the process, however that ends.
 
     Args:
         gpus: what `CUDA_VISIBLE_DEVICES` may hold, one by one; at least one.
-        folder: where the locks are; None: `CLAIMS`.
 
     Returns:
         The claim; it is lost when this object is.
     """
-    folder = folder or CLAIMS
-    folder.mkdir(parents=True, exist_ok=True)
+    CLAIMS.mkdir(parents=True, exist_ok=True)
     for others in count():
         for gpu in gpus:
-            lock = FileLock(folder / f"{gpu}-{others}.lock")
+            lock = FileLock(CLAIMS / f"{gpu}-{others}.lock")
             try:
                 lock.acquire(blocking=False)
             except Timeout:
@@ -77,16 +75,10 @@ def claim(gpus: list[str], folder: Path | None = None) -> FileLock:
 
 
 def find_precision(name: str) -> Precision:
-    """The precision with this name.
-
-    Raises:
-        UserError: there is none.
-    """
-    known: tuple[Precision, ...] = get_args(Precision)
-    for precision in known:
-        if precision == name:
-            return precision
-    raise UserError(f"There is no precision {name!r}. Known: {', '.join(known)}.")
+    """The precision with this name; UserError, with all names, if there is none."""
+    if name not in get_args(Precision):
+        raise UserError(f"There is no precision {name!r}. Known: {', '.join(get_args(Precision))}.")
+    return cast(Precision, name)
 
 
 @contextmanager

@@ -168,11 +168,6 @@ def seal(folder: RunFolder, files: Iterable[Path]) -> None:
         write_json(folder.manifest, {"run_id": run_id, "files": kept | written})
 
 
-def is_scored(pair: str, runs: Iterable[RunFolder]) -> bool:
-    """Whether one of the runs at least has scored the images of an anomaly pair."""
-    return any(run.anomaly(pair).is_file() for run in runs)
-
-
 def read_weights(folder: RunFolder, train: str) -> tuple[bytes, str]:
     """The selected weights of a trained run, a safetensors file, and their SHA-256.
 

@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,9 +181,8 @@ def _drawn(folder: RunFolder) -> tuple[int, float]:
     return sum(stop - start for start, stop in ends), _changed(kept)
 
 
-def total(runs: Iterable[tuple[RunConfig, Progress]]) -> str:
+def total(runs: list[tuple[RunConfig, Progress]]) -> str:
     """How many runs are in each state, and how long the rest takes, if runs like them have been done."""
-    runs = list(runs)
     states = Counter(found.state for _, found in runs)
     text = f"{len(runs)} run(s): " + ", ".join(f"{states[state]} {state}" for state in STATES if states[state])
     open_runs = [(run, found) for run, found in runs if found.state != "done"]
@@ -207,9 +206,8 @@ def _reports(settings: Experiments, results: Path) -> str:
     return f"; {sum(file.is_file() for file in files)} of {len(files)} files of tables and figures" if files else ""
 
 
-def _table(rows: Iterable[tuple[str, Progress]], now: float) -> Table:
+def _table(rows: list[tuple[str, Progress]], now: float) -> Table:
     """A line per run, those of most interest first; what all names begin with stands at the top."""
-    rows = list(rows)
     common = os.path.commonpath([run.rpartition("/")[0] for run, _ in rows])
     table = Table(Column(f"{common}/..." if common else "run", overflow="fold"), box=None, pad_edge=False)
     for header in ("state", "at", "ELBO", "images/s", "left", "news"):

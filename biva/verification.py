@@ -36,7 +36,6 @@ from biva.records import (
     RunFolder,
     images_read,
     is_ours,
-    is_scored,
     manifest_digest,
     read_arrays,
     read_json,
@@ -287,11 +286,11 @@ def _first_difference(path: Path, rebuilt: Path) -> str:
 
 def _missing_figures(settings: Experiments, folder: Path, runs: list[RunFolder]) -> Iterator[str]:
     """Figures that are not there; of an anomaly pair that no run has scored yet there is none."""
-    unscored = {f"anomalies/{pair.name}" for pair in settings.anomalies if not is_scored(pair.name, runs)}
-    for stem in sorted({*settings.figure_stems} - unscored):
-        for path in (folder / f"{stem}.pdf", folder / f"{stem}.png"):
-            if not path.is_file():
-                yield f"{path} is missing; `snakemake` makes it"
+    scored = {f"anomalies/{path.stem}" for run in runs for path in run.anomalies()}
+    drawn = [stem for stem in settings.figure_stems if stem.startswith("figures/") or stem in scored]
+    for path in (folder / f"{stem}.{kind}" for stem in drawn for kind in ("pdf", "png")):
+        if not path.is_file():
+            yield f"{path} is missing; `snakemake` makes it"
 
 
 def _data_findings(folders: list[RunFolder], resources: Path) -> Iterator[str]:

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as deserialise
 from torch import Tensor
 
-from biva.data.raw import Array, Arrays, pieces
+from biva.data.raw import Arrays, pieces
 from biva.errors import UserError
 from biva.records import read_bytes, writing_atomically
 
@@ -55,15 +55,11 @@ def write_arrays(path: Path, arrays: Arrays) -> str:
     return digest.hexdigest()
 
 
-def _size(array: Array) -> int:
-    return math.prod(array.shape) * array.dtype.itemsize
-
-
 def _header(arrays: Arrays, order: list[str]) -> bytes:
     names = {numpy_type: name for name, (numpy_type, _) in _TYPES.items()}
     header, start = {}, 0
     for name in order:
-        stop = start + _size(arrays[name])
+        stop = start + math.prod(arrays[name].shape) * arrays[name].dtype.itemsize
         header[name] = {
             "dtype": names[arrays[name].dtype],
             "shape": list(arrays[name].shape),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from biva import devices
 from biva.config import Precision
-from biva.devices import _one_gpu, choose_device, claim, computing_in, find_precision
+from biva.devices import _one_gpu, choose_device, claim, computing_in
 from biva.errors import UserError
 from biva.models.architectures import ModelName
 from biva.models.hierarchical_vae import Terms
@@ -23,36 +23,41 @@ from tests.models import MODELS, tiny_model
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
-def claimed(folder: Path) -> tuple[str, Any]:
+@pytest.fixture(autouse=True)
+def claims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody else has claims here."""
+    monkeypatch.setattr(devices, "CLAIMS", tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
+def claimed() -> tuple[str, Any]:
     """The GPU that a claim leaves, and the claim."""
-    kept = claim(["0", "1", "GPU-a1"], folder)
+    kept = claim(["0", "1", "GPU-a1"])
     return os.environ["CUDA_VISIBLE_DEVICES"], kept
 
 
-def test_claims_are_spread_evenly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_claims_are_spread_evenly() -> None:
     """The first three have a GPU of their own, the next two a second place on one."""
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    kept = [claimed(tmp_path) for _ in range(5)]
+    kept = [claimed() for _ in range(5)]
     assert [gpu for gpu, _ in kept] == ["0", "1", "GPU-a1", "0", "1"]
 
 
-def test_the_gpu_of_a_killed_process_is_free_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+def test_the_gpu_of_a_killed_process_is_free_again() -> None:
     processes = multiprocessing.get_context("fork")
     ours, theirs = processes.Pipe()
 
     def hold() -> None:
-        gpu, _kept = claimed(tmp_path)
+        gpu, _kept = claimed()
         theirs.send(gpu)
         time.sleep(600)
 
     child = processes.Process(target=hold)
     child.start()
     assert ours.recv() == "0"
-    assert claimed(tmp_path)[0] == "1"
+    assert claimed()[0] == "1"
     child.kill()
     child.join()
-    assert claimed(tmp_path)[0] == "0"
+    assert claimed()[0] == "0"
 
 
 @pytest.mark.parametrize(
@@ -66,11 +71,10 @@ def test_the_gpu_of_a_killed_process_is_free_again(tmp_path: Path, monkeypatch: 
     ],
 )
 def test_a_run_on_gpus_claims_one_of_several(
-    variables: dict[str, str], device: str, left: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    variables: dict[str, str], device: str, left: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("biva.devices.claim", partial(claim, folder=tmp_path))
     _one_gpu.cache_clear()
     choose_device(device)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == left
@@ -116,9 +120,6 @@ def test_tf32_is_set_within_and_put_back_after_an_error() -> None:
 def test_a_precision_that_is_not_there_is_refused() -> None:
     with pytest.raises(UserError, match="tf32 is a mode of NVIDIA GPUs"), computing_in("tf32", CPU):
         pass
-    with pytest.raises(UserError, match="no precision 'fp8'"):
-        find_precision("fp8")
-    assert find_precision("bf16") == "bf16"
 
 
 @pytest.mark.parametrize("latents", ["dense", "convolutional"])
