@@ -16,22 +16,17 @@ def test_elbo_by_hand() -> None:
     assert elbo(torch.tensor([-80.0, -90.0]), torch.tensor([[1.0, 2.0], [3.0, -0.5]])).tolist() == [-83.0, -92.5]
 
 
-def test_free_bits_by_hand() -> None:
-    """max(KL, 2) per group and example: 2 + 3 and 2 + 2; mean of 85 and 94."""
-    loss = free_bits_loss(torch.tensor([-80.0, -90.0]), torch.tensor([[1.0, 3.0], [2.0, -0.5]]), 2.0)
-    assert loss.item() == (80 + 5 + 90 + 4) / 2
-
-
-def test_the_weight_of_the_kl_is_that_of_the_kl_with_free_bits() -> None:
-    """A quarter of the above: 80 + 5 / 4 and 90 + 4 / 4."""
-    loss = free_bits_loss(torch.tensor([-80.0, -90.0]), torch.tensor([[1.0, 3.0], [2.0, -0.5]]), 2.0, 0.25)
-    assert loss.item() == (81.25 + 91) / 2
-
-
-def test_without_free_bits_the_loss_is_the_negative_elbo() -> None:
-    """A KL term of one sample may be negative: 80 + 4 and 90 + 1.5."""
-    loss = free_bits_loss(torch.tensor([-80.0, -90.0]), torch.tensor([[1.0, 3.0], [2.0, -0.5]]), 0.0)
-    assert loss.item() == (84 + 91.5) / 2
+@pytest.mark.parametrize(
+    ("free_bits", "kl_weight", "by_hand"),
+    [
+        (2.0, 1.0, (80 + 2 + 3 + 90 + 2 + 2) / 2),  # max(KL, 2) per group and example
+        (2.0, 0.25, (80 + 5 / 4 + 90 + 4 / 4) / 2),  # the weight is that of the maximum
+        (0.0, 1.0, (80 + 4 + 90 + 1.5) / 2),  # a KL term of one sample may be negative
+    ],
+)
+def test_free_bits_by_hand(free_bits: float, kl_weight: float, by_hand: float) -> None:
+    loss = free_bits_loss(torch.tensor([-80.0, -90.0]), torch.tensor([[1.0, 3.0], [2.0, -0.5]]), free_bits, kl_weight)
+    assert loss.item() == by_hand
 
 
 def test_free_bits_stop_the_gradient_of_small_kls_only() -> None:

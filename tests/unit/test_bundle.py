@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import json
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,42 +10,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from biva.config import DatasetConfig
 from biva.data.bundle import export_datasets, import_datasets
 from biva.data.datasets import load, prepare
 from biva.errors import UserError
 from tests.hostile import last_bit_flipped
-
-Members = list[tuple[str, bytes]]
-
-
-def entry(rows: dict[str, bytes]) -> DatasetConfig:
-    """A dataset of 1x1x2 pixels whose raw files, train, valid and test, have these lines."""
-    return DatasetConfig.model_validate(
-        {
-            "title": "tiny",
-            "reader": "amat",
-            "shape": (1, 1, 2),
-            "levels": 2,
-            "binarisation": "static",
-            "splits": {split: content.count(b"\n") for split, content in rows.items()},
-            "files": [
-                {"name": f"{split}.amat", "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-                for split, content in rows.items()
-            ],
-            "folder": "tiny",
-            "sources": [],
-            "licence": "CC BY 4.0",
-            "citation": "Nobody (2020). Nothing.",
-        }
-    )
-
+from tests.unit.test_readers import Files, config, tar_of
 
 RAW = {
     "one": {"train": b"1 0\n0 1\n1 1\n", "valid": b"0 0\n1 0\n", "test": b"0 1\n"},
     "two": {"train": b"1 1\n", "valid": b"1 0\n", "test": b"0 1\n0 0\n"},
 }
-CONFIGS = {name: entry(rows) for name, rows in RAW.items()}
+CONFIGS = {
+    name: config(
+        *("amat", {f"{split}.amat": content for split, content in rows.items()}, (1, 1, 2)),
+        {split: content.count(b"\n") for split, content in rows.items()},
+        levels=2,
+        binarisation="static",
+        licence="CC BY 4.0",
+    )
+    for name, rows in RAW.items()
+}
+"""Datasets of 1x1x2 pixels whose raw files, train, valid and test, have these lines."""
 
 
 @pytest.fixture
@@ -68,18 +51,9 @@ def archive(resources: Path, tmp_path: Path) -> Path:
     return tmp_path / "datasets.tar"
 
 
-def members(path: Path) -> Members:
+def members(path: Path) -> Files:
     with tarfile.open(path) as tar:
-        return [(member.name, tar.extractfile(member).read()) for member in tar]
-
-
-def pack(path: Path, content: Members) -> Path:
-    with tarfile.open(path, "w") as tar:
-        for name, data in content:
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-    return path
+        return {member.name: tar.extractfile(member).read() for member in tar}
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -99,46 +73,43 @@ def test_equal_datasets_are_equal_archives_with_licences_and_checksums(archive: 
     again = archive.with_name("again.tar")
     export_datasets(CONFIGS, resources, again)
     assert again.read_bytes() == archive.read_bytes()
-    content = dict(members(archive))
+    content = members(archive)
     licences = content["LICENCES.txt"].decode()
     assert licences.count("CC BY 4.0") == 2
     for name in CONFIGS:
         assert hashlib.sha256(content[f"{name}/data.safetensors"]).hexdigest() in licences
 
 
-def flipped(content: Members) -> Members:
-    return [(n, last_bit_flipped(d) if n == "two/data.safetensors" else d) for n, d in content]
+def changed(name: str, edit: Callable[[bytes], bytes]) -> Callable[[Files], Files]:
+    return lambda content: content | {name: edit(content[name])}
 
 
-def other_levels(content: Members) -> Members:
-    def edit(data: bytes) -> bytes:
-        return json.dumps(json.loads(data) | {"levels": 256}).encode()
-
-    return [(n, edit(d) if n == "two/data.json" else d) for n, d in content]
-
-
-def renamed(old: str, new: str) -> Callable[[Members], Members]:
-    return lambda content: [(n.replace(old, new), d) for n, d in content]
+def renamed(old: str, new: str) -> Callable[[Files], Files]:
+    return lambda content: {name.replace(old, new): data for name, data in content.items()}
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (flipped, "is damaged: two/data.safetensors has the SHA-256"),
-        (other_levels, "was prepared by another entry: its levels is 256, but by config/datasets.yaml 2"),
+        (changed("two/data.safetensors", last_bit_flipped), "is damaged: two/data.safetensors has the SHA-256"),
+        (
+            changed("two/data.json", lambda data: data.replace(b'"levels": 2', b'"levels": 256')),
+            "was prepared by another entry: its levels is 256, but by config/datasets.yaml 2",
+        ),
         (renamed("two/", "three/"), "has dataset 'three', which config/datasets.yaml does not have"),
         (renamed("two/", "../two/"), "has dataset '..', which config/datasets.yaml does not have"),
         (renamed("two/", "/two/"), "has dataset '', which"),
-        (lambda content: content[:-1], "has no two/data.safetensors: it is no whole export"),
-        (lambda content: content[:1], "holds no dataset"),
-        (lambda content: [(n, b"[" if n == "one/data.json" else d) for n, d in content], "is damaged"),
-        (lambda content: [(n, b"[]" if n == "one/data.json" else d) for n, d in content], "one/data.json says None"),
+        (lambda content: dict([*content.items()][:-1]), "has no two/data.safetensors: it is no whole export"),
+        (lambda content: dict([*content.items()][:1]), "holds no dataset"),
+        (changed("one/data.json", lambda _: b"["), "is damaged"),
+        (changed("one/data.json", lambda _: b"[]"), "one/data.json says None"),
     ],
 )
 def test_a_wrong_archive_is_refused_and_nothing_is_written(
-    archive: Path, tmp_path: Path, change: Callable[[Members], Members], said: str
+    archive: Path, tmp_path: Path, change: Callable[[Files], Files], said: str
 ) -> None:
-    wrong = pack(tmp_path / "wrong.tar", change(members(archive)))
+    wrong = tmp_path / "wrong.tar"
+    wrong.write_bytes(tar_of(change(members(archive))))
     with pytest.raises(UserError) as error:
         import_datasets(wrong, CONFIGS, tmp_path / "there")
     assert said in str(error.value)

@@ -22,47 +22,34 @@ from biva.data.sources import fetch
 from biva.errors import UserError, explained
 from tests.loopback import Answer, Server, body, hang_up, status
 from tests.services import free_port
+from tests.unit.test_readers import config as entry
 
 CONTENT = {"images": bytes(range(256)) * 40, "labels": b"0123456789" * 7}
 PACKED = gzip.compress(CONTENT["images"])
 
 
 def config(*addresses: str, names: tuple[str, ...] = ("images",)) -> DatasetConfig:
-    files = [
-        {"name": name, "sha256": hashlib.sha256(CONTENT[name]).hexdigest(), "bytes": len(CONTENT[name])}
-        for name in names
-    ]
-    return DatasetConfig.model_validate(
-        {
-            "title": "tiny",
-            "reader": "idx",
-            "shape": (1, 1, 1),
-            "levels": 256,
-            "binarisation": "dynamic",
-            "splits": {"train": 1, "valid": 1, "test": 1},
-            "files": files,
-            "folder": "tiny",
-            "sources": addresses,
-            "licence": "none",
-            "citation": "none",
-        }
-    )
+    files, splits = {name: CONTENT[name] for name in names}, {"train": 1, "valid": 1, "test": 1}
+    return entry("idx", files, (1, 1, 1), splits, sources=addresses)
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits before another attempt, or asks a proxy."""
+    monkeypatch.setattr(sources, "BACKOFF", 0.0)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(sources, "BACKOFF", 0.0)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+def server() -> Iterator[Server]:
     server = Server()
     yield server
     server.close()
 
 
 @pytest.fixture
-def closed_address(monkeypatch: pytest.MonkeyPatch) -> str:
+def closed_address() -> str:
     """An address at which nobody listens."""
-    monkeypatch.setattr(sources, "BACKOFF", 0.0)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     return f"http://127.0.0.1:{free_port()}"
 
 
@@ -89,6 +76,7 @@ def assert_fetched(config: DatasetConfig, folder: Path, mirror: str | Path | Non
 def refusal(config: DatasetConfig, folder: Path, mirror: str | Path | None = None) -> str:
     """The message of a fetch that must fail without leaving anything."""
     before = contents(folder)
+    error: pytest.ExceptionInfo[UserError | OSError]
     with pytest.raises((UserError, OSError)) as error:
         fetch("tiny", config, folder, str(mirror) if mirror else None)
     assert contents(folder) == before
