@@ -1,7 +1,8 @@
-"""Command lines of `biva` in help texts and documentation: whether the parser takes them, and what they name."""
+"""Command lines of `biva`: how they end, and whether those of help texts and documentation are right."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
@@ -10,10 +11,20 @@ from typing import Any
 import pytest
 import typer.main
 
-from biva.cli import app
+from biva.cli import app, main
 from biva.config import find_anomaly, find_dataset, find_run, find_table, load_architecture, load_experiments, load_sets
 
 CONFIG = Path(__file__).parents[1] / "config"
+
+
+def status_of(*arguments: str) -> int:
+    """The status with which `biva` ends, run in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["biva", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
 
 
 def assert_parsed(arguments: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -184,14 +185,8 @@ def edit_config() -> None:
     edit(run(0).identity, config=config)
 
 
-def edit_config_of_the_set() -> None:
-    path = Path("config/experiments", f"{SET}.yaml")
-    path.write_text(yaml.safe_dump(SETTINGS | {"training": TRAINING | {"batch_size": 16}}))
-
-
-def edit_evaluation_of_the_set() -> None:
-    path = Path("config/experiments", f"{SET}.yaml")
-    path.write_text(yaml.safe_dump(SETTINGS | {"evaluation": {"importance_samples": [1, 3], "max_images": 19}}))
+def edit_set(**changes: Any) -> None:
+    Path("config/experiments", f"{SET}.yaml").write_text(yaml.safe_dump(SETTINGS | changes))
 
 
 def in_mlflow(statement: str) -> Callable[[], None]:
@@ -212,27 +207,23 @@ def seal_edited_number() -> None:
     cli.table(SET, "likelihood")
 
 
-TAMPERINGS: dict[str, tuple[Callable[[], Any], str]] = {
-    "number in evaluation.json": (change_number_in_evaluation, "evaluation.json was changed after"),
-    "number in evaluation.json, seen in the arrays": (change_number_in_evaluation, "K=3 is not the mean of those in"),
+TAMPERINGS: dict[str, tuple[Callable[[], Any], *tuple[str, ...]]] = {
+    "number in evaluation.json": (
+        change_number_in_evaluation,
+        "evaluation.json was changed after",
+        "K=3 is not the mean of those in",
+    ),
     "number in anomaly/photos.json": (change_number_in_anomaly, "L>0 do not follow from photos.safetensors"),
     "number in results.csv": (change_number_in_csv, "results.csv is not what the records of the runs give; line"),
-    "number in the table": (
-        lambda: change_text(FOLDER / "tables/likelihood.tex", r"$\pm$", r"$\pm$1"),
-        "likelihood.tex is not what the records of the runs give; line",
-    ),
-    "number in the anomaly table": (
-        lambda: change_text(FOLDER / "anomalies/photos.tex", r"$\pm$0", r"$\pm$1"),
-        "photos.tex is not what the records of the runs give; line",
-    ),
-    "number in the table's page": (
-        lambda: change_text(FOLDER / "tables/likelihood.html", "±", "±1"),
-        "likelihood.html is not what the records of the runs give; line",
-    ),
-    "number in the page": (
-        lambda: change_text(FOLDER / "index.html", "±", "±1"),
-        "index.html is not what the records of the runs give; line",
-    ),
+    **{
+        f"number in {name}": (partial(change_text, FOLDER / name, old, new), f"{name} is not what the records of the")
+        for name, old, new in (
+            ("tables/likelihood.tex", r"$\pm$", r"$\pm$1"),
+            ("anomalies/photos.tex", r"$\pm$0", r"$\pm$1"),
+            ("tables/likelihood.html", "±", "±1"),
+            ("index.html", "±", "±1"),
+        )
+    },
     "number in record.jsonl": (change_number_in_record, "record.jsonl was changed after"),
     "truncated record.jsonl": (lambda: cut_record(run(2), 1), "record.jsonl ends at update 2, but train.json at 4"),
     "data": (swap_data, "data.safetensors is not the file that data.json describes"),
@@ -253,8 +244,14 @@ TAMPERINGS: dict[str, tuple[Callable[[], Any], str]] = {
     "swapped weights": (swap_weights, "seed1/weights.safetensors was changed after"),
     "parent's weights, sealed": (swap_and_seal_parents_weights, "it started from other weights than those in"),
     "config in run.json": (edit_config, "its settings have the digest"),
-    "config of the set": (edit_config_of_the_set, "trained with settings other than the present ones"),
-    "evaluation of the set": (edit_evaluation_of_the_set, "evaluated with settings other than the present ones"),
+    "config of the set": (
+        lambda: edit_set(training=TRAINING | {"batch_size": 16}),
+        "trained with settings other than the present ones",
+    ),
+    "evaluation of the set": (
+        lambda: edit_set(evaluation={"importance_samples": [1, 3], "max_images": 19}),
+        "evaluated with settings other than the present ones",
+    ),
     "missing manifest": (run(0).manifest.unlink, "manifest.json does not exist"),
     "damaged JSON": (lambda: run(0).identity.write_text("{}"), "run.json was changed after"),
     "edited number, sealed and collected": (seal_edited_number, "MLflow has another record.jsonl"),
@@ -277,9 +274,10 @@ TAMPERINGS: dict[str, tuple[Callable[[], Any], str]] = {
 
 @pytest.mark.parametrize("name", TAMPERINGS)
 def test_a_tampering_is_found(name: str, project: Path) -> None:
-    tamper, said = TAMPERINGS[name]
+    tamper, *said = TAMPERINGS[name]
     tamper()
-    assert said in "\n".join(findings())
+    found = "\n".join(findings())
+    assert [words for words in said if words not in found] == []
 
 
 def test_a_copy_of_the_project_says_where_mlflow_would_write_until_track_has_corrected_it(
@@ -358,12 +356,6 @@ def test_data_that_are_not_here_are_not_compared(project: Path) -> None:
     assert findings() == []
 
 
-def test_a_set_that_has_not_run_is_refused(project: Path) -> None:
-    shutil.rmtree("results")
-    with pytest.raises(UserError, match="nothing to verify: results/tiny has no finished run"):
-        findings()
-
-
 # ------------------------------------------------------------------------------------------------------ publishing
 
 PUBLISHED = Path("results/published", SET)
@@ -428,40 +420,27 @@ def swap_published_weights(*, tensors: bool) -> None:
         save_file(load_file(source), one, file.metadata())
 
 
+ONE = RunFolder(PUBLISHED / "runs" / RUNS[0])
+
+
 @pytest.mark.parametrize(
     ("tamper", "said"),
     [
-        (lambda: change_text(PUBLISHED / "results.csv", "nats", "bits"), "results.csv is not what the records"),
-        (lambda: edit(RunFolder(PUBLISHED / "runs" / RUNS[0]).evaluation, images=19), "was changed after"),
-        (RunFolder(PUBLISHED / "runs" / RUNS[0]).record.unlink, "record.jsonl is missing"),
-        (RunFolder(PUBLISHED / "runs" / RUNS[0]).bounds.unlink, "bounds.safetensors is missing"),
-        (lambda: cut_record(RunFolder(PUBLISHED / "runs" / RUNS[0]), 1), "ends at update 2, but train.json at 4"),
-        (lambda: swap_published_weights(tensors=True), "weights.safetensors was changed after the run had written it"),
-        (lambda: swap_published_weights(tensors=False), "has other records in its header than those beside it"),
-        (
-            lambda: change_text(PUBLISHED / "runs" / RUNS[0] / "README.md", "4 updates", "40 updates"),
-            "README.md is not what the records give; `biva rebuild`",
+        (partial(change_text, PUBLISHED / "results.csv", "nats", "bits"), "results.csv is not what the records"),
+        (partial(edit, ONE.evaluation, images=19), "was changed after"),
+        (ONE.record.unlink, "record.jsonl is missing"),
+        (ONE.bounds.unlink, "bounds.safetensors is missing"),
+        (partial(cut_record, ONE, 1), "ends at update 2, but train.json at 4"),
+        (partial(swap_published_weights, tensors=True), "weights.safetensors was changed after the run had written it"),
+        (partial(swap_published_weights, tensors=False), "has other records in its header than those beside it"),
+        (partial(change_text, ONE.card, "4 updates", "40 updates"), "README.md is not what the records give; `biva re"),
+        *(
+            (partial(change_text, PUBLISHED / name, old, new), "ro-crate-metadata.json is not what the records give;")
+            for name, old, new in (
+                ("ro-crate-metadata.json", "4 updates", "40 updates"),
+                ("workflow/Snakefile", "BIVA", "biva"),
+            )
         ),
-        (
-            lambda: change_text(PUBLISHED / "ro-crate-metadata.json", "4 updates", "40 updates"),
-            "ro-crate-metadata.json is not what the records give; `biva rebuild`",
-        ),
-        (
-            lambda: change_text(PUBLISHED / "workflow/Snakefile", "BIVA", "biva"),
-            "ro-crate-metadata.json is not what the records give; `biva rebuild`",
-        ),
-    ],
-    ids=[
-        "results",
-        "evaluation",
-        "missing",
-        "without bounds",
-        "truncated",
-        "tensors",
-        "header",
-        "card",
-        "crate",
-        "workflow",
     ],
 )
 def test_published_results_are_verified_too(published: Path, tamper: Callable[[], Any], said: str) -> None:

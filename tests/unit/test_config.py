@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import shutil
 from collections.abc import Callable
@@ -25,7 +24,6 @@ from biva.config import (
     resolve_runs,
 )
 from biva.errors import UserError
-from biva.reference import generated
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "config"
@@ -331,16 +329,3 @@ def test_every_shipped_file_is_valid(kind: str, path: Path) -> None:
         assert {"digits", "mnist_static", "mnist_dynamic"} <= load_datasets(CONFIG).keys()
     else:
         load_experiments(load_main(CONFIG).experiments, CONFIG)
-
-
-# ------------------------------------------------------------------------------------------------------- the schemas
-
-
-def test_what_is_generated_is_in_the_repository() -> None:
-    """If this fails: run `biva schema`."""
-    schemas = {path.name for path in generated() if path.suffix == ".json"}
-    assert schemas == {path.name for path in SCHEMAS.iterdir()}
-    for path, content in generated().items():
-        there = (ROOT / path).read_text().splitlines()
-        drift = list(difflib.unified_diff(there, content.splitlines(), str(path), "biva/config", lineterm=""))
-        assert not drift, "\n".join(drift)

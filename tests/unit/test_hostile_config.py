@@ -30,6 +30,7 @@ from biva.config import (
 from biva.errors import UserError
 from biva.reporting.results import load_paper_results
 from tests.hostile import bounded, spoilt
+from tests.unit.test_config import put
 
 CONFIG = Path(__file__).parents[2] / "config"
 NAME = re.compile("[a-z0-9_]+")
@@ -245,11 +246,8 @@ def test_whatever_becomes_part_of_a_path_is_a_plain_name(config: Path, value: st
     places += " anomalies.0.name anomalies.0.anomalous anomalies.0.choose_k_on"
     places += " semi_supervised.0.name semi_supervised.0.dataset"
     for place in places.split():
-        content = inner = copy.deepcopy(plain(QUICK))
-        *parents, last = (int(key) if key.isdigit() else key for key in place.split("."))
-        for key in parents:
-            inner = inner[key]
-        inner[last] = value
+        content = copy.deepcopy(plain(QUICK))
+        put(place, value)(content)
         assert f"- {place}:" in said(config, QUICK, yaml.safe_dump(content).encode())
 
 

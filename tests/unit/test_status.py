@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from biva import locks, status
@@ -163,8 +164,6 @@ def without_its_pair(folder: RunFolder, run: RunConfig) -> None:
 
 
 def done(folder: RunFolder, run: RunConfig) -> None:
-    import numpy as np
-
     without_its_pair(folder, run)
     detect(folder, PAIR, {"L>0": (0.5, 0.4, 0.6)}, np.zeros((1, 2)), np.zeros((1, 2)))
 
