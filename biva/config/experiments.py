@@ -26,21 +26,23 @@ FigureName = Literal[
 ]
 
 
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+Models = Annotated[tuple[ModelName, ...], Field(min_length=1)]
+
+
 class RunGroup(Strict):
     """One model on one dataset, once per seed."""
 
     dataset: Name = Field(description="An entry of config/datasets.yaml.")
     architecture: Name = Field(description="A file in config/architectures/, without .yaml.")
     model: ModelName = Field(description="How the posterior is inferred.")
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1, description="One run per seed.")]
+    seeds: Seeds = Field(description="One run per seed.")
 
 
 class Finetuning(Strict):
     """Training on from a run's selected weights without free bits (paper.md section 4): a run of its own."""
 
-    models: Annotated[tuple[ModelName, ...], Field(min_length=1)] = Field(
-        description="The runs of these models are fine-tuned."
-    )
+    models: Models = Field(description="The runs of these models are fine-tuned.")
     training: Training = Field(description="As for any run; free_bits must be 0.")
 
 
@@ -61,7 +63,7 @@ class SemiSupervised(Strict):
         description="Labelled images per update, at most `labels`; training.batch_size counts the unlabelled ones.",
     )
     label_weight: float = Field(ge=0, le=1e6, description="alpha, the weight of -log q(y | x) at the labels.")
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1, description="Two runs per seed.")]
+    seeds: Seeds = Field(description="Two runs per seed.")
     training: Training | None = Field(
         default=None, description="null: that of the experiment set. patience must be null: both get max_updates."
     )
@@ -115,7 +117,7 @@ class AnomalyPair(Strict):
     name: Name = Field(description="File name of the pair's records, table and figure.")
     normal: Name = Field(description="Dataset that runs of this set train on.")
     anomalous: Name = Field(description="Dataset whose test images are the anomalies; same shape and levels.")
-    models: Annotated[tuple[ModelName, ...], Field(min_length=1)] | None = Field(
+    models: Models | None = Field(
         default=None, exclude=True, description="The runs of these models score; null: all. Changes no score."
     )
     importance_samples: int = Field(ge=1, description="K of L^{>k}, for every k.")

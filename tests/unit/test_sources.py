@@ -76,10 +76,10 @@ def assert_fetched(config: DatasetConfig, folder: Path, mirror: str | Path | Non
 def refusal(config: DatasetConfig, folder: Path, mirror: str | Path | None = None) -> str:
     """The message of a fetch that must fail without leaving anything."""
     before = contents(folder)
-    error: pytest.ExceptionInfo[UserError | OSError]
     with pytest.raises((UserError, OSError)) as error:
         fetch("tiny", config, folder, str(mirror) if mirror else None)
     assert contents(folder) == before
+    assert isinstance(error.value, UserError | OSError)
     return explained(error.value)
 
 
