@@ -10,9 +10,9 @@ from __future__ import annotations
 import logging
 import os
 import shlex
-import shutil
 import sys
 from collections.abc import Callable
+from glob import glob
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, TypeVar
@@ -130,7 +130,9 @@ def init(folder: Annotated[Path, typer.Argument(help="A new folder, or an empty 
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
         raise UserError(f"{folder} is not empty. Name a new folder: what is in this one is not overwritten.")
-    shutil.copytree(Path(__file__).with_name("project"), folder, dirs_exist_ok=True)
+    project = Path(__file__).with_name("project")
+    for name in filter(lambda name: (project / name).is_file(), glob("**", root_dir=project, recursive=True)):
+        write_atomically(folder / name, (project / name).read_bytes())
     print(f"cd {shlex.quote(str(folder))} && snakemake --cores all")
 
 

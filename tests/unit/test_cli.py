@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import typer.main
@@ -112,6 +113,14 @@ def test_a_users_mistake_is_one_message_and_status_1(biva: Callable[..., Done], 
     assert said in done.stderr
     assert done.stdout == ""
     assert not Path("results").exists()
+
+
+def test_a_disk_that_init_fills_is_one_line(biva: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.fsync", Mock(side_effect=OSError(28, "No space left on device")))
+    done = biva("init", "new")
+    assert (done.status, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith("error: new/")
+    assert ": No space left on device. Free some space" in done.stderr
 
 
 @pytest.mark.parametrize("command", ["nope", "train", "describe biva_28x28 --model gan", "figure quick nope"])
