@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 
 from safetensors import SafetensorError
 
-from biva import records, tracking
+from biva import tracking
 from biva.config import (
     AnomalyPair,
     Evaluation,
@@ -34,6 +34,7 @@ from biva.records import (
     CHOOSING_NORMAL,
     PUBLISHED,
     RunFolder,
+    commits,
     images_read,
     is_ours,
     manifest_digest,
@@ -132,7 +133,6 @@ def _checks_of_run(
 
 def _manifest_findings(folder: RunFolder, *, published: bool) -> Iterator[str]:
     """Files that are not what the run wrote; a published copy lacks arrays but for bounds, and most weights."""
-    manifest_digest(folder)  # its absence is the finding
     manifest = read_json(folder.manifest)
     for name, digest in manifest["files"].items():
         path = folder.path / name
@@ -178,7 +178,7 @@ def _identity_findings(folder: RunFolder, run: RunConfig) -> Iterator[str]:
             f"{run.digest}); `snakemake` trains it again"
         )
     written = [read_json(path) for path in (folder.evaluation, *folder.anomalies()) if path.is_file()]
-    for commit in records.commits(identity, *written):
+    for commit in commits(identity, *written):
         if not is_of_one_commit(commit):
             yield f"{folder.path}: made by code that is in no commit ({commit})"
 
