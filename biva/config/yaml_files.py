@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import reprlib
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -103,6 +105,12 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
+@lru_cache(64)
+def _content(of_file: bytes) -> Any:
+    """What a file says. A workflow of many runs reads the same few files for each of them, and PyYAML is slow."""
+    return yaml.load(of_file.decode(), _Loader)
+
+
 def file_of(folder: Path, kind: str, name: str) -> Path:
     """Where `name`, a `Name`, is described: nowhere but in the folder."""
     if not re.fullmatch("[a-z0-9_]{1,100}", name):
@@ -126,7 +134,7 @@ def read(path: Path, kind: str) -> Any:
             raise UserError(f"{path} is longer than {_MOST_BYTES:,} bytes, which is no file of settings.")
         content = path.read_bytes()
     try:
-        return yaml.load(content.decode(), _Loader)
+        return deepcopy(_content(content))
     except Exception as error:  # PyYAML lets through whatever int(), datetime() and others raise
         raise UserError(f"{path} is not valid YAML: {str(error) or type(error).__name__}") from None
 

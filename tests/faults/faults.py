@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -243,7 +244,7 @@ def full_disk(lab: Lab, chance: random.Random) -> int:
 def _failed_for_want_of_space(job: Job) -> None:
     """Status 1, one message that tells what to do, and no traceback."""
     assert job.wait() == 1, job.output
-    assert "error: Cannot " in job.output and "run the same command again" in job.output, job.output
+    assert re.search("error: .*Free some space.* run the same command again", job.output), job.output
     assert "Traceback" not in job.output, job.output
 
 
