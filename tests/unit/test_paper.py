@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ from biva.reporting.likelihood_table import likelihood_table
 from biva.reporting.results import collect, load_paper_results
 from biva.reporting.table import Table
 from tests.fake_runs import anomaly_record, identity
-from tests.latex import compiled_on_one_page
+from tests.latex import fits_on_one_page, needs_latex
 
 CONFIG = Path(__file__).parents[2] / "config"
 PAPER = load_paper_results(CONFIG / "paper_results.csv")
@@ -143,7 +141,7 @@ def test_tables_of_a_set_of_which_nothing_has_run(tmp_path: Path, monkeypatch: p
         assert "not run" in (tmp_path / "results" / "cifar10" / table).read_text()
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+@needs_latex
 def test_the_cifar10_tables_compile_on_one_page_and_within_their_width(
     tables: dict[str, list[Table]], tmp_path: Path
 ) -> None:
@@ -155,4 +153,4 @@ def test_the_cifar10_tables_compile_on_one_page_and_within_their_width(
     scored = anomaly_table([(biva, anomaly_record(pair, aurocs))], pair, PAPER, {biva.name: identity(biva)})
     assert sum(cells[2].value == 0.5 for cells in scored.blocks[0]) == 31
     for table in (*tables["cifar10_ablation"], *tables["cifar10"], *tables["anomaly"], scored):
-        assert not re.findall(r"Overfull \\hbox.*", compiled_on_one_page(table.latex(), tmp_path))
+        fits_on_one_page(table.latex(), tmp_path)

@@ -17,6 +17,7 @@ from biva.reporting.markup import escape_latex, text
 from biva.reporting.summary import compile_pdf, summary
 from biva.reporting.table import Cell, Table
 from tests.fake_runs import fake_config, fake_run, fake_set
+from tests.latex import needs_latex
 
 RUNS = [fake_config(model, seed) for model in ("vae", "biva") for seed in (1, 2)]
 SET = {
@@ -89,7 +90,7 @@ def complete(tmp_path: Path) -> Path:
     return written(tmp_path, runs)
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+@needs_latex
 def test_with_every_figure_and_table_it_is_one_page_and_the_same_bytes_again(complete: Path) -> None:
     assert compile_pdf(complete) == ""
     pdf = complete.with_suffix(".pdf").read_bytes()
@@ -109,7 +110,7 @@ def test_with_every_figure_and_table_it_is_one_page_and_the_same_bytes_again(com
     assert complete.with_suffix(".pdf").read_bytes() == pdf
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+@needs_latex
 def test_hostile_texts_are_printed_and_not_obeyed(tmp_path: Path) -> None:
     hostile = r"[ab]* \immediate\write18{touch executed}\input{/etc/passwd} }} %% $ # ^^41 \end{document}"
     runs = [
@@ -134,7 +135,7 @@ def test_without_latex_there_is_a_reason_and_no_old_pdf(tmp_path: Path, monkeypa
     assert document.is_file()
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+@needs_latex
 def test_what_latex_refuses_is_reported_in_its_words(tmp_path: Path) -> None:
     (tmp_path / "tables").mkdir()
     (tmp_path / "tables/likelihood.tex").write_text(r"\nonsense")
