@@ -12,7 +12,7 @@ import pandas as pd
 
 from biva.config import AnomalyPair, RunConfig
 from biva.errors import UserError
-from biva.records import CHOOSING_ANOMALOUS, CHOOSING_NORMAL
+from biva.records import CHOOSING_ANOMALOUS, CHOOSING_NORMAL, images_read
 from biva.reporting.markup import Text, code, joined, styled, text
 from biva.reporting.ours import (
     PROTOCOLS,
@@ -24,9 +24,9 @@ from biva.reporting.ours import (
     part_of_split,
     span,
 )
-from biva.reporting.provenance import Difference, differences, diverged, origin, short_name
+from biva.reporting.provenance import Difference, differences, diverged, divergence, origin, short_name
 from biva.reporting.reported import ReportedCells
-from biva.reporting.results import LOSS_GROWTH, Paper
+from biva.reporting.results import Paper
 from biva.reporting.table import NOT_RUN, Cell, Table
 
 Record = dict[str, Any]
@@ -113,22 +113,21 @@ def _differences(scored: Scored, made: dict[str, Record]) -> list[Difference]:
     results = [
         origin(made[run.name], record)
         | {"architecture": run.architecture_name, "model": run.variant, "seed": run.seed}
-        | {"value": made[run.name].get(LOSS_GROWTH, 0)}
+        | {"value": divergence(made[run.name])}
         | {"images_evaluated": record["normal"]["images"] + record["anomalous"]["images"]}
-        | {"data_fingerprint": " ".join([made[run.name]["data_fingerprint"], *_other_fingerprints(record)])}
+        | {"data_fingerprint": " ".join([made[run.name]["data_fingerprint"], *_other_fingerprints(record, run)])}
         for run, record in scored
         if record is not None
     ]
     if not results:
         return []
     frame = pd.DataFrame(results)
-    return differences(frame, [run for run, _ in scored]) + diverged(frame)
+    return differences(frame, [run for run, _ in scored]) + diverged(frame[frame["value"] > 0])
 
 
-def _other_fingerprints(record: Record) -> list[str]:
+def _other_fingerprints(record: Record, run: RunConfig) -> list[str]:
     """Those of the datasets that the run was not trained on."""
-    kinds = ("anomalous", *([CHOOSING_ANOMALOUS] if "chosen" in record else []))
-    return [record[kind]["fingerprint"] for kind in kinds]
+    return [images["fingerprint"] for images in images_read(record) if images["dataset"] != run.dataset]
 
 
 def _our_blocks(scored: Scored, unlike: list[Difference]) -> list[list[list[Cell]]]:
