@@ -53,9 +53,7 @@ def paired_difference(one: PerImage, other: PerImage) -> Difference:
     parts, so that the interval is rather too wide. Where a model has one seed, the interval is over images alone. Its
     ends are NaN where the difference is not finite, or of one image.
 
-    Args:
-        one: values of one model, (S, N), a row per seed.
-        other: those of the other model for the same images, (T, N).
+    `one` has the values of a model, (S, N), a row per seed; `other` those of the other for the same images, (T, N).
     """
     with np.errstate(invalid="ignore"):  # a bound may be -inf
         per_image = one.mean(axis=0) - other.mean(axis=0)

@@ -44,14 +44,9 @@ def steps(
 ) -> tuple[list[list[Cell]], list[Text]]:
     """A row per pair of models with a cell per K, and notes; no row where no difference is available.
 
-    Args:
-        ours: the results of one metric, with the columns of `biva.reporting.results.COLUMNS`.
-        planned: the runs of one dataset that the table shows.
-        ks: every K of the table.
-        bounds: `RunConfig.name` -> bounds of the run's test images.
-        unlike: what the runs do not have in common; its letters stand at the differences too.
-        per_nat: what a nat is in the table's unit.
-        digits: those of a difference after the decimal point.
+    `ours` are the results, of one metric, of the runs that a table of one dataset plans; `bounds` has those of their
+    test images by `RunConfig.name`. The letters of `unlike` stand at the differences too. A nat is `per_nat` in the
+    table's unit, which is shown with so many digits after the decimal point.
     """
     models = by_model(planned)
     runs = ours.assign(run=ours["dataset"] + "/" + names_of(ours))
