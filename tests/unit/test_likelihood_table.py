@@ -36,6 +36,10 @@ def notes_of(table: Table) -> str:
     return "\n".join(map(str, table.notes))
 
 
+def table_of(folders: list[RunFolder], planned: list[RunConfig]) -> Table:
+    return likelihood_table(collect(folders), PAPER, DIGITS, planned)
+
+
 def results_of(tmp_path: Path, *runs: tuple[RunConfig, dict[int, tuple[float, float]]]) -> pd.DataFrame:
     return collect([fake_run(tmp_path, config, bounds=bounds) for config, bounds in runs])
 
@@ -69,10 +73,7 @@ def test_one_seed_shows_the_standard_error_over_images_marked_as_such(tmp_path: 
     seeds = [fake_config("biva", seed) for seed in (1, 2)]
     results = results_of(tmp_path, (seeds[1], {1: (-25.0, 0.125), 1000: (-24.0, 0.375)}))
     table = likelihood_table(results, PAPER, DIGITS, seeds)
-    assert row_of(table, "BIVA")[1:] == [
-        "−25.00±0.12^se (1/2)",
-        "−24.00±0.38^se (1/2)",
-    ]
+    assert row_of(table, "BIVA")[1:] == ["−25.00±0.12^se (1/2)", "−24.00±0.38^se (1/2)"]
 
 
 def test_a_diverged_seed_is_not_left_out_of_the_mean(tmp_path: Path) -> None:
@@ -162,12 +163,9 @@ def test_architectures_of_other_depths_are_told_apart_by_their_stages(tmp_path: 
 
 def test_the_notes_name_protocol_budget_seeds_and_images(tmp_path: Path) -> None:
     configs = [fake_config("vae", 1, protocol="paper"), fake_config("vae", 3, protocol="paper")]
-    folders = [
-        fake_run(tmp_path, config, updates=updates, bounds={1: (-25.0, 0.1)})
-        for config, updates in zip(configs, (30, 50), strict=True)
-    ]
+    folders = [fake_run(tmp_path, config, bounds={1: (-25.0, 0.1)}) for config in configs]
     edit(folders[0].training, updates=12_000)
-    table = likelihood_table(collect(folders), PAPER, DIGITS, configs)
+    table = table_of(folders, configs)
     notes = notes_of(table)
     assert "Seeds 1, 3;" in notes
     assert "50–12,000 updates" in notes
@@ -178,7 +176,7 @@ def test_the_notes_name_protocol_budget_seeds_and_images(tmp_path: Path) -> None
     assert "in nats; higher is better" in str(table.caption)
     assert "other than the present one" not in notes
     changed = [fake_config("vae", seed, protocol="paper", batch_size=5) for seed in (1, 3)]
-    table = likelihood_table(collect(folders), PAPER, DIGITS, changed)
+    table = table_of(folders, changed)
     assert "other than the present one" in notes_of(table)
 
 
@@ -204,10 +202,6 @@ def test_a_run_that_was_not_evaluated_in_fp32_is_noted_with_its_difference(tmp_p
     table = table_of(folders, seeds)
     assert "1 of our runs evaluated in less than fp32" in notes_of(table)
     assert "the mean of L_K differs by at most 0.004 nats." in notes_of(table)
-
-
-def table_of(folders: list[RunFolder], planned: list[RunConfig]) -> Table:
-    return likelihood_table(collect(folders), PAPER, DIGITS, planned)
 
 
 @pytest.mark.parametrize(
@@ -246,9 +240,8 @@ def test_a_seed_that_is_not_like_the_others_is_marked_and_explained(
 
 def test_runs_of_one_dirty_commit_are_all_marked(tmp_path: Path) -> None:
     planned = [fake_config("vae", 1), fake_config("biva", 1)]
-    table = table_of(
-        [fake_run(tmp_path, c, bounds={1: (-25.0, 0.1)}, commit="0123abc-dirty") for c in planned], planned
-    )
+    folders = [fake_run(tmp_path, run, bounds={1: (-25.0, 0.1)}, commit="0123abc-dirty") for run in planned]
+    table = table_of(folders, planned)
     assert all(row_of(table, model)[1].endswith("^a") for model in ("VAE", "BIVA"))
 
 
