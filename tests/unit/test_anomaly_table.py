@@ -10,7 +10,7 @@ import pytest
 
 from biva.config import AnomalyPair, RunConfig
 from biva.errors import UserError
-from biva.reporting.anomalies import Scored, anomaly_table
+from biva.reporting.anomalies import anomaly_table
 from biva.reporting.table import Table
 from tests.fake_runs import anomaly_record, fake_config, identity
 from tests.latex import fits_on_one_page, needs_latex
@@ -32,10 +32,15 @@ def config(seed: int = 1, model: str = "biva", dataset: str = "digits", **traini
     return fake_config(model, seed, dataset, stages=3, **training)
 
 
+Scored = list[tuple[RunConfig, dict[str, Any] | None]]
+"""Planned runs, each with its record of the pair, if it has one."""
+
+
 def table(scored: Scored, pair: AnomalyPair = PAIR, paper: pd.DataFrame = PAPER, **growth: float) -> Table:
     """The table; `growth` has that of the loss, by model."""
     made = {run.name: identity(run) | {"loss_growth": growth.get(run.model, 1.0)} for run, _ in scored}
-    return anomaly_table(scored, pair, paper, made)
+    records = {run.name: record for run, record in scored if record}
+    return anomaly_table(records, made, paper, pair, [run for run, _ in scored])
 
 
 def best(table: Table) -> list[str]:

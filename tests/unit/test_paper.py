@@ -51,8 +51,7 @@ def tables() -> dict[str, list[Table]]:
             of_set = likelihood_table(collect([]), PAPER, table, runs)
             shown.setdefault(table.paper_table or "", []).append(of_set)
         for pair in settings.anomalies:
-            of_pair = anomaly_table([(run, None) for run in runs if pair.includes(run)], pair, PAPER, {})
-            shown.setdefault("anomaly", []).append(of_pair)
+            shown.setdefault("anomaly", []).append(anomaly_table({}, {}, PAPER, pair, runs))
     return shown
 
 
@@ -143,7 +142,8 @@ def test_the_cifar10_tables_compile_on_one_page_and_within_their_width(
     runs = resolve_runs("cifar10", load_experiments("cifar10", CONFIG), CONFIG)
     (biva,) = (run for run in runs if pair.includes(run))
     aurocs = {f"{kind}>{k}": (0.5, 0.4, 0.6) for kind in ("L", "LLR") for k in range(16)}
-    scored = anomaly_table([(biva, anomaly_record(pair, aurocs))], pair, PAPER, {biva.name: identity(biva)})
+    records, made = {biva.name: anomaly_record(pair, aurocs)}, {biva.name: identity(biva)}
+    scored = anomaly_table(records, made, PAPER, pair, runs)
     assert sum(cells[2].value == 0.5 for cells in scored.blocks[0]) == 31
     for table in (*tables["cifar10_ablation"], *tables["cifar10"], *tables["anomaly"], scored):
         fits_on_one_page(table.latex(), tmp_path)
