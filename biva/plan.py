@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from biva.config import CONFIG_FOLDER, DatasetConfig, Experiments, Labels, RunConfig, resolve_runs
+from biva.config import CONFIG_FOLDER, DatasetConfig, Experiments, Labels, RunConfig, by_group, resolve_runs
 from biva.data.datasets import Split
 from biva.data.inputs import SELECTION_SPLIT
 from biva.data.raw import CLASSES
@@ -203,10 +203,7 @@ def plan(
     """A line per model and dataset, and totals, by `rates_of` or, where it is given, by `flops_rate` in FLOP/s."""
     rows = []
     for name, experiments in sets.items():
-        groups: dict[tuple[str, str, str], list[RunConfig]] = {}
-        for run in resolve_runs(name, experiments, folder):
-            groups.setdefault((run.dataset, run.architecture_name, run.variant), []).append(run)
-        for (dataset, architecture, variant), runs in groups.items():
+        for group, runs in by_group(resolve_runs(name, experiments, folder)).items():
             run, training = runs[0], runs[0].training
             work = work_of(run, experiments, datasets)
             costs = count(run.architecture, run.model, run.labels, training.batch_size if run.labels else 1)
@@ -217,7 +214,7 @@ def plan(
             rows.append(
                 {
                     "set": name,
-                    "run": f"{dataset}/{architecture}/{variant}",
+                    "run": group,
                     "seeds": len(runs),
                     "updates": f"{training.max_updates:,}" if training.minutes is None else f"{training.minutes:g} min",
                     "images seen": f"{work.training:,}" if training.minutes is None else "",

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file
 
-from biva.config import AnomalyPair, Labels, RunConfig
+from biva.config import AnomalyPair, Experiments, Labels, RunConfig
 from biva.records import RunFolder, append_line, read_json, seal, write_json
 
 IMAGES = 5
@@ -49,6 +49,28 @@ def fake_config(
             },
             "training": {"protocol": "clean", "batch_size": 4, "max_updates": 1000, "evaluate_every": 10, **training},
         }
+    )
+
+
+def fake_set(**changes: Any) -> Experiments:
+    """A set of two seeds of VAE and BIVA on 8x8 images, with a table of their bounds; `changes` go into its file."""
+    return Experiments.model_validate(
+        {
+            "description": "Some runs",
+            "device": "cpu",
+            "threads": 1,
+            "runs": [
+                {"dataset": "digits", "architecture": "digits_8x8", "model": model, "seeds": [1, 2]}
+                for model in ("vae", "biva")
+            ],
+            "training": fake_config().training.model_dump(),
+            "evaluation": {"importance_samples": [1, 1000]},
+            "tables": [{"name": "likelihood", "dataset": "digits", "k": [1, 1000]}],
+            "anomalies": [
+                {"name": "photos", "normal": "digits", "anomalous": "photo_patches", "importance_samples": 2}
+            ],
+        }
+        | changes
     )
 
 

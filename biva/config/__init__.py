@@ -32,6 +32,6 @@ from biva.config.loading import (
     resolve_runs,
 )
 from biva.config.main import MainConfig
-from biva.config.runs import FINETUNED, Labels, RunConfig
+from biva.config.runs import FINETUNED, Labels, RunConfig, by_group
 from biva.config.training import Training
 from biva.config.yaml_files import parse

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from pydantic import Field
@@ -76,3 +77,11 @@ class RunConfig(Strict):
         }
         content = self.model_dump(mode="json", exclude=irrelevant)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def by_group(runs: Iterable[RunConfig]) -> dict[str, list[RunConfig]]:
+    """The runs of every `RunConfig.group`, in their order."""
+    groups: dict[str, list[RunConfig]] = {}
+    for run in runs:
+        groups.setdefault(run.group, []).append(run)
+    return groups

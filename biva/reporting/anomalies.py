@@ -5,6 +5,7 @@ It is made of the records `anomaly/NAME.json` alone.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import pandas as pd
 
 from biva.config import AnomalyPair, RunConfig
 from biva.errors import UserError
-from biva.records import CHOOSING_ANOMALOUS, CHOOSING_NORMAL
+from biva.records import CHOOSING_ANOMALOUS, CHOOSING_NORMAL, images_read
 from biva.reporting.markup import Text, code, joined, styled, text
 from biva.reporting.ours import (
     PROTOCOLS,
@@ -24,14 +25,17 @@ from biva.reporting.ours import (
     part_of_split,
     span,
 )
-from biva.reporting.provenance import Difference, differences, diverged, origin, short_name
+from biva.reporting.provenance import Difference, differences, diverged, divergence, origin, short_name
 from biva.reporting.reported import ReportedCells
-from biva.reporting.results import LOSS_GROWTH, Paper
+from biva.reporting.results import Paper
 from biva.reporting.table import NOT_RUN, Cell, Table
 
 Record = dict[str, Any]
-Scored = list[tuple[RunConfig, Record | None]]
-"""Planned runs, each with its `anomaly/NAME.json` if it has scored the images."""
+Records = Mapping[str, Record]
+"""Content of a JSON file of every run that has scored the images, by `RunConfig.name`."""
+
+Scored = list[tuple[RunConfig, Record]]
+"""The runs that have scored the images, each with its `anomaly/NAME.json`."""
 
 METRICS: dict[str, str] = {"auroc": "AUROC ↑", "auprc": "AUPRC ↑", "fpr80": "FPR80 ↓"}
 """Metric -> heading of its column; the arrow points to what is better."""
@@ -40,22 +44,24 @@ CHOSEN = "§"
 """Mark of the LLR^{>k} of the k that a run chose on other images."""
 
 
-def anomaly_table(scored: Scored, pair: AnomalyPair, paper: Paper, made: dict[str, Record]) -> Table:
+def anomaly_table(records: Records, made: Records, paper: Paper, pair: AnomalyPair, planned: list[RunConfig]) -> Table:
     """For every model a row per score, with AUROC, AUPRC and FPR80; the reported values stand at the end.
 
     One seed shows its value and the 95% bootstrap interval, several show mean and standard deviation. The best AUROC
-    of a model is bold. What has no record is `not run`. Of runs with a record, `made` has the content of `run.json` and
-    `train.json` by name. Where runs chose k on other images, the LLR^{>k} that they chose are marked.
+    of a model is bold. What has no record `anomaly/NAME.json` is `not run`; of the others, `made` has the content of
+    `run.json` and `train.json` together. Where runs chose k on other images, the LLR^{>k} that they chose are marked.
 
     Raises:
         UserError: no run is planned on the normal dataset, or a record lacks a field.
     """
-    scored = [(run, record) for run, record in scored if pair.includes(run)]
-    if not scored:
+    planned = [run for run in planned if pair.includes(run)]
+    if not planned:
         raise UserError(f"Anomaly pair {pair.name!r} is about dataset {pair.normal!r}, on which no run is planned.")
+    scored = [(run, records[run.name]) for run in planned if run.name in records]
     try:
-        unlike = _differences(scored, made)
-        blocks, notes = _our_blocks(scored, unlike), _notes_on_ours(scored, pair)
+        unlike = _differences(scored, made, planned)
+        blocks = [_block(name, runs, records, unlike) for name, runs in by_model(planned).items()]
+        notes = _notes_on_ours(scored, planned, pair)
     except KeyError as error:
         raise UserError(
             f"A record of anomaly pair {pair.name!r} lacks the field {error}. It was written by another version of "
@@ -108,43 +114,33 @@ def _definitions(pair: AnomalyPair) -> Text:
 # ------------------------------------------------------------------------------------------------------ our values
 
 
-def _differences(scored: Scored, made: dict[str, Record]) -> list[Difference]:
+def _differences(scored: Scored, made: Records, planned: list[RunConfig]) -> list[Difference]:
     """What the runs that have a record do not have in common; their data are those of all datasets of the pair."""
     results = [
         origin(made[run.name], record)
         | {"architecture": run.architecture_name, "model": run.variant, "seed": run.seed}
-        | {"value": made[run.name].get(LOSS_GROWTH, 0)}
+        | {"value": divergence(made[run.name])}
         | {"images_evaluated": record["normal"]["images"] + record["anomalous"]["images"]}
-        | {"data_fingerprint": " ".join([made[run.name]["data_fingerprint"], *_other_fingerprints(record)])}
+        | {"data_fingerprint": " ".join([made[run.name]["data_fingerprint"], *_other_fingerprints(record, run)])}
         for run, record in scored
-        if record is not None
     ]
     if not results:
         return []
     frame = pd.DataFrame(results)
-    return differences(frame, [run for run, _ in scored]) + diverged(frame)
+    return differences(frame, planned) + diverged(frame[frame["value"] > 0])
 
 
-def _other_fingerprints(record: Record) -> list[str]:
+def _other_fingerprints(record: Record, run: RunConfig) -> list[str]:
     """Those of the datasets that the run was not trained on."""
-    kinds = ("anomalous", *([CHOOSING_ANOMALOUS] if "chosen" in record else []))
-    return [record[kind]["fingerprint"] for kind in kinds]
+    return [images["fingerprint"] for images in images_read(record) if images["dataset"] != run.dataset]
 
 
-def _our_blocks(scored: Scored, unlike: list[Difference]) -> list[list[list[Cell]]]:
-    """The rows of every model (and architecture)."""
-    record_of = {run.name: record for run, record in scored}
-    return [
-        _block(Cell(name, marks=letters(unlike, map(short_name, runs))), runs, [record_of[run.name] for run in runs])
-        for name, runs in by_model(run for run, _ in scored).items()
-    ]
-
-
-def _block(name: Cell, runs: list[RunConfig], records: list[Record | None]) -> list[list[Cell]]:
+def _block(model: Text, runs: list[RunConfig], records: Records, unlike: list[Difference]) -> list[list[Cell]]:
     """The rows of one model: one per score, or one that says `not run`."""
-    seeds = [record["scores"] for record in records if record is not None]
-    chosen = {record.get("chosen") for record in records if record is not None}
-    if not seeds:
+    name = Cell(model, marks=letters(unlike, map(short_name, runs)))
+    found = [records[run.name] for run in runs if run.name in records]
+    seeds, chosen = [record["scores"] for record in found], {record.get("chosen") for record in found}
+    if not found:
         return [[name, Cell("all"), *[Cell(NOT_RUN)] * len(METRICS)]]
     names = score_names(len(runs[0].architecture.stages))
     aurocs = {score: np.mean([seed[score]["auroc"]["value"] for seed in seeds]) for score in names}
@@ -179,40 +175,37 @@ def _our_cell(seeds: list[dict[str, float]], planned: list[RunConfig], *, best: 
     )
 
 
-def _notes_on_ours(scored: Scored, pair: AnomalyPair) -> list[Text]:
+def _notes_on_ours(scored: Scored, planned: list[RunConfig], pair: AnomalyPair) -> list[Text]:
     """How our numbers came to be: images, K, spread, seeds, budget, protocol."""
-    sizes = architectures(run for run, _ in scored)
-    runs = [run for run, record in scored if record is not None]
-    records = pd.json_normalize([record for _, record in scored if record is not None])
+    sizes, runs = architectures(planned), [run for run, _ in scored]
+    records = pd.json_normalize([record for _, record in scored])
     if not runs:
         return [text("Ours: ", sizes, f"; {NOT_RUN}.")]
     images = " and ".join(
         part_of_split(records[f"{kind}.images"], records[f"{kind}.images_in_split"], f"{kind} test images")
         for kind in ("normal", "anomalous")
     )
-    spread = f" importance samples; in brackets the 95% interval over {span(records['repeats'])} bootstrap resamplings"
-    spread += " of the images"
-    if len({run.seed for run, _ in scored}) > 1:
-        spread += (
-            ", or with several seeds mean ± standard deviation over them (number of seeds; 1/2: one of two planned)"
-        )
+    ours = f"Ours: {images}; *K* = {span(records['samples'])} importance samples; in brackets the 95% interval over "
+    ours += f"{span(records['repeats'])} bootstrap resamplings of the images"
+    if len({run.seed for run in planned}) > 1:
+        ours += ", or with several seeds mean ± standard deviation over them (number of seeds; 1/2: one of two planned)"
     seeds = ", ".join(map(str, sorted({run.seed for run in runs})))
     budget = span(pd.Series([run.training.max_updates for run in runs]))
     trained = f"; trained for at most {budget} updates; device {', '.join(sorted(set(records['device'])))}."
     notes = [
-        text(styled(f"Ours: {images}; *K* = {span(records['samples'])}{spread}. Seeds {seeds}; "), sizes, trained),
+        text(styled(f"{ours}. Seeds {seeds}; "), sizes, trained),
         *(
             styled(f"Protocol `{protocol}`: {PROTOCOLS[protocol]}.")
             for protocol in sorted({run.training.protocol for run in runs})
         ),
     ]
-    notes += _notes_on_choice([(run, record) for run, record in scored if record is not None and "chosen" in record])
-    if any(record and record["settings"] != pair.model_dump(mode="json") for _, record in scored):
+    notes += _notes_on_choice([(run, record) for run, record in scored if "chosen" in record])
+    if any(record["settings"] != pair.model_dump(mode="json") for _, record in scored):
         notes.append(text("Some of our values come from settings of the pair other than the present ones."))
     return notes
 
 
-def _notes_on_choice(chosen: list[tuple[RunConfig, Record]]) -> list[Text]:
+def _notes_on_choice(chosen: Scored) -> list[Text]:
     """On which images every run chose k, which one, and how well LLR^{>k} tells them apart."""
     if not chosen:
         return []

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from biva.config import LikelihoodTable, RunConfig
+from biva.config import LikelihoodTable, RunConfig, by_group
 from biva.config import Table as TableSettings
 from biva.records import RunFolder
-from biva.reporting.ours import by_group, results_of
+from biva.reporting.ours import results_of
 from biva.reporting.results import CONFIRMED, Paper, Results, collect
 from biva.reporting.style import CLASSIFIERS, LABELS, name_of
 

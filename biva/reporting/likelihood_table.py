@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import pandas as pd
 
@@ -14,9 +15,9 @@ from biva.reporting.comparison import distances, reported_names
 from biva.reporting.markup import Text, styled, text
 from biva.reporting.ours import by_model, note_on_budget, notes_on_differences, notes_on_ours, our_cell, results_of
 from biva.reporting.per_image import Bounds
-from biva.reporting.provenance import differences, diverged
-from biva.reporting.reported import ReportedCells, of_paper_table
-from biva.reporting.results import LOSS_GROWTH, Paper, Results
+from biva.reporting.provenance import LOSS_GROWTH, differences, diverged
+from biva.reporting.reported import ReportedCells, reported_for
+from biva.reporting.results import Paper, Results
 from biva.reporting.steps import steps
 from biva.reporting.table import NOT_RUN, Cell, Table
 
@@ -64,41 +65,43 @@ def likelihood_table(
     quantity = BITS if planned[0].architecture.likelihood == "mixture_of_logistics" else NATS
     ours = results_of(planned, results, quantity.metric)
     unlike = differences(ours, planned) + diverged(results_of(planned, results, LOSS_GROWTH))
-    reported, reported_cells = None, ReportedCells()
-    if settings.paper_table:
-        wanted = paper["dataset"] == settings.dataset
-        reported = of_paper_table(paper, wanted, settings.name, settings.paper_table)
-        reported = reported[reported["metric"].isin([quantity.metric, "log_likelihood"])]
+    reported, reported_cells = reported_for(settings, paper, paper["dataset"] == settings.dataset), ReportedCells()
+    reported = reported[reported["metric"].isin([quantity.metric, "log_likelihood"])]
+
+    def row(name: Text | str, ours: list[Cell], models: list[str]) -> list[Cell]:
+        """Our value at every K, and beside it what is reported of these models."""
+        if not settings.paper_table:
+            return [Cell(name), *ours]
+        beside = _reported_row(reported[reported["model"].isin(models)], settings.k, reported_cells)
+        return [Cell(name), *chain.from_iterable(zip(ours, beside, strict=True))]
 
     rows = []
     for name, runs in by_model(planned).items():
         of_model = ours[(ours["architecture"] == runs[0].architecture_name) & (ours["model"] == runs[0].variant)]
         cells = [our_cell(of_model[of_model["k"] == k], len(runs), unlike) for k in settings.k]
-        if reported is not None:
-            beside = reported[reported["model"].isin(reported_names(runs[0]))]
-            cells = _alternating(cells, _reported_row(beside, settings.k, reported_cells))
-        rows.append([Cell(name), *cells])
+        rows.append(row(name, cells, reported_names(runs[0])))
     taken = [name for run in planned for name in reported_names(run)]
-    others = [] if reported is None else _others(reported[~reported["model"].isin(taken)], settings.k, reported_cells)
+    not_run = [Cell(NOT_RUN)] * len(settings.k)
+    others = [row(model, not_run, [model]) for model in _others(reported[~reported["model"].isin(taken)], settings.k)]
     differing, notes_on_steps = steps(
         ours, planned, settings.k, bounds or {}, unlike, per_nat=quantity.per_nat(planned[0]), digits=quantity.digits
     )
-    if reported is not None:
+    if settings.paper_table:
         differing = [[name, *(replace(cell, columns=2) for cell in cells)] for name, *cells in differing]
     return Table(
         name=settings.name,
         caption=styled(
             f"{quantity.title} of `{settings.dataset}` test images, in {quantity.unit}; {quantity.better} is better."
         ),
-        headings=_headings(settings.k, beside_reported=reported is not None),
+        headings=_headings(settings.k, beside_reported=bool(settings.paper_table)),
         blocks=[block for block in (rows, others, differing) if block],
         notes=[
             *notes_on_ours(ours, planned),
-            *(note_on_budget(ours, planned) if reported is not None else []),
+            *(note_on_budget(ours, planned) if settings.paper_table else []),
             *_note_on_precision(results_of(planned, results, "difference_from_fp32")),
             *notes_on_differences(unlike),
             *notes_on_steps,
-            *(reported_cells.notes() if reported is not None else [_why_nothing_reported(paper, settings)]),
+            *(reported_cells.notes() if settings.paper_table else [_why_nothing_reported(paper, settings)]),
         ],
         distances=distances(results, paper, settings, planned),
     )
@@ -111,10 +114,6 @@ def _headings(ks: tuple[int, ...], *, beside_reported: bool) -> list[list[Cell]]
     return [[Cell(), *heads], [Cell("Model"), *[Cell("ours"), Cell("reported")] * len(ks)]]
 
 
-def _alternating(ours: list[Cell], reported: list[Cell]) -> list[Cell]:
-    return [cell for pair in zip(ours, reported, strict=True) for cell in pair]
-
-
 def _reported_row(of_model: pd.DataFrame, ks: tuple[int, ...], cells: ReportedCells) -> list[Cell]:
     """The reported value of a model at every K. One whose K is not stated stands in the last column, in brackets."""
     row = [cells.cell(of_model[of_model["k"] == k]) for k in ks[:-1]]
@@ -124,18 +123,10 @@ def _reported_row(of_model: pd.DataFrame, ks: tuple[int, ...], cells: ReportedCe
     return [*row, cells.cell(at_last)]
 
 
-def _others(reported: pd.DataFrame, ks: tuple[int, ...], cells: ReportedCells) -> list[list[Cell]]:
-    """A row for every reported model without a run of ours: first those with a K of the table, then the others."""
-    at_k = set(reported.loc[reported["k"].isin(ks), "model"])
-    shown = at_k | set(reported.loc[reported["k"].isna(), "model"])
-    models = sorted((m for m in dict.fromkeys(reported["model"]) if m in shown), key=lambda model: model not in at_k)
-    return [
-        [
-            Cell(model),
-            *_alternating([Cell(NOT_RUN)] * len(ks), _reported_row(reported[reported["model"] == model], ks, cells)),
-        ]
-        for model in models
-    ]
+def _others(reported: pd.DataFrame, ks: tuple[int, ...]) -> list[str]:
+    """The models with a reported value that the table shows: first those at a K of the table, then those without K."""
+    at_k, without_k = reported["k"].isin(ks), reported["k"].isna()
+    return list(dict.fromkeys([*reported.loc[at_k, "model"], *reported.loc[without_k, "model"]]))
 
 
 def _note_on_precision(differences: pd.DataFrame) -> list[Text]:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, cast
 
 from markupsafe import escape as escape_html
 
@@ -60,18 +60,15 @@ def styled(markup: str) -> Text:
 
     Names of configuration files and numbers may stand in it, but no text that could hold such marks itself.
     """
-    return Text(tuple(_piece(part) for part in _MARKED.split(markup) if part))
+    pieces = ((cast(Style, found.lastgroup), found[found.lastgroup or 0]) for found in _PIECES.finditer(markup))
+    return Text(tuple(pieces))
 
 
-_MARKED = re.compile(r"(\*\*.+?\*\*|\*.+?\*|`.+?`|\^\{.+?\}|_\{.+?\})")
-_STYLES: dict[str, Style] = {"**": "bold", "*": "italic", "`": "code", "^{": "sup", "_{": "sub"}
-
-
-def _piece(part: str) -> tuple[Style, str]:
-    for mark, style in _STYLES.items():
-        if part.startswith(mark) and _MARKED.fullmatch(part):
-            return style, part[len(mark) : -1 if mark.endswith("{") else -len(mark)]
-    return "plain", part
+_PIECES = re.compile(
+    r"\*\*(?P<bold>.+?)\*\*|\*(?P<italic>.+?)\*|`(?P<code>.+?)`|\^\{(?P<sup>.+?)\}|_\{(?P<sub>.+?)\}"
+    r"|(?P<plain>.[^*`^_]*)",
+    re.DOTALL,
+)
 
 
 def joined(separator: str, parts: Iterable[str | Text]) -> Text:

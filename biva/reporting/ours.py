@@ -50,14 +50,6 @@ def by_model(runs: Iterable[RunConfig]) -> dict[Text, list[RunConfig]]:
     return models
 
 
-def by_group(runs: Iterable[RunConfig]) -> dict[str, list[RunConfig]]:
-    """The runs of every `RunConfig.group`, in their order."""
-    groups: dict[str, list[RunConfig]] = {}
-    for run in runs:
-        groups.setdefault(run.group, []).append(run)
-    return groups
-
-
 def results_of(planned: Iterable[RunConfig], results: pd.DataFrame, metric: str) -> pd.DataFrame:
     """The part of `biva.reporting.results.collect`'s frame that holds a metric of planned runs."""
     is_planned = (results["dataset"] + "/" + names_of(results)).isin([run.name for run in planned])

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from biva.config import Experiments, RunConfig
+from biva.config import Experiments, RunConfig, by_group
 from biva.records import PUBLISHED, RunFolder, read_json
 from biva.reporting.figures import caption
 from biva.reporting.figures.latents import group_order
 from biva.reporting.figures.registry import FIGURES
 from biva.reporting.markup import styled
-from biva.reporting.ours import by_group, by_model
+from biva.reporting.ours import by_model
 from biva.reporting.sections import section
 from biva.reporting.strips import strips
 from biva.reporting.summary import origin

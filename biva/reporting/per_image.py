@@ -28,7 +28,7 @@ def read_bounds(folder: RunFolder) -> dict[int, PerImage]:
 
 
 @dataclass(frozen=True)
-class Difference:
+class PairedDifference:
     """An estimated difference between two means and the ends of its 95% interval."""
 
     value: float
@@ -43,7 +43,7 @@ class Difference:
         return self.over_seeds and (self.low > 0 or self.high < 0)
 
 
-def paired_difference(one: PerImage, other: PerImage) -> Difference:
+def paired_difference(one: PerImage, other: PerImage) -> PairedDifference:
     """The mean of `one` minus that of `other`, with its 95% interval over test images and over seeds.
 
     The variance has three parts, which are added up: that of the images, from the differences per image of the means
@@ -53,21 +53,19 @@ def paired_difference(one: PerImage, other: PerImage) -> Difference:
     parts, so that the interval is rather too wide. Where a model has one seed, the interval is over images alone. Its
     ends are NaN where the difference is not finite, or of one image.
 
-    Args:
-        one: values of one model, (S, N), a row per seed.
-        other: those of the other model for the same images, (T, N).
+    `one` has the values of a model, (S, N), a row per seed; `other` those of the other for the same images, (T, N).
     """
     with np.errstate(invalid="ignore"):  # a bound may be -inf
         per_image = one.mean(axis=0) - other.mean(axis=0)
     value, over_seeds = float(per_image.mean()), len(one) > 1 and len(other) > 1
     if not np.isfinite(value) or len(per_image) == 1:
-        return Difference(value, np.nan, np.nan, over_seeds)
+        return PairedDifference(value, np.nan, np.nan, over_seeds)
     samples = [per_image, *((one.mean(axis=1), other.mean(axis=1)) if over_seeds else ())]
     variances = np.array([np.var(sample, ddof=1) / len(sample) for sample in samples])
     freedoms = np.array([len(sample) - 1 for sample in samples])
     total = variances.sum()
     if total == 0:
-        return Difference(value, value, value, over_seeds)
+        return PairedDifference(value, value, value, over_seeds)
     freedom = total**2 / (variances**2 / freedoms).sum()
     margin = float(stdtrit(freedom, 0.975) * np.sqrt(total))
-    return Difference(value, value - margin, value + margin, over_seeds)
+    return PairedDifference(value, value - margin, value + margin, over_seeds)

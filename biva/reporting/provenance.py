@@ -16,6 +16,9 @@ import pandas as pd
 from biva.config import RunConfig
 from biva.records import LARGEST_LOSS_GROWTH, commits, settings_digest
 
+LOSS_GROWTH = "loss_growth"
+"""Metric of runs alone whose training diverged: their largest loss as a multiple of the first update's."""
+
 
 def origin(run: dict[str, Any], record: dict[str, Any]) -> dict[str, str]:
     """Where a record of an evaluation or of an anomaly pair comes from: columns of the results frame."""
@@ -52,7 +55,7 @@ class Difference:
 
 def short_name(run: RunConfig) -> str:
     """`ARCHITECTURE/MODEL/seedN`, the run's name within a table of one dataset."""
-    return f"{run.architecture_name}/{run.variant}/seed{run.seed}"
+    return run.name.partition("/")[2]
 
 
 def names_of(results: pd.DataFrame) -> pd.Series:
@@ -94,12 +97,14 @@ def differences(results: pd.DataFrame, planned: Iterable[RunConfig]) -> list[Dif
     return [difference for difference in found if difference.has]
 
 
-def diverged(growth: pd.DataFrame) -> list[Difference]:
-    """The runs whose training loss grew out of all proportion; nothing where all is well.
+def divergence(training: dict[str, Any]) -> float:
+    """The multiple of the first update's loss that a training reached, where that is out of all proportion, else 0."""
+    growth: float = training.get(LOSS_GROWTH, 0)  # runs of earlier versions have none
+    return growth if growth > LARGEST_LOSS_GROWTH else 0
 
-    `growth` has the columns architecture, model, seed and value, a multiple of the first update's loss.
-    """
-    growth = growth[growth["value"] > LARGEST_LOSS_GROWTH]
+
+def diverged(growth: pd.DataFrame) -> list[Difference]:
+    """The runs that diverged, where there are any: those of `growth`, which has their `divergence` as its values."""
     has = dict(zip(names_of(growth), growth["value"].map("{:,.0f} times".format), strict=True))
     what = f"a loss that was, at an evaluation of training, over {LARGEST_LOSS_GROWTH:,} times that of the first update"
     return [Difference(what, has, usual="")] if has else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from biva.config import Table as TableSettings
 from biva.errors import UserError
 from biva.reporting.markup import Text, joined, styled, sup, text
 from biva.reporting.results import CONFIRMED, Paper
@@ -55,17 +56,18 @@ class ReportedCells:
         return [joined(" ", sentences), *([text("Sources: ", joined("; ", sources), ".")] if sources else [])]
 
 
-def of_paper_table(paper: Paper, wanted: pd.Series, name: str, paper_table: str) -> Paper:
-    """The values of `paper_table` in `config/paper_results.csv`, of those rows that our table `name` could show.
+def reported_for(settings: TableSettings, paper: Paper, wanted: pd.Series) -> Paper:
+    """The rows of `config/paper_results.csv` that are in the table's `paper_table` and `wanted`; none without one.
 
     Raises:
-        UserError: it has none that could be shown.
+        UserError: there is a `paper_table`, but no such row.
     """
-    reported = paper[wanted & (paper["table"] == paper_table)]
-    if reported.empty:
+    reported = paper[wanted & (paper["table"] == settings.paper_table)]
+    if settings.paper_table and reported.empty:
+        known = ", ".join(sorted(set(paper.loc[wanted, "table"]))) or "none"
         raise UserError(
-            f"Table {name!r} asks for paper_table {paper_table!r}, of which config/paper_results.csv has no row on its "
-            f"dataset and metric; it has: {', '.join(sorted(set(paper.loc[wanted, 'table']))) or 'none'}. "
-            "Use one of these, or paper_table: null."
+            f"Table {settings.name!r} asks for paper_table {settings.paper_table!r}, of which "
+            f"config/paper_results.csv has no row on its dataset and metric; it has: {known}. Use one of these, or "
+            "paper_table: null."
         )
     return reported

@@ -55,10 +55,7 @@ def compare(published: Results, rerun: Results, bounds: tuple[ReadBounds, ReadBo
     `equal to the bit`: every seed that was run again has the very value that is published. `different`: the mean over
     seeds is worse by more than `explained` says, or one of the two is not finite. `within error`: all else that ran.
 
-    Args:
-        published: the results frame of the published set.
-        rerun: that of the set that was run again.
-        bounds: what reads the bounds of the published runs, and of those run again.
+    Both results frames come with what reads the bounds of their runs.
 
     Raises:
         UserError: nothing was run again, or it was on other data or evaluated with other settings.
@@ -85,10 +82,7 @@ def explained(published: Results, rerun: Results, bounds: tuple[ReadBounds, Read
     rest of the error is bounded by the spread over images: of their differences, where both sides have bounds of
     single images, and else, which is far too wide, of both sides as if their images were not the same.
 
-    Args:
-        published: results of one metric and K, one per seed.
-        rerun: those of the re-run.
-        bounds: as for `compare`.
+    Both hold results of one metric and K, one per seed.
 
     Returns:
         The margin in the unit of the metric, and what it was taken from: `seeds`, `images, paired`, or `images`.

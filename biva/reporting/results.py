@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 
 from biva.errors import UserError
-from biva.records import LARGEST_LOSS_GROWTH, RunFolder, anomaly_metrics, manifest_digest, read_json, write_atomically
-from biva.reporting.provenance import origin
+from biva.records import RunFolder, anomaly_metrics, manifest_digest, read_json, write_atomically
+from biva.reporting.provenance import LOSS_GROWTH, divergence, origin
 from biva.reporting.style import MODELS
 
 COLUMNS: dict[str, str] = (
@@ -44,9 +44,6 @@ Results = pd.DataFrame
 
 Paper = pd.DataFrame
 """What `load_paper_results` gives: a row per reported value, with the columns of `PAPER_COLUMNS`."""
-
-LOSS_GROWTH = "loss_growth"
-"""Metric of runs alone whose training diverged: their largest loss as a multiple of the first update's."""
 
 CONFIRMED = {
     "yes": ("", ""),
@@ -114,7 +111,7 @@ def _rows(folder: RunFolder) -> list[dict[str, Any]]:
             evaluated | {field: metric[field] for field in ("metric", "k", "value", "standard_error", "unit")}
             for metric in evaluation["metrics"]
         ]
-        if (growth := training.get(LOSS_GROWTH, 0)) > LARGEST_LOSS_GROWTH:  # runs of earlier versions have none
+        if growth := divergence(training):
             rows.append(evaluated | {"metric": LOSS_GROWTH, "value": growth, "unit": "times"})
         for path in folder.anomalies():
             record = read_json(path)

@@ -11,7 +11,7 @@ import pandas as pd
 from biva.config import RunConfig
 from biva.reporting.markup import Text, styled, text
 from biva.reporting.ours import by_model, letters
-from biva.reporting.per_image import Bounds, PerImage, paired_difference
+from biva.reporting.per_image import Bounds, paired_difference
 from biva.reporting.provenance import Difference, models_of, names_of
 from biva.reporting.results import Results
 from biva.reporting.table import NOT_RUN, Cell
@@ -39,19 +39,14 @@ def steps(
     bounds: Mapping[str, Bounds],
     unlike: list[Difference],
     *,
-    per_nat: float = 1.0,
-    digits: int = 2,
+    per_nat: float,
+    digits: int,
 ) -> tuple[list[list[Cell]], list[Text]]:
     """A row per pair of models with a cell per K, and notes; no row where no difference is available.
 
-    Args:
-        ours: the results of one metric, with the columns of `biva.reporting.results.COLUMNS`.
-        planned: the runs of one dataset that the table shows.
-        ks: every K of the table.
-        bounds: `RunConfig.name` -> bounds of the run's test images.
-        unlike: what the runs do not have in common; its letters stand at the differences too.
-        per_nat: what a nat is in the table's unit.
-        digits: those of a difference after the decimal point.
+    `ours` are the results, of one metric, of the runs that a table of one dataset plans; `bounds` has those of their
+    test images by `RunConfig.name`. The letters of `unlike` stand at the differences too. A nat is `per_nat` in the
+    table's unit, which is shown with so many digits after the decimal point.
     """
     models = by_model(planned)
     runs = ours.assign(run=ours["dataset"] + "/" + names_of(ours))
@@ -67,7 +62,7 @@ def steps(
                 reasons.add(reason)
                 cells.append(Cell(NOT_RUN if reason == NOT_RUN else NOT_AVAILABLE))
                 continue
-            found = paired_difference(*(per_nat * _stacked(part, bounds, k) for part in both))
+            found = paired_difference(*(per_nat * np.stack([bounds[run][k] for run in part["run"]]) for part in both))
             has_one_seed |= not found.over_seeds
             together = pd.concat(both)
             marks = letters(unlike, names_of(together))
@@ -115,8 +110,3 @@ def _why_not(both: list[Results], bounds: Mapping[str, Bounds], k: int) -> str:
     if not all(k in bounds.get(run, {}) for run in together["run"]):
         return _WITHOUT_BOUNDS
     return _OTHER_IMAGES if len(together[_IMAGES].drop_duplicates()) > 1 else ""
-
-
-def _stacked(runs: Results, bounds: Mapping[str, Bounds], k: int) -> PerImage:
-    """The bounds of a model's test images, (S, N), a row per seed."""
-    return np.stack([bounds[run][k] for run in runs["run"]])

@@ -14,10 +14,10 @@ from typing import Any
 
 import pandas as pd
 
-from biva.config import Experiments, RunConfig
+from biva.config import Experiments, RunConfig, by_group
 from biva.records import RunFolder, read_json, write_atomically
 from biva.reporting.figures import caption
-from biva.reporting.ours import PROTOCOLS, by_group, span
+from biva.reporting.ours import PROTOCOLS, span
 from biva.reporting.provenance import shortened
 from biva.reporting.style import name_of
 from biva.reporting.table import NOT_RUN, render

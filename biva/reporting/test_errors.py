@@ -9,9 +9,9 @@ from biva.config import RunConfig, SemiSupervised
 from biva.reporting.comparison import distances
 from biva.reporting.markup import styled, text
 from biva.reporting.ours import notes_on_differences, notes_on_ours, our_cell, results_of
-from biva.reporting.provenance import differences, diverged
-from biva.reporting.reported import ReportedCells, of_paper_table
-from biva.reporting.results import LOSS_GROWTH, Paper, Results
+from biva.reporting.provenance import LOSS_GROWTH, differences, diverged
+from biva.reporting.reported import ReportedCells, reported_for
+from biva.reporting.results import Paper, Results
 from biva.reporting.style import CLASSIFIERS
 from biva.reporting.table import NOT_RUN, Cell, Table
 
@@ -38,9 +38,7 @@ def error_table(results: Results, paper: Paper, settings: SemiSupervised, planne
     ours = results_of(planned, results, METRIC)
     unlike = differences(ours, planned) + diverged(results_of(planned, results, LOSS_GROWTH))
     # The dataset's name in a reported row tells the number of labels too, so the table's name finds the rows.
-    reported, cells = paper.iloc[:0], ReportedCells()
-    if settings.paper_table:
-        reported = of_paper_table(paper, paper["metric"] == METRIC, settings.name, settings.paper_table)
+    reported, cells = reported_for(settings, paper, paper["metric"] == METRIC), ReportedCells()
 
     rows = []
     for model, name in CLASSIFIERS.items():

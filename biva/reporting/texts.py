@@ -97,8 +97,7 @@ def _table(settings: TableSettings | AnomalyPair, runs: list[RunConfig], records
         return likelihood_table(results, paper, settings, runs, bounds)
     if not isinstance(settings, AnomalyPair):
         return error_table(results, paper, settings, runs)
-    paths = {run.name: folders[run.name].anomaly(settings.name) for run in runs}
-    scored = [(run, read_json(paths[run.name]) if paths[run.name].is_file() else None) for run in runs]
-    done = [folders[run.name] for run, record in scored if record]
-    made = [read_json(folder.identity) | read_json(folder.training) for folder in done]
-    return anomaly_table(scored, settings, paper, {one["name"]: one for one in made})
+    scored = {name: folder for name, folder in folders.items() if folder.anomaly(settings.name).is_file()}
+    pairs = {name: read_json(folder.anomaly(settings.name)) for name, folder in scored.items()}
+    made = {name: read_json(folder.identity) | read_json(folder.training) for name, folder in scored.items()}
+    return anomaly_table(pairs, made, paper, settings, runs)

@@ -3,43 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon, Rectangle
-from matplotlib.text import Text
 
-from biva.config import AnomalyPair, RunConfig
 from biva.errors import UserError
 from biva.reporting.canvas import save
 from biva.reporting.figures.anomaly import draw_anomaly
-from tests.fake_runs import detect, fake_config, fake_run
+from tests.fake_runs import detect, fake_run
+from tests.unit.test_anomaly_table import AUROCS, PAIR, config
+from tests.unit.test_figures import texts
 
-PAIR = AnomalyPair(name="mnist", normal="digits", anomalous="mnist_dynamic", importance_samples=20)
-AUROCS = {"L>0": (0.2, 0.1, 0.3), "L>1": (0.3, 0.2, 0.4), "L>2": (0.4, 0.3, 0.5), "L>3": (0.5, 0.4, 0.6)} | {
-    "LLR>1": (0.9, 0.85, 0.95),
-    "LLR>2": (0.7, 0.6, 0.8),
-    "LLR>3": (0.6, 0.5, 0.7),
-}
 NORMAL = np.array([[-1.0, -2, -3, -4], [-2, -3, -4, -5], [-5, -5, -6, -6], [-9, -9, -9, -9]])
 ANOMALOUS = np.array([[-1.0, -1], [-9, -9], [-9, -8], [-9, -9]])
-
-
-def config(seed: int = 1, model: str = "biva", dataset: str = "digits", **training: Any) -> RunConfig:
-    return fake_config(model, seed, dataset, stages=3, **training)
 
 
 def panels_of(figure: Figure) -> dict[str, Axes]:
     """The figure's axes by their title; the curves' axes have none."""
     return {axes.get_title(): axes for axes in figure.findobj(Axes) if isinstance(axes, Axes)}
-
-
-def texts(figure: Figure) -> str:
-    """Every text on the figure."""
-    return "\n".join(artist.get_text() for artist in figure.findobj(Text) if isinstance(artist, Text))
 
 
 def test_histograms_count_both_kinds_of_images_in_the_same_bins(tmp_path: Path) -> None:
@@ -53,12 +37,8 @@ def test_histograms_count_both_kinds_of_images_in_the_same_bins(tmp_path: Path) 
     patches = panels["$L^{>1}$, AUROC 0.300"].patches
     bars = [bar for bar in patches if isinstance(bar, Rectangle)]
     # The values -5, -4, -3 lie 4, 5, 6 above the lowest edge: 22.9, 28.6 and 34.3 bins.
-    assert {place: bar.get_height() for place, bar in enumerate(bars) if bar.get_height()} == {
-        22: 1,
-        28: 1,
-        34: 1,
-        39: 1,
-    }
+    heights = {place: bar.get_height() for place, bar in enumerate(bars) if bar.get_height()}
+    assert heights == {22: 1, 28: 1, 34: 1, 39: 1}
     assert (bars[0].get_x(), len(bars)) == (-9, 40)
     (outline,) = [patch for patch in patches if isinstance(patch, Polygon)]
     corners = outline.get_xy()

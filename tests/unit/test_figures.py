@@ -72,9 +72,7 @@ def test_bound_over_time_shows_every_seed_and_their_mean_where_both_are(tmp_path
     write_record(folders[0], [(60, -30), (180, -20)])
     write_record(folders[1], [(120, -40), (240, -28)])
     axes = only_axes("bound_over_time", folders)
-    one, other, mean = [
-        (np.asarray(line.get_xdata()).tolist(), np.asarray(line.get_ydata()).tolist()) for line in axes.lines
-    ]
+    one, other, mean = (tuple(line.get_xydata().T.tolist()) for line in axes.lines)
     assert axes.get_xlabel() == "training time (minutes) on cpu"
     assert one == ([1, 3], [-30, -20])
     assert other == ([2, 4], [-40, -28])

@@ -7,18 +7,17 @@ import shutil
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote
 
 import pytest
 
-from biva.config import Experiments, RunConfig
+from biva.config import RunConfig
 from biva.records import PUBLISHED, RunFolder, read_json, write_json
 from biva.reporting.markup import text
 from biva.reporting.strips import strips
 from biva.reporting.table import Cell, Table
 from biva.reporting.texts import write_page
-from tests.fake_runs import anomaly_record, fake_config, fake_run, fake_test_error, labelled_config
+from tests.fake_runs import anomaly_record, fake_config, fake_run, fake_set, fake_test_error, labelled_config
 
 VOID = {"meta", "img", "br", "link", "input"}
 BOUNDS = {1: (-25.0, 0.5), 1000: (-24.0, 0.25)}
@@ -72,41 +71,24 @@ class Page(HTMLParser):
         return node
 
 
-def experiments(**changes: Any) -> Experiments:
-    return Experiments.model_validate(
-        {
-            "description": "Some runs",
-            "device": "cpu",
-            "threads": 1,
-            "runs": [
-                {"dataset": "digits", "architecture": "digits_8x8", "model": model, "seeds": [1, 2]}
-                for model in ("vae", "biva")
-            ],
-            "training": RUNS[0].training.model_dump(),
-            "evaluation": {"importance_samples": [1, 1000]},
-            "tables": [{"name": "likelihood", "dataset": "digits", "k": [1, 1000]}],
-            "semi_supervised": [
-                {"name": "labels_50", "dataset": "digits", "architecture": "digits_8x8", "labels": 50, "seeds": [1]}
-                | {"label_batch_size": 5, "label_weight": 10}
-            ],
-            "anomalies": [
-                {"name": "photos", "normal": "digits", "anomalous": "photo_patches", "importance_samples": 2}
-            ],
-            "figures": ["samples", "layers", "learning_curves"],
-        }
-        | changes
-    )
+SET = {
+    "semi_supervised": [
+        {"name": "labels_50", "dataset": "digits", "architecture": "digits_8x8", "labels": 50, "seeds": [1]}
+        | {"label_batch_size": 5, "label_weight": 10}
+    ],
+    "figures": ["samples", "layers", "learning_curves"],
+}
 
 
-def written(folder: Path, runs: list[RunConfig] = RUNS + LABELLED, **changes: Any) -> Page:
-    return Page(write_page(experiments(**changes), runs, folder / "runs", folder, folder))
+def written(folder: Path, runs: list[RunConfig] = RUNS + LABELLED, **changes: object) -> Page:
+    return Page(write_page(fake_set(**SET | changes), runs, folder / "runs", folder, folder))
 
 
 @pytest.fixture(scope="module")
 def complete(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A set with all runs evaluated and two of its three figures."""
     folder = tmp_path_factory.mktemp("complete") / "set"
-    pair = experiments().anomalies[0]
+    pair = fake_set().anomalies[0]
     for run in RUNS:
         made = fake_run(folder / "runs", run, bounds={k: (value - run.seed, se) for k, (value, se) in BOUNDS.items()})
         aurocs = {f"L>{k}": (0.5, 0.25, 0.75) for k in range(3)} | {f"LLR>{k}": (0.75, 0.5, 1.0) for k in (1, 2)}
@@ -212,7 +194,7 @@ def test_pictures_are_inside_and_those_of_a_published_set_are_not(complete: Path
 
 def test_the_same_records_give_the_same_bytes(complete: Path, tmp_path: Path) -> None:
     for folder in ("one", "other"):
-        write_page(experiments(), RUNS + LABELLED, complete / "runs", tmp_path / folder, complete)
+        write_page(fake_set(**SET), RUNS + LABELLED, complete / "runs", tmp_path / folder, complete)
     assert (tmp_path / "one/index.html").read_bytes() == (tmp_path / "other/index.html").read_bytes()
 
 

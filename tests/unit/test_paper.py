@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +12,13 @@ from biva.config import find_anomaly, find_dataset, load_experiments, load_sets,
 from biva.errors import UserError
 from biva.reporting.anomalies import anomaly_table
 from biva.reporting.likelihood_table import likelihood_table
-from biva.reporting.results import collect, load_paper_results
+from biva.reporting.results import collect
 from biva.reporting.table import Table
 from tests.fake_runs import anomaly_record, identity
-from tests.latex import compiled_on_one_page
+from tests.latex import fits_on_one_page, needs_latex
+from tests.unit.test_likelihood_table import PAPER
 
 CONFIG = Path(__file__).parents[2] / "config"
-PAPER = load_paper_results(CONFIG / "paper_results.csv")
 ROWS: list[dict[str, Any]] = PAPER.to_dict("records")  # type: ignore[assignment]
 SETS = [name for name in load_sets("paper", CONFIG) if name != "semi_supervised_mnist"]
 """The sets about likelihood and anomalies."""
@@ -42,7 +40,8 @@ OURS = {
 """Row of config/paper_results.csv -> the run that reproduces it. The other rows are other people's models."""
 
 
-def tables_without_runs() -> dict[str, list[Table]]:
+@pytest.fixture(scope="module")
+def tables() -> dict[str, list[Table]]:
     """`table` of config/paper_results.csv -> every table of the sets that shows it, when nothing has run."""
     shown: dict[str, list[Table]] = {}
     for name in SETS:
@@ -52,14 +51,8 @@ def tables_without_runs() -> dict[str, list[Table]]:
             of_set = likelihood_table(collect([]), PAPER, table, runs)
             shown.setdefault(table.paper_table or "", []).append(of_set)
         for pair in settings.anomalies:
-            of_pair = anomaly_table([(run, None) for run in runs if pair.includes(run)], pair, PAPER, {})
-            shown.setdefault("anomaly", []).append(of_pair)
+            shown.setdefault("anomaly", []).append(anomaly_table({}, {}, PAPER, pair, runs))
     return shown
-
-
-@pytest.fixture(scope="module")
-def tables() -> dict[str, list[Table]]:
-    return tables_without_runs()
 
 
 @pytest.mark.parametrize(
@@ -110,11 +103,8 @@ def test_the_papers_training_settings(name: str) -> None:
     training = settings.training
     assert training.protocol == ("clean" if name == "static_mnist_clean" else "paper")
     assert (training.batch_size, training.free_bits, training.selection_images) == (48, 2.0, None)
-    assert (training.learning_rate, training.learning_rate_decay, training.learning_rate_minimum) == (
-        2e-3,
-        0.999999,
-        1e-4,
-    )
+    assert (training.learning_rate, training.learning_rate_minimum) == (2e-3, 1e-4)
+    assert training.learning_rate_decay == 0.999999
     assert (training.betas, training.ema_decay) == ((0.9, 0.999), 0.9995)
     assert {1, 1000} <= set(settings.evaluation.importance_samples)
     assert settings.evaluation.max_images is None
@@ -143,7 +133,7 @@ def test_tables_of_a_set_of_which_nothing_has_run(tmp_path: Path, monkeypatch: p
         assert "not run" in (tmp_path / "results" / "cifar10" / table).read_text()
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+@needs_latex
 def test_the_cifar10_tables_compile_on_one_page_and_within_their_width(
     tables: dict[str, list[Table]], tmp_path: Path
 ) -> None:
@@ -152,7 +142,8 @@ def test_the_cifar10_tables_compile_on_one_page_and_within_their_width(
     runs = resolve_runs("cifar10", load_experiments("cifar10", CONFIG), CONFIG)
     (biva,) = (run for run in runs if pair.includes(run))
     aurocs = {f"{kind}>{k}": (0.5, 0.4, 0.6) for kind in ("L", "LLR") for k in range(16)}
-    scored = anomaly_table([(biva, anomaly_record(pair, aurocs))], pair, PAPER, {biva.name: identity(biva)})
+    records, made = {biva.name: anomaly_record(pair, aurocs)}, {biva.name: identity(biva)}
+    scored = anomaly_table(records, made, PAPER, pair, runs)
     assert sum(cells[2].value == 0.5 for cells in scored.blocks[0]) == 31
     for table in (*tables["cifar10_ablation"], *tables["cifar10"], *tables["anomaly"], scored):
-        assert not re.findall(r"Overfull \\hbox.*", compiled_on_one_page(table.latex(), tmp_path))
+        fits_on_one_page(table.latex(), tmp_path)

@@ -31,6 +31,9 @@ def no_bounds(_run: str) -> Bounds:
     return {}
 
 
+NO_BOUNDS = (no_bounds, no_bounds)
+
+
 @pytest.fixture(scope="module")
 def row(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     """A result, as the results frame has it."""
@@ -54,7 +57,7 @@ def results(row: dict[str, object]) -> Make:
 
 
 def verdict(published: Results, rerun: Results) -> str:
-    (found,) = compare(published, rerun, (no_bounds, no_bounds))["verdict"]
+    (found,) = compare(published, rerun, NO_BOUNDS)["verdict"]
     return str(found)
 
 
@@ -65,7 +68,7 @@ def test_several_seeds_are_students_test_of_two_samples(results: Make) -> None:
     random = np.random.default_rng(1)
     for _ in range(20):
         before, after = random.normal(0, 1, 3), random.normal(-1, 1, 4)
-        margin, source = explained(results(*before), results(*after), (no_bounds, no_bounds))
+        margin, source = explained(results(*before), results(*after), NO_BOUNDS)
         p = stats.ttest_ind(after, before, alternative="less").pvalue
         assert (before.mean() - after.mean() > margin) == (p < 0.05)
         assert source == "seeds"
@@ -79,7 +82,7 @@ def test_a_rerun_that_is_the_same_is_called_different_in_one_of_twenty_cases(
     frames = results(*[0.0] * published), results(*[0.0] * again)
     for _ in range(cases):
         before, after = (frame.assign(value=random.normal(-25, 0.3, len(frame))) for frame in frames)
-        margin, _ = explained(before, after, (no_bounds, no_bounds))
+        margin, _ = explained(before, after, NO_BOUNDS)
         different += before["value"].mean() - after["value"].mean() > margin
     assert 0.03 < different / cases < 0.075  # 0.01 is one sigma
 
@@ -100,12 +103,12 @@ def test_one_seed_on_either_side_takes_the_images_that_both_have(results: Make) 
 def test_without_their_bounds_it_takes_the_standard_errors(results: Make) -> None:
     """0.3 and 0.4 are 0.5 together. An interval of 95% is 2 * 1.96 standard errors wide."""
     one, other = results(-25.0, standard_error=0.3), results(-25.0, standard_error=0.4)
-    margin, source = explained(one, other, (no_bounds, no_bounds))
+    margin, source = explained(one, other, NO_BOUNDS)
     assert margin == pytest.approx(1.6449 * 0.5, rel=1e-4)
     assert source == "images"
     score = {"metric": "anomaly/photos/bound_above_0/auroc", "standard_error": math.nan}
     one, other = (results(0.5, low=0.5 - 1.96 * se, high=0.5 + 1.96 * se, **score) for se in (0.03, 0.04))
-    assert explained(one, other, (no_bounds, no_bounds))[0] == pytest.approx(1.6449 * 0.05, rel=1e-4)
+    assert explained(one, other, NO_BOUNDS)[0] == pytest.approx(1.6449 * 0.05, rel=1e-4)
 
 
 # ------------------------------------------------------------------------------------------------------ the verdicts
@@ -140,7 +143,7 @@ def test_of_some_metrics_the_lower_one_is_better(results: Make, metric: str) -> 
 def test_what_is_missing_on_one_side_has_no_verdict_and_does_not_count(results: Make) -> None:
     published = pd.concat([results(-25.0), results(9.0, metric="test_error", k=pd.NA)])
     again = pd.concat([results(-25.0), results(3.0, metric="bits_per_dim")])
-    found = compare(published, again, (no_bounds, no_bounds)).set_index("metric")
+    found = compare(published, again, NO_BOUNDS).set_index("metric")
     assert found["verdict"].to_dict() == {
         "log_likelihood_bound": EQUAL, "test_error": NOT_RUN, "bits_per_dim": NOT_PUBLISHED,
     }  # fmt: skip
@@ -150,9 +153,9 @@ def test_what_is_missing_on_one_side_has_no_verdict_and_does_not_count(results: 
 
 def test_what_describes_a_model_is_not_compared(results: Make) -> None:
     others = results(5.0, metric="kl_divergence")
-    assert len(compare(pd.concat([results(-25.0), others]), results(-25.0), (no_bounds, no_bounds))) == 1
+    assert len(compare(pd.concat([results(-25.0), others]), results(-25.0), NO_BOUNDS)) == 1
     with pytest.raises(UserError, match="Nothing is evaluated yet"):
-        compare(results(-25.0), others, (no_bounds, no_bounds))
+        compare(results(-25.0), others, NO_BOUNDS)
 
 
 @pytest.mark.parametrize(
@@ -160,22 +163,22 @@ def test_what_describes_a_model_is_not_compared(results: Make) -> None:
 )
 def test_a_rerun_on_other_images_is_refused(results: Make, column: str, said: str) -> None:
     with pytest.raises(UserError, match=f"digits/digits_8x8/biva/seed1 was run with {said} than the published one"):
-        compare(results(-25.0), results(-25.0, **{column: "0"}), (no_bounds, no_bounds))
+        compare(results(-25.0), results(-25.0, **{column: "0"}), NO_BOUNDS)
 
 
 def test_the_report_shows_both_values_and_counts_verdicts(results: Make) -> None:
-    found = compare(results(-25.0, -25.2), results(-27.0, -27.1), (no_bounds, no_bounds))
+    found = compare(results(-25.0, -25.2), results(-27.0, -27.1), NO_BOUNDS)
     text = report(found)
     # s^2 = (0.02 + 0.005) / 2, error = s, t_2 at 95% = 2.92: the margin is 0.326.
     assert re.search(r"-25\.100 \(2\) +-27\.050 \(2\) +1\.950 +0\.326 +seeds +different", text)
     assert "1 different." in text
     assert "another seed does is not known" not in text
     assert "On another processor" in text
-    some = compare(results(-25.0, -25.2), results(-25.0, -25.2), (no_bounds, no_bounds)).to_dict("records")
+    some = compare(results(-25.0, -25.2), results(-25.0, -25.2), NO_BOUNDS).to_dict("records")
     assert "On another processor" in report(pd.DataFrame([*some, *found.to_dict("records")]))
-    text = report(compare(results(-25.0), results(-27.0), (no_bounds, no_bounds)))
+    text = report(compare(results(-25.0), results(-27.0), NO_BOUNDS))
     assert "one seed on either side, so what another seed does is not known" in text
-    assert "On another processor" not in report(compare(results(-25.0), results(-25.0), (no_bounds, no_bounds)))
+    assert "On another processor" not in report(compare(results(-25.0), results(-25.0), NO_BOUNDS))
 
 
 # ------------------------------------------------------------------------------------------------------- the command

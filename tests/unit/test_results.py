@@ -15,6 +15,7 @@ from biva.errors import UserError
 from biva.records import RunFolder, read_json, write_json
 from biva.reporting.results import collect, load_paper_results, name_tracked, read_results, write_results
 from tests.fake_runs import IMAGES, anomaly_record, edit, fake_config, fake_run
+from tests.unit.test_likelihood_table import PAPER
 
 HEADER = (
     "experiments,dataset,architecture,model,seed,metric,k,value,standard_error,low,high,unit,protocol,run_id,mlflow_run_id,"
@@ -69,43 +70,30 @@ def test_a_run_under_two_names_is_refused(tmp_path: Path) -> None:
         collect([folder, copy])
 
 
-def test_anomaly_pairs_give_a_row_per_score_and_metric(tmp_path: Path) -> None:
-    folder = fake_run(tmp_path, bounds={})
-    pair = AnomalyPair(name="photos", normal="digits", anomalous="photo_patches", importance_samples=20)
-    aurocs = {"L>0": (0.5, 0.25, 0.75), "LLR>1": (0.75, 0.5, 1.0)}
-    write_json(folder.anomaly("photos"), anomaly_record(pair, aurocs, images=(5, 7)))
-    frame = collect([folder])
-    of_pairs = frame[frame["metric"].str.startswith("anomaly/")]
-    columns = ["metric", "k", "value", "low", "high", "unit", "images_evaluated", "images_in_split"]
-    rows = {name.removeprefix("anomaly/"): row for name, *row in of_pairs[columns].itertuples(index=False)}
-    assert rows == {
-        "photos/bound_above_0/auprc": [20, 0.05, 0.025, 0.075, "fraction", 12, 4000],
-        "photos/bound_above_0/auroc": [20, 0.5, 0.25, 0.75, "fraction", 12, 4000],
-        "photos/bound_above_0/fpr80": [20, 0.5, 0.25, 0.75, "fraction", 12, 4000],
-        "photos/llr_above_1/auprc": [20, 0.075, 0.05, 0.1, "fraction", 12, 4000],
-        "photos/llr_above_1/auroc": [20, 0.75, 0.5, 1.0, "fraction", 12, 4000],
-        "photos/llr_above_1/fpr80": [20, 0.25, 0.0, 0.5, "fraction", 12, 4000],
-    }
-    assert of_pairs["standard_error"].isna().all()
-    assert set(frame[~frame["metric"].str.startswith("anomaly/")]["images_evaluated"]) == {IMAGES}
-
-
-def test_the_chosen_score_has_rows_of_its_own(tmp_path: Path) -> None:
+def test_anomaly_pairs_give_a_row_per_score_and_metric_and_the_chosen_score_rows_of_its_own(tmp_path: Path) -> None:
     """LLR^{>2} was chosen on other images; its numbers are those on the test images of the pair."""
     folder = fake_run(tmp_path, bounds={})
     pair = AnomalyPair(
         name="photos", normal="digits", anomalous="photo_patches", importance_samples=20, choose_k_on="other"
     )
-    aurocs = {"L>0": (0.5, 0.25, 0.75), "LLR>1": (0.875, 0.5, 1.0), "LLR>2": (0.75, 0.625, 1.0)}
+    aurocs = {"L>0": (0.5, 0.25, 0.75), "LLR>1": (0.875, 0.5, 1.0), "LLR>2": (0.75, 0.5, 1.0)}
     write_json(folder.anomaly("photos"), anomaly_record(pair, aurocs, images=(5, 7)))
     frame = collect([folder])
-    of_chosen = frame[frame["metric"].str.startswith("anomaly/photos/chosen/")]
-    columns = ["metric", "k", "value", "low", "high", "images_evaluated"]
-    assert list(of_chosen[columns].itertuples(index=False, name=None)) == [
-        ("anomaly/photos/chosen/auprc", 20, 0.075, 0.0625, 0.1, 12),
-        ("anomaly/photos/chosen/auroc", 20, 0.75, 0.625, 1.0, 12),
-        ("anomaly/photos/chosen/fpr80", 20, 0.25, 0.0, 0.375, 12),
-    ]
+    of_pairs = frame[frame["metric"].str.startswith("anomaly/")]
+    numbers = of_pairs[["metric", "value", "low", "high"]].itertuples(index=False)
+    llr_2 = {"auprc": [0.075, 0.05, 0.1], "auroc": [0.75, 0.5, 1.0], "fpr80": [0.25, 0.0, 0.5]}
+    assert {name.removeprefix("anomaly/photos/"): row for name, *row in numbers} == {
+        "bound_above_0/auprc": [0.05, 0.025, 0.075],
+        "bound_above_0/auroc": [0.5, 0.25, 0.75],
+        "bound_above_0/fpr80": [0.5, 0.25, 0.75],
+        "llr_above_1/auprc": [0.0875, 0.05, 0.1],
+        "llr_above_1/auroc": [0.875, 0.5, 1.0],
+        "llr_above_1/fpr80": [0.125, 0.0, 0.5],
+    } | {f"{score}/{metric}": row for score in ("llr_above_2", "chosen") for metric, row in llr_2.items()}
+    common = of_pairs[["k", "unit", "images_evaluated", "images_in_split"]].drop_duplicates()
+    assert common.to_numpy().tolist() == [[20, "fraction", 12, 4000]]
+    assert of_pairs["standard_error"].isna().all()
+    assert set(frame[~frame["metric"].str.startswith("anomaly/")]["images_evaluated"]) == {IMAGES}
 
 
 def test_rows_are_sorted_by_dataset_model_seed_and_k_in_any_order_of_folders(tmp_path: Path) -> None:
@@ -160,8 +148,7 @@ def test_a_file_that_is_no_results_table_is_refused(content: str, tmp_path: Path
 
 
 def test_the_papers_results_are_read_with_their_gaps() -> None:
-    paper = load_paper_results(Path(__file__).parents[2] / "config" / "paper_results.csv")
-    by_model = paper[paper["table"] == "static_mnist"].set_index("model")
+    by_model = PAPER[PAPER["table"] == "static_mnist"].set_index("model")
     assert by_model.loc["BIVA", "value"].tolist() == [-81.2, -78.67]
     assert by_model.loc["BIVA", "k"].tolist() == [1, 1000]
     assert by_model.loc["VLAE", "k"] is pd.NA

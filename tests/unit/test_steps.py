@@ -13,7 +13,7 @@ from biva.config import LikelihoodTable, RunConfig
 from biva.records import RunFolder
 from biva.reporting.likelihood_table import likelihood_table
 from biva.reporting.per_image import read_bounds
-from biva.reporting.results import collect, load_paper_results
+from biva.reporting.results import collect
 from biva.reporting.table import Table
 from tests.fake_runs import IMAGES, edit, fake_config, fake_run, save_bounds
 from tests.unit.test_likelihood_table import PAPER, notes_of, row_of, rows_of
@@ -32,7 +32,7 @@ def table_of(runs: Path, planned: list[RunConfig], settings: LikelihoodTable = D
     folders = {run.name: RunFolder(runs / run.name) for run in planned}
     bounds = {name: read_bounds(folder) for name, folder in folders.items()}
     results = collect(folders.values())
-    return likelihood_table(results, load_paper_results(PAPER), settings, planned, bounds)
+    return likelihood_table(results, PAPER, settings, planned, bounds)
 
 
 IMAGE = np.linspace(-30.0, -20.0, IMAGES)

@@ -6,48 +6,34 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import pytest
 
-from biva.config import Experiments, FigureName, RunConfig
+from biva.config import FigureName, RunConfig
 from biva.reporting.canvas import save
 from biva.reporting.figures import draw
 from biva.reporting.markup import escape_latex, text
 from biva.reporting.summary import compile_pdf, summary
 from biva.reporting.table import Cell, Table
-from tests.fake_runs import fake_config, fake_run
+from tests.fake_runs import fake_config, fake_run, fake_set
+from tests.latex import needs_latex
 
-RUNS = [fake_config(model, seed, max_updates=50_000, patience=7) for model in ("vae", "biva") for seed in (1, 2)]
+RUNS = [fake_config(model, seed) for model in ("vae", "biva") for seed in (1, 2)]
+SET = {
+    "description": "100% of {models} & a_b",
+    "training": RUNS[0].training.model_dump() | {"max_updates": 50_000, "patience": 7},
+    "figures": get_args(FigureName),
+}
 TABLE = Table(
     "likelihood", text("A caption."), [[Cell("A"), Cell("B")]], [[[Cell("C"), Cell(value=1)]]], [text("A note.")]
 )
 
 
-def experiments(**changes: Any) -> Experiments:
-    return Experiments.model_validate(
-        {
-            "description": "100% of {models} & a_b",
-            "device": "cpu",
-            "threads": 1,
-            "runs": [
-                {"dataset": "digits", "architecture": "digits_8x8", "model": model, "seeds": [1, 2]}
-                for model in ("vae", "biva")
-            ],
-            "training": RUNS[0].training.model_dump(),
-            "evaluation": {"importance_samples": [1, 1000]},
-            "tables": [{"name": "likelihood", "dataset": "digits", "k": [1]}],
-            "anomalies": [{"name": "pair", "normal": "digits", "anomalous": "other", "importance_samples": 2}],
-            "figures": get_args(FigureName),
-        }
-        | changes
-    )
-
-
-def written(folder: Path, runs: list[RunConfig] = RUNS, **changes: Any) -> Path:
+def written(folder: Path, runs: list[RunConfig] = RUNS, **changes: object) -> Path:
     document = folder / "summary.tex"
     folder.mkdir(parents=True, exist_ok=True)
-    document.write_text(summary(experiments(**changes), runs, folder))
+    document.write_text(summary(fake_set(**SET | changes), runs, folder))
     return document
 
 
@@ -56,8 +42,8 @@ def test_without_any_result_everything_is_named_as_not_run(tmp_path: Path) -> No
     assert r"\texttt{my\_set}" in tex
     assert r"100\% of \{models\} \& a\_b" in tex
     assert r"Table \texttt{tables/likelihood}: not run." in tex
-    assert r"Table \texttt{anomalies/pair}: not run." in tex
-    for stem in [*(f"figures/{name}" for name in get_args(FigureName)), "anomalies/pair"]:
+    assert r"Table \texttt{anomalies/photos}: not run." in tex
+    for stem in [*(f"figures/{name}" for name in get_args(FigureName)), "anomalies/photos"]:
         assert rf"Figure \texttt{{{escape_latex(stem)}}}: not run." in tex
     assert tex.count(r"1, 2 & not run & ") == 2
     assert "includegraphics" not in tex
@@ -79,14 +65,14 @@ def test_protocol_budget_and_seeds_are_those_of_the_set_and_of_its_runs(tmp_path
 
 
 def test_what_exists_is_included(tmp_path: Path) -> None:
-    for stem in ("tables/likelihood.tex", "figures/layers.pdf", "anomalies/pair.pdf"):
+    for stem in ("tables/likelihood.tex", "figures/layers.pdf", "anomalies/photos.pdf"):
         (tmp_path / stem).parent.mkdir(exist_ok=True)
         (tmp_path / stem).touch()
     tex = written(tmp_path).read_text()
     assert r"\input{tables/likelihood.tex}" in tex
     assert r"\includegraphics[width=\linewidth]{figures/layers.pdf}" in tex
-    assert r"\includegraphics[width=\linewidth]{anomalies/pair.pdf}" in tex
-    assert r"Table \texttt{anomalies/pair}: not run." in tex
+    assert r"\includegraphics[width=\linewidth]{anomalies/photos.pdf}" in tex
+    assert r"Table \texttt{anomalies/photos}: not run." in tex
     assert "layers}: not run" not in tex
 
 
@@ -95,16 +81,16 @@ def complete(tmp_path: Path) -> Path:
     """The summary of runs of all four models with two tables and all figures, a high one in the place of each."""
     runs = [fake_config(model) for model in ("vae", "lvae", "lvae_plus", "biva")]
     save(draw("latents_over_training", [fake_run(tmp_path / "runs", run) for run in runs]), tmp_path / "high")
-    for stem in [*(f"figures/{name}" for name in get_args(FigureName)), "anomalies/pair"]:
+    for stem in [*(f"figures/{name}" for name in get_args(FigureName)), "anomalies/photos"]:
         (tmp_path / stem).parent.mkdir(exist_ok=True)
         shutil.copy(tmp_path / "high.pdf", tmp_path / f"{stem}.pdf")
     (tmp_path / "tables").mkdir()
-    for stem in ("tables/likelihood", "anomalies/pair"):
+    for stem in ("tables/likelihood", "anomalies/photos"):
         (tmp_path / f"{stem}.tex").write_text(TABLE.latex())
     return written(tmp_path, runs)
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+@needs_latex
 def test_with_every_figure_and_table_it_is_one_page_and_the_same_bytes_again(complete: Path) -> None:
     assert compile_pdf(complete) == ""
     pdf = complete.with_suffix(".pdf").read_bytes()
@@ -124,7 +110,7 @@ def test_with_every_figure_and_table_it_is_one_page_and_the_same_bytes_again(com
     assert complete.with_suffix(".pdf").read_bytes() == pdf
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+@needs_latex
 def test_hostile_texts_are_printed_and_not_obeyed(tmp_path: Path) -> None:
     hostile = r"[ab]* \immediate\write18{touch executed}\input{/etc/passwd} }} %% $ # ^^41 \end{document}"
     runs = [
@@ -149,7 +135,7 @@ def test_without_latex_there_is_a_reason_and_no_old_pdf(tmp_path: Path, monkeypa
     assert document.is_file()
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+@needs_latex
 def test_what_latex_refuses_is_reported_in_its_words(tmp_path: Path) -> None:
     (tmp_path / "tables").mkdir()
     (tmp_path / "tables/likelihood.tex").write_text(r"\nonsense")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +10,7 @@ import pytest
 
 from biva.reporting.markup import code, escape_latex, styled, text
 from biva.reporting.table import Cell, Table
-from tests.latex import compiled_on_one_page
+from tests.latex import fits_on_one_page, needs_latex
 
 TABLE = Table(
     name="a_table",
@@ -120,7 +119,7 @@ def test_special_characters_are_escaped() -> None:
     assert escape_latex("[9cm]*") == "{[}9cm{]}{*}"
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+@needs_latex
 def test_every_style_and_symbol_compiles(tmp_path: Path) -> None:
     symbols = styled("− ± † ‡ ∗ ↑ ↓ – **x_1** `x_1` *x_1* x_{x_1} x^{x_1}")
-    assert "Overfull" not in compiled_on_one_page(symbols.latex() + TABLE.latex(), tmp_path)
+    fits_on_one_page(symbols.latex() + TABLE.latex(), tmp_path)

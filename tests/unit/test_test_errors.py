@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -12,10 +10,10 @@ import pytest
 from biva.config import LikelihoodTable, RunConfig, SemiSupervised
 from biva.errors import UserError
 from biva.reporting.likelihood_table import likelihood_table
-from biva.reporting.results import collect, load_paper_results
+from biva.reporting.results import collect
 from biva.reporting.test_errors import error_table
 from tests.fake_runs import edit, fake_config, fake_run, fake_test_error, labelled_config
-from tests.latex import compiled_on_one_page
+from tests.latex import fits_on_one_page, needs_latex
 from tests.unit.test_likelihood_table import PAPER, notes_of, row_of
 
 DIGITS = SemiSupervised(
@@ -42,7 +40,7 @@ def results(tmp_path: Path) -> pd.DataFrame:
 
 def test_cells_and_the_paired_difference_are_the_hand_computed_ones(results: pd.DataFrame) -> None:
     """s.d. of 10, 14 is 2.83, of 20, 21 0.71; the differences 10 and 7 have mean 8.5 and s.d. 2.12."""
-    table = error_table(results, load_paper_results(PAPER), DIGITS, planned())
+    table = error_table(results, PAPER, DIGITS, planned())
     assert row_of(table, "BIVA") == ["BIVA", "50 labels, all images", "12.00±2.83 (2/3)"]
     assert row_of(table, "Supervised network") == ["Supervised network", "50 labels", "20.50±0.71 (2/3)"]
     for note in (
@@ -57,7 +55,7 @@ def test_cells_and_the_paired_difference_are_the_hand_computed_ones(results: pd.
 def test_a_training_that_diverged_is_marked(tmp_path: Path) -> None:
     folders = [fake_test_error(tmp_path, labelled_config(*run), error) for run, error in ERRORS.items()]
     edit(folders[3].training, loss_growth=1e6)
-    table = error_table(collect(folders), load_paper_results(PAPER), DIGITS, planned())
+    table = error_table(collect(folders), PAPER, DIGITS, planned())
     assert row_of(table, "BIVA")[2] == "12.00±2.83 (2/3)"
     assert row_of(table, "Supervised network")[2] == "20.50±0.71 (2/3)^a"
     assert "digits_8x8/classifier_50_labels/seed2: 1,000,000 times." in notes_of(table)
@@ -66,13 +64,13 @@ def test_a_training_that_diverged_is_marked(tmp_path: Path) -> None:
 def test_only_seeds_that_both_models_ran_are_paired(tmp_path: Path) -> None:
     folders = [fake_test_error(tmp_path, labelled_config("biva", 1), 10.0)]
     folders += [fake_test_error(tmp_path, labelled_config("classifier", 2), 20.0)]
-    table = error_table(collect(folders), load_paper_results(PAPER), DIGITS, planned())
+    table = error_table(collect(folders), PAPER, DIGITS, planned())
     assert "Paired by seed" not in notes_of(table)
     assert row_of(table, "BIVA")[2] == "10.00±1.00^se (1/3)"
 
 
 def test_the_papers_value_stands_beside_ours_with_its_mark() -> None:
-    table = error_table(collect([]), load_paper_results(PAPER), MNIST, planned("mnist_dynamic"))
+    table = error_table(collect([]), PAPER, MNIST, planned("mnist_dynamic"))
     assert row_of(table, "BIVA") == ["BIVA", "50 labels, all images", "not run", "0.83^1,†"]
     assert row_of(table, "Supervised network")[2:] == ["not run", "–"]
     assert "^1 memory of paper Table 5" in notes_of(table)
@@ -82,7 +80,7 @@ def test_the_papers_value_stands_beside_ours_with_its_mark() -> None:
 def test_an_unknown_paper_table_is_refused_with_the_known_one() -> None:
     unknown = MNIST.model_copy(update={"paper_table": "static_mnist"})
     with pytest.raises(UserError, match=r"static_mnist.*it has: semi_supervised"):
-        error_table(collect([]), load_paper_results(PAPER), unknown, planned("mnist_dynamic"))
+        error_table(collect([]), PAPER, unknown, planned("mnist_dynamic"))
 
 
 def test_runs_with_other_labels_or_none_do_not_count(tmp_path: Path) -> None:
@@ -93,19 +91,17 @@ def test_runs_with_other_labels_or_none_do_not_count(tmp_path: Path) -> None:
     ]
     every_run = [*planned(), labelled_config("biva", 1, labels=20), fake_config("biva", 1)]
     results = collect(folders)
-    table = error_table(results, load_paper_results(PAPER), DIGITS, every_run)
+    table = error_table(results, PAPER, DIGITS, every_run)
     assert row_of(table, "BIVA")[2].startswith("10.00")
     likelihoods = LikelihoodTable(name="likelihood", dataset="digits", k=(1,))
-    assert row_of(likelihood_table(results, load_paper_results(PAPER), likelihoods, every_run), "BIVA")[1].startswith(
-        "−25.00"
-    )
+    assert row_of(likelihood_table(results, PAPER, likelihoods, every_run), "BIVA")[1].startswith("−25.00")
     assert list(dict.fromkeys(results["model"])) == ["biva", "biva_20_labels", "biva_50_labels"]
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+@needs_latex
 @pytest.mark.parametrize("settings", [DIGITS, MNIST], ids=lambda settings: settings.name)
 def test_the_table_compiles_on_one_page_and_within_its_width(
     settings: SemiSupervised, results: pd.DataFrame, tmp_path: Path
 ) -> None:
-    tex = error_table(results, load_paper_results(PAPER), settings, planned(settings.dataset)).latex()
-    assert not re.findall(r"Overfull \\hbox.*", compiled_on_one_page(tex, tmp_path))
+    tex = error_table(results, PAPER, settings, planned(settings.dataset)).latex()
+    fits_on_one_page(tex, tmp_path)

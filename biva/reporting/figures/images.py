@@ -39,8 +39,7 @@ class Sheet:
     @property
     def columns(self) -> int:
         """The number of images in a row."""
-        count: int = round(self.picture.shape[1] / self.tile[1])
-        return count
+        return int(self.picture.shape[1]) // self.tile[1]
 
 
 def _sheets(name: str, group: Group) -> list[Sheet]:
