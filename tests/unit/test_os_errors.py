@@ -21,7 +21,7 @@ from biva.data import array_file
 from biva.data.array_file import map_arrays
 from biva.errors import UserError, explained, naming
 from biva.locks import locked
-from biva.records import RunFolder, is_ours, write_json
+from biva.records import RunFolder, is_ours, write_atomically, write_json
 from biva.reporting.results import collect
 from biva.training import checkpoint
 from tests.commands import status_of
@@ -96,6 +96,13 @@ def test_names_of_files_that_open_gives_are_kept(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as error, naming(Path("other")):
         (tmp_path / "nothing").read_bytes()
     assert error.value.filename == str(tmp_path / "nothing")
+
+
+def test_a_file_that_cannot_be_written_has_its_own_name_and_not_the_temporary_one(tmp_path: Path) -> None:
+    (tmp_path / f".table.tex.{os.getpid()}.tmp").mkdir()
+    with pytest.raises(IsADirectoryError) as error:
+        write_atomically(tmp_path / "table.tex", b"")
+    assert explained(error.value).startswith(f"{tmp_path / 'table.tex'}: Is a directory. Something else has this name")
 
 
 # --------------------------------------------------------------------------------------------------------------- locks
