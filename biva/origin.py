@@ -13,11 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from biva.environment import RECORDED, named_like
+from biva.errors import some_of
+from biva.records import PUBLISHED
+
+NO_CODE = f":(exclude,top,glob)**/results/{PUBLISHED}/**"
+"""For git: what a work tree has beside the code that made its results."""
 
 
 @cache
 def commit() -> str:
-    """Git commit of the code that runs, with `-dirty` when tracked files differed from it at the first call.
+    """Git commit of the code that runs, with `-dirty`, and a warning, when tracked files differed from it at the first
+    call. Published results, which `biva publish` changes, are no code.
 
     Where git does not know this code, as where a copy of it was carried, it is what BIVA_COMMIT says, or else the
     commit that pip installed it from, or else `unknown`, with a warning that says why. A repository that holds a copy
@@ -36,7 +42,14 @@ def commit() -> str:
 
     try:
         if git("ls-files", code.name):
-            return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
+            changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", NO_CODE).splitlines()
+            if changed:
+                print(
+                    "warning: records will say that they were made by code that is in no commit, and `biva publish` "
+                    f"refuses such: {some_of([line.split(maxsplit=1)[1] for line in changed], 3)}. Commit first.",
+                    file=sys.stderr,
+                )
+            return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
         reason = "the repository around it does not track it"
     except subprocess.CalledProcessError as error:
         reason = " ".join(error.stderr.split())

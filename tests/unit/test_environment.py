@@ -153,17 +153,21 @@ def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_commit_is_that_of_the_repository_that_tracks_the_code(
-    code: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    code: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    own = repository(code.parents[1], "biva/origin.py")
+    own = repository(code.parents[1], "biva/origin.py", "results/published/quick/results.csv")
     other = repository(tmp_path / "other", "biva/origin.py", "more")
     assert own != other
     for name, value in {"GIT_DIR": ".git", "GIT_WORK_TREE": "", "GIT_CEILING_DIRECTORIES": "project/biva"}.items():
         monkeypatch.setenv(name, str(tmp_path / "other" / value))
     monkeypatch.setenv("GIT_INDEX_FILE", str(tmp_path / "nothing"))
     assert origin.commit.__wrapped__() == own
+    (code.parents[1] / "results/published/quick/results.csv").write_text("by biva publish")
+    assert origin.commit.__wrapped__() == own
+    assert not capsys.readouterr().err
     code.write_text("edited")
     assert origin.commit.__wrapped__() == f"{own}-dirty"
+    assert "in no commit, and `biva publish` refuses such: biva/origin.py. Commit first." in capsys.readouterr().err
 
 
 def test_a_repository_around_a_copy_is_not_that_of_the_code(
