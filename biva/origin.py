@@ -14,9 +14,8 @@ from typing import Any
 
 from biva.environment import RECORDED, named_like
 from biva.errors import some_of
-from biva.records import PUBLISHED
 
-NO_CODE = f":(exclude,top,glob)**/results/{PUBLISHED}/**"
+NO_CODE = ":(exclude,top,glob)**/results/published/**"
 """For git: what a work tree has beside the code that made its results."""
 
 

@@ -25,7 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "locks": {"errors"},
     "records": {"errors", "locks"},
     "environment": {"errors"},
-    "origin": {"environment"},
+    "origin": {"environment", "errors"},
     "weights": {"config", "errors", "records"},
     "devices": {"config", "errors"},
     "data": COMMON | {"vision"},
