@@ -15,14 +15,14 @@ from typing import Any
 from biva.environment import RECORDED, named_like
 from biva.errors import some_of
 
-NO_CODE = ":(exclude,top,glob)**/results/published/**"
-"""For git: what a work tree has beside the code that made its results."""
+NO_CODE = [f":(exclude,top,glob)**/{folder}/**" for folder in ("results/published", "docs", "tests")]
+"""For git: what a work tree has beside that which makes its results."""
 
 
 @cache
 def commit() -> str:
     """Git commit of the code that runs, with `-dirty`, and a warning, when tracked files differed from it at the first
-    call. Published results, which `biva publish` changes, are no code.
+    call. Published results, which `biva publish` changes, documents and tests are no code.
 
     Where git does not know this code, as where a copy of it was carried, it is what BIVA_COMMIT says, or else the
     commit that pip installed it from, or else `unknown`, with a warning that says why. A repository that holds a copy
@@ -41,7 +41,7 @@ def commit() -> str:
 
     try:
         if git("ls-files", code.name):
-            changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", NO_CODE).splitlines()
+            changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", *NO_CODE).splitlines()
             if changed:
                 print(
                     "warning: records will say that they were made by code that is in no commit, and `biva publish` "

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from biva import origin
+
 # Before torch is imported: with more threads than cores, those of several test processes wait for each other, and a
 # test takes up to six times as long.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -15,6 +17,11 @@ os.environ["OMP_NUM_THREADS"] = "1"
 settings.register_profile("short", max_examples=100, deadline=None, derandomize=True)
 settings.register_profile("long", max_examples=2500, deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
+
+
+def pytest_sessionstart() -> None:
+    """Have changed files warned of now, and not in what a test reads."""
+    origin.commit()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

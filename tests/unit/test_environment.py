@@ -155,14 +155,16 @@ def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_commit_is_that_of_the_repository_that_tracks_the_code(
     code: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    own = repository(code.parents[1], "biva/origin.py", "results/published/quick/results.csv")
+    no_code = ("results/published/quick/results.csv", "docs/small.md", "tests/conftest.py")
+    own = repository(code.parents[1], "biva/origin.py", *no_code)
     other = repository(tmp_path / "other", "biva/origin.py", "more")
     assert own != other
     for name, value in {"GIT_DIR": ".git", "GIT_WORK_TREE": "", "GIT_CEILING_DIRECTORIES": "project/biva"}.items():
         monkeypatch.setenv(name, str(tmp_path / "other" / value))
     monkeypatch.setenv("GIT_INDEX_FILE", str(tmp_path / "nothing"))
     assert origin.commit.__wrapped__() == own
-    (code.parents[1] / "results/published/quick/results.csv").write_text("by biva publish")
+    for name in no_code:
+        (code.parents[1] / name).write_text("edited")
     assert origin.commit.__wrapped__() == own
     assert not capsys.readouterr().err
     code.write_text("edited")
