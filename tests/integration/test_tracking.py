@@ -646,6 +646,8 @@ def test_the_page_that_compares_names_the_newest_finished_runs(config: RunConfig
         assert asked.pop("workflowType") == "machine_learning"
         asked = {key: json.loads(value) for key, value in asked.items()}
         assert asked == {"runs": [of], "experiments": [stored.experiment.experiment_id]}
+    with pytest.raises(TrackingError, match="has no experiment 'never_run'"):
+        comparison_pages("never_run", "http://127.0.0.1:5000")
 
 
 def test_a_store_that_was_moved_with_its_project_is_noticed_and_track_corrects_it(

@@ -43,6 +43,11 @@ def test_dynamic_mean_is_the_grey_probability() -> None:
         assert abs(mean - probability) <= 5 * (probability * (1 - probability) / draws) ** 0.5
 
 
+def test_dynamic_black_and_white_are_certain() -> None:
+    pixels = torch.tensor([0, 255], dtype=torch.uint8).expand(100_000, 2)
+    assert model_input(pixels, 256, "dynamic", generator()).mean(dim=0).tolist() == [0.0, 1.0]
+
+
 def test_dynamic_black_stays_black_at_the_smallest_draw(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "rand", lambda shape, **_: torch.zeros(shape))
     assert model_input(torch.tensor([0, 1], dtype=torch.uint8), 256, "dynamic", generator()).tolist() == [0.0, 1.0]

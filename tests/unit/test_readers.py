@@ -392,6 +392,15 @@ def test_a_chunk_of_a_tar_is_all_that_is_held(tmp_path: Path, monkeypatch: pytes
     assert sizes == [3, 3, 1]
 
 
+def test_a_damaged_archive_leaves_no_array_file(tmp_path: Path) -> None:
+    files = IMAGENET | {"valid_32x32.tar": IMAGENET["train_32x32.tar"]}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match="test/images are 7"):
+        prepare("tiny", config("imagenet_png", files, (3, 2, 2), IMAGENET_SIZES), tmp_path, tmp_path / "tiny")
+    assert list((tmp_path / "tiny").iterdir()) == []
+
+
 # ---------------------------------------------------------------------------------------------------- CelebA 64x64
 
 
