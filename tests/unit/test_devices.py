@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from biva import devices
 from biva.config import Precision
-from biva.devices import _one_gpu, choose_device, claim, computing_in
+from biva.devices import _one_gpu, choose_device, claim, computing_in, find_precision
 from biva.errors import UserError
 from biva.models.architectures import ModelName
 from biva.models.hierarchical_vae import Terms
@@ -120,6 +120,9 @@ def test_tf32_is_set_within_and_put_back_after_an_error() -> None:
 def test_a_precision_that_is_not_there_is_refused() -> None:
     with pytest.raises(UserError, match="tf32 is a mode of NVIDIA GPUs"), computing_in("tf32", CPU):
         pass
+    with pytest.raises(UserError, match="no precision 'fp8'"):
+        find_precision("fp8")
+    assert find_precision("bf16") == "bf16"
 
 
 @pytest.mark.parametrize("latents", ["dense", "convolutional"])

@@ -41,10 +41,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
     return fake_run(Path("results/quick/runs"), fake_config(), bounds=BOUNDS)
 
 
-def test_every_error_names_the_place_the_reason_and_what_to_do() -> None:
-    for number in errno.errorcode:
-        message = explained(OSError(number, os.strerror(number), "some/place", None, "another"))
-        assert message.startswith(f"some/place: another: {os.strerror(number)}. ")
+def test_every_error_names_the_place_the_reason_and_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    for number in errno.errorcode.keys() - {errno.EPIPE}:  # a reader that has gone is no error of ours
+        error = OSError(number, os.strerror(number), "some/place", None, "another")
+        monkeypatch.setattr("biva.cli.load_experiments", Mock(side_effect=error))
+        assert status_of("collect", "quick") == 1
+        (message,) = capsys.readouterr().err.splitlines()
+        assert message.startswith(f"error: some/place: another: {os.strerror(number)}. ")
         assert message.endswith(", then run the same command again.")
 
 
