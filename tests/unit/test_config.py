@@ -89,7 +89,10 @@ def with_finetuning(**changes: Any) -> Edit:
         (put("semi_supervised.0.training.accumulate", 2), ["has training.accumulate: 2; it must be 1"]),
         (put("semi_supervised.0.label_batch_size", 51), ["label_batch_size is 51", "only 50 labels"]),
         (put("semi_supervised.0.training.patience", 3), ["training.patience: 3", "must be null"]),
-        (put("semi_supervised.0.training", None), ["training.patience: 6", "must be null"]),
+        (
+            lambda content: (put("training.patience", 6)(content), put("semi_supervised.0.training", None)(content)),
+            ["training.patience: 6", "must be null"],
+        ),
         (put("semi_supervised.0.name", "likelihood"), ["names of tables", "must differ"]),
         (put("semi_supervised.0.seeds", [1, 1]), ["semi_supervised run", "listed twice"]),
         (put("semi_supervised.0.dataset", "svhn"), ["semi_supervised.0.dataset", "'svhn' has no train"]),
