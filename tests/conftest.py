@@ -26,7 +26,7 @@ def pytest_sessionstart() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes longest."""
-    longest_first = ("faults", "workflow", "integration", "unit")
+    longest_first = ("faults", "workflow", "integration", "test_training.py", "test_one_graph.py", "unit")
     items.sort(key=lambda item: [name in item.path.parts for name in longest_first], reverse=True)
 
 
