@@ -547,6 +547,7 @@ def compare(
     """
     from biva.tracking import comparison_pages, is_server
 
+    load_experiments(experiments)  # refuses a set that there is not
     tracking = os.environ.get("MLFLOW_TRACKING_URI", "")
     address = server or (tracking if is_server(tracking) else "http://127.0.0.1:5000")
     print(*comparison_pages(experiments, address), sep="\n")

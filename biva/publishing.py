@@ -32,6 +32,7 @@ LARGEST_WEIGHTS = 10_000_000
 def publish(experiments: str, results: Path, resources: Path) -> list[Path]:
     """Copy the records of a set's evaluated runs to `results/published/NAME`, and rebuild tables and figures there.
 
+    With a fine-tuned run goes the one that it started from, be it evaluated or not.
     Weights go with the lowest published seed of every model that learned from images alone, if they are small enough
     for git.
     A run that was published before is replaced; others that were, such as another machine's, stay.
@@ -50,8 +51,8 @@ def publish(experiments: str, results: Path, resources: Path) -> list[Path]:
     evaluated = [run for run in runs if RunFolder(source / "runs" / run.name).evaluation.is_file()]
     if not evaluated:
         raise UserError(f"{source} has no evaluated run, so nothing was published. `snakemake` evaluates them.")
-    published = []
-    for run in evaluated:
+    published, names = [], {name for run in evaluated for name in (run.name, run.parent_name)}
+    for run in (run for run in runs if run.name in names):
         folder, copy = RunFolder(source / "runs" / run.name), target / "runs" / run.name
         shutil.rmtree(copy, ignore_errors=True)
         for path in filter(Path.is_file, (*folder.records(), folder.mlflow)):

@@ -138,16 +138,16 @@ def _evaluation(
     for pair in filter(lambda pair: pair.includes(run), settings.anomalies):
         steps.append((pair.name, pair, folder.anomaly(pair.name), [logs / "detect" / run.name / f"{pair.name}.log"]))
     left, spent, ended = [], training["wall_seconds"], ""
+    drawn, news = _drawn(folder)
     for name, wanted, path, its_logs in steps:
         record = read_json(path) if path.is_file() else {"settings": {}}
         if settings_digest(record["settings"]) == settings_digest(wanted.model_dump(mode="json")):
             spent += record["wall_seconds"]
         else:
             left.append(name)
-            ended = ended or _ended(0.0, *its_logs)
+            ended = ended or _ended(news if wanted is settings.evaluation else 0.0, *its_logs)
     if not left:
         return Progress("done", f"in {duration(spent)}", elbo, spent=spent)
-    drawn, news = _drawn(folder)
     if ended or not drawn or left[0] != "evaluation":
         return Progress("stopped" if ended else "trained", ended or f"to do: {', '.join(left)}", elbo, spent=spent)
     at = f"{drawn:,} of {min(images, settings.evaluation.max_images or images):,} test images"

@@ -22,7 +22,7 @@ from biva import cli, origin, publishing, records
 from biva.errors import UserError
 from biva.records import RunFolder, read_json, write_json
 from biva.tracking import follow_move
-from biva.verification import verify
+from biva.verification import Verification, verify
 from tests.fake_runs import cut_record, edit
 
 pytest.importorskip("mlflow")
@@ -454,6 +454,19 @@ def test_a_set_that_does_not_verify_is_not_published(project: Path) -> None:
     with pytest.raises(UserError, match=r"does not verify, so nothing was published:\n- .*weights.safetensors"):
         cli.publish(SET)
     assert not PUBLISHED.exists()
+
+
+def test_a_fine_tuned_run_is_published_with_the_one_that_it_started_from(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which is not evaluated yet."""
+    for path in (run(0).evaluation, run(0).arrays, run(0).bounds, *run(0).path.glob("anomaly/*")):
+        path.unlink()
+    files = read_json(run(0).manifest)["files"]
+    edit(run(0).manifest, files={name: digest for name, digest in files.items() if (run(0).path / name).exists()})
+    monkeypatch.setattr(publishing, "verify", lambda *_: Verification([], runs=4, planned=4))
+    cli.publish(SET)
+    assert verify(SET, PUBLISHED, Path("resources")).findings == []
 
 
 def test_runs_that_were_published_elsewhere_stay(project: Path) -> None:

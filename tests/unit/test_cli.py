@@ -91,6 +91,8 @@ def test_every_verb_has_examples_that_its_parser_takes_and_that_name_things_that
         ("evaluate quick a/b/c/seed1", "has no run 'a/b/c/seed1'"),
         ("evaluate quick digits/digits_8x8/biva/seed1 --part 3/2", "'3/2' is no share of an evaluation"),
         ("status nope", "There is no experiment set 'nope'"),
+        ("compare nope", "There is no experiment set 'nope'"),
+        ("compare paper", "'paper' is a collection of experiment sets. Name one of them: static_mnist, "),
         ("collect nope", "There is no experiment set 'nope'"),
         ("table quick nope", "has no table 'nope'"),
         ("table quick likelihood", "results/quick/results.csv does not exist"),

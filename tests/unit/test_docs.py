@@ -78,6 +78,17 @@ def test_sections_of_the_paper_that_the_code_cites_exist() -> None:
     assert cited <= set(sections)
 
 
+def test_every_module_is_in_the_map_and_so_on_the_site() -> None:
+    rows = re.findall(r"^\| (`biva/.*?) \|", (ROOT / "docs/architecture.md").read_text(), re.MULTILINE)
+    rooms = {ROOT / name for row in rows for name in re.findall(r"`([^`]+)`", row)}
+    modules = {*ROOT.glob("biva/**/*.py")} - {ROOT / "biva/__init__.py", ROOT / "biva/__main__.py"}
+    assert not [module for module in modules if not rooms & {module, *module.parents}]
+
+
+def test_the_option_for_conda_has_its_present_name_and_the_older_one_once() -> None:
+    assert [page.name for page in PAGES for _ in range(page.read_text().count("--use-conda"))] == ["cluster.md"]
+
+
 def test_every_page_is_in_the_navigation_of_the_site_once() -> None:
     entries = re.findall(r"^ .* (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
     assert sorted(entries) == sorted(page.relative_to(ROOT).as_posix() for page in PAGES)
@@ -135,6 +146,7 @@ def test_citation_is_of_this_version() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert {"cff-version", "message", "title", "authors", "license", "references"} <= citation.keys()
     assert citation["version"] == biva.__version__
+    assert f'\nversion = "{biva.__version__}"\n' in (ROOT / "pyproject.toml").read_text()
     zenodo = json.loads((ROOT / ".zenodo.json").read_text())
     assert (zenodo["title"], zenodo["description"]) == (citation["title"], citation["abstract"])
     assert (zenodo["license"], zenodo["keywords"]) == (citation["license"], citation["keywords"])

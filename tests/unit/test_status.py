@@ -211,6 +211,18 @@ def test_a_job_that_failed_says_why(tmp_path: Path, files: Callable[[RunFolder, 
 
 
 def test_an_error_before_the_last_news_is_over(tmp_path: Path) -> None:
+    """Of a training and, here, of an evaluation, which somebody goes on with by hand."""
+    run = fake_config()
+    evaluating(RunFolder(tmp_path / "runs" / run.name), run)
+    log = tmp_path / "logs" / "evaluate" / f"{run.name}.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("error: No space.\n")
+    assert look(tmp_path, run, later=1).at == "error: No space."
+    os.utime(log, (1, 1))
+    assert look(tmp_path, run).state == "evaluating"
+
+
+def test_a_training_that_was_stopped_before_the_last_news_goes_on(tmp_path: Path) -> None:
     run = fake_config()
     folder, log = fake_run(tmp_path / "runs", run, trained=False), tmp_path / "logs" / "train" / f"{run.name}.log"
     log.parent.mkdir(parents=True)
