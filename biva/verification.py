@@ -116,23 +116,22 @@ def _findings(where: Path, check: Iterable[str]) -> Iterator[str]:
 
 def _checks_of_run(
     run: RunConfig, place: dict[str, RunFolder], settings: Experiments, *, published: bool
-) -> list[tuple[Path, Iterator[str]]]:
+) -> Iterator[tuple[Path, Iterator[str]]]:
+    """Every check of a run, after the file that it is about."""
     folder = place[run.name]
-    checks = [
-        (folder.manifest, _manifest_findings(folder, published=published)),
-        (folder.identity, _identity_findings(folder, run)),
-    ]
+    yield folder.manifest, _manifest_findings(folder, published=published)
+    yield folder.identity, _identity_findings(folder, run)
     if folder.training.is_file():
-        checks.append((folder.training, _training_findings(folder)))
+        yield folder.training, _training_findings(folder)
     if folder.evaluation.is_file():
-        checks.append((folder.evaluation, _evaluation_findings(folder, run, settings.evaluation)))
-    scored = [pair for pair in settings.anomalies if folder.anomaly(pair.name).is_file()]
-    checks += [(folder.anomaly(pair.name), _anomaly_findings(folder, run, pair)) for pair in scored]
+        yield folder.evaluation, _evaluation_findings(folder, run, settings.evaluation)
+    for pair in settings.anomalies:
+        if folder.anomaly(pair.name).is_file():
+            yield folder.anomaly(pair.name), _anomaly_findings(folder, run, pair)
     if published and folder.weights.is_file():
-        checks.append((folder.weights, _published_weights_findings(folder)))
+        yield folder.weights, _published_weights_findings(folder)
     if run.parent_name:
-        checks.append((folder.identity, _parent_findings(folder, place[run.parent_name])))
-    return checks
+        yield folder.identity, _parent_findings(folder, place[run.parent_name])
 
 
 def _manifest_findings(folder: RunFolder, *, published: bool) -> Iterator[str]:

@@ -65,7 +65,7 @@ def compare(published: Results, rerun: Results, bounds: tuple[ReadBounds, ReadBo
         raise UserError("Nothing is evaluated yet of what was to be compared. `snakemake` runs the set.")
     before, after = (dict(list(frame.groupby(_CELL, sort=False))) for frame in (published, rerun))
     if not before.keys() & after.keys():
-        raise UserError("Nothing that is published was run again, so there is nothing to compare. `snakemake` runs the set.")
+        raise UserError("Nothing that is published was run again: there is nothing to compare. `snakemake` runs it.")
     _refuse_other_evaluations(published, rerun)
     rows = [
         dict(zip(_CELL, cell, strict=True))
