@@ -4,7 +4,7 @@ from collections.abc import Callable as _Callable
 from pathlib import Path as _Path
 from typing import Any as _Any
 
-dependencies = ["filelock", "numpy", "pydantic", "safetensors", "torch", "yaml"]
+dependencies = ["filelock", "numpy", "psutil", "pydantic", "safetensors", "torch", "yaml"]
 
 _PUBLISHED = _Path(__file__).parent / "results" / "published"
 

@@ -12,6 +12,7 @@ import resource
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from itertools import product
 from typing import Any, NamedTuple, cast
 
@@ -34,6 +35,7 @@ from biva.models.architectures import Architecture, ModelName
 from biva.models.hierarchical_vae import HierarchicalVAE, count_parameters
 from biva.models.layers import fold_weight_norm
 from biva.plan import conditions, count, no_noise
+from biva.reporting.ours import significant
 from biva.seeds import derive_seed
 from biva.training.state import State, initial_state, step
 
@@ -274,7 +276,7 @@ def bench(
 
 def report(record: dict[str, Any]) -> str:
     """The record on one screen; `docs/performance.md` explains the columns."""
-    here, shown = record["conditions"], "{:,.4g}".format
+    here, shown = record["conditions"], partial(significant, digits=4)
     tables = [pd.DataFrame(record[part]).to_string(index=False, float_format=shown) for part in _PARTS]
     return "\n".join(
         [

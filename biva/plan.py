@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,6 +28,7 @@ from biva.models.architectures import Architecture
 from biva.models.build import build_model
 from biva.origin import processor
 from biva.records import read_json
+from biva.reporting.ours import significant
 
 ASSUMED_CPU = 20e9
 """FLOP/s of one CPU core, a cautious assumption: one with AVX2 does 50 to 100 in the convolutions themselves."""
@@ -210,7 +211,7 @@ def plan(
             rates = rates_of(run, experiments, work.samples, benchmarks)
             if flops_rate is not None:
                 rates = assumed(flops_rate, "--flops-rate")
-            hours = work.hours(costs, rates)
+            of_training, of_evaluation = work.hours(costs, rates)
             rows.append(
                 {
                     "set": name,
@@ -219,27 +220,22 @@ def plan(
                     "updates": f"{training.max_updates:,}" if training.minutes is None else f"{training.minutes:g} min",
                     "images seen": f"{work.training:,}" if training.minutes is None else "",
                     "images*K": f"{work.evaluation + work.detection:,}",
-                    "training h": len(runs) * min(hours[0], (training.minutes or math.inf) / 60),
-                    "evaluation h": len(runs) * hours[1],
+                    "training h": len(runs) * min(of_training, (training.minutes or math.inf) / 60),
+                    "evaluation h": len(runs) * of_evaluation,
                     "device": planned_device(run.device),
                     "speed": rates.source,
                 }
             )
-    table = pd.DataFrame(rows)
+    table, hours = pd.DataFrame(rows), partial(significant, digits=2)
     training_hours, evaluation_hours = table["training h"].sum(), table["evaluation h"].sum()
     return "\n".join(
         [
-            table.to_string(index=False, float_format=_hours),
+            table.to_string(index=False, float_format=hours),
             "",
-            f"In all {table['seeds'].sum()} run(s), {_hours(training_hours)} h of training at most and "
-            f"{_hours(evaluation_hours)} h of evaluation: {_hours(training_hours + evaluation_hours)} h, one run after "
+            f"In all {table['seeds'].sum()} run(s), {hours(training_hours)} h of training at most and "
+            f"{hours(evaluation_hours)} h of evaluation: {hours(training_hours + evaluation_hours)} h, one run after "
             "the other.",
             "Updates and images are of one run, hours of all seeds of a line. Early stopping may end training before.",
             "images*K: evaluation and anomaly pairs.",
         ]
     )
-
-
-def _hours(hours: float) -> str:
-    """Two digits of small numbers, whole hours of large ones."""
-    return f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"

@@ -13,6 +13,7 @@ import itertools
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from biva.config import RunConfig, load_experiments, resolve_runs
 from biva.crate import METADATA, SNAKEFILE, crate
@@ -32,10 +33,9 @@ LARGEST_WEIGHTS = 10_000_000
 def publish(experiments: str, results: Path, resources: Path) -> list[Path]:
     """Copy the records of a set's evaluated runs to `results/published/NAME`, and rebuild tables and figures there.
 
-    With a fine-tuned run goes the one that it started from, be it evaluated or not.
-    Weights go with the lowest published seed of every model that learned from images alone, if they are small enough
-    for git.
-    A run that was published before is replaced; others that were, such as another machine's, stay.
+    The run that an evaluated one fine-tunes is copied too, evaluated or not. Weights go with the lowest published seed
+    of every model that learned from images alone, if they are small enough for git.
+    A run that was published before is replaced once its copy is whole; others, such as another machine's, stay.
 
     Returns:
         The folders of the published runs.
@@ -51,19 +51,24 @@ def publish(experiments: str, results: Path, resources: Path) -> list[Path]:
     evaluated = [run for run in runs if RunFolder(source / "runs" / run.name).evaluation.is_file()]
     if not evaluated:
         raise UserError(f"{source} has no evaluated run, so nothing was published. `snakemake` evaluates them.")
-    published, names = [], {name for run in evaluated for name in (run.name, run.parent_name)}
-    for run in (run for run in runs if run.name in names):
+    before = [run for run in runs if RunFolder(target / "runs" / run.name).evaluation.is_file()]
+    with_weights = _lowest_seeds([run for run in runs if run in evaluated or run in before])
+    parents = {run.parent_name for run in evaluated}
+    published = []
+    for run in (run for run in runs if run in evaluated or run.name in parents):
         folder, copy = RunFolder(source / "runs" / run.name), target / "runs" / run.name
-        shutil.rmtree(copy, ignore_errors=True)
-        for path in filter(Path.is_file, (*folder.records(), folder.mlflow)):
-            place = copy / path.relative_to(folder.path)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, place)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=copy.parent, ignore_cleanup_errors=True) as scratch:
+            new = RunFolder(Path(scratch, copy.name))
+            for path in filter(Path.is_file, (*folder.records(), folder.mlflow)):
+                place = new.path / path.relative_to(folder.path)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, place)
+            if run in evaluated and run in with_weights and folder.weights.stat().st_size <= LARGEST_WEIGHTS:
+                new.weights.write_bytes(with_records(folder))
+            shutil.rmtree(copy, ignore_errors=True)
+            new.path.rename(copy)
         published.append(copy)
-    for run in _lowest_seeds([run for run in runs if (target / "runs" / run.name).is_dir()]):
-        folder = RunFolder(source / "runs" / run.name)
-        if run in evaluated and folder.weights.stat().st_size <= LARGEST_WEIGHTS:
-            write_atomically(RunFolder(target / "runs" / run.name).weights, with_records(folder))
     shutil.rmtree((target / SNAKEFILE).parent, ignore_errors=True)
     rebuild(experiments, target)
     return published

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -87,27 +88,27 @@ def verify(experiments: str, folder: Path, resources: Path) -> Verification:
     folders = [place[run.name] for run in made]
     findings: list[str] = []
     for run in made:
-        for check in _checks_of_run(run, place, settings, published=published):
-            findings += _findings(str(place[run.name].path), check)
-    findings += _findings("results.csv and tables", _text_findings(experiments, folder))
+        for where, check in _checks_of_run(run, place, settings, published=published):
+            findings += _findings(where, check)
+    findings += _findings(folder / "results.csv", _text_findings(experiments, folder))
     if published and not findings:
-        findings += _findings(METADATA, _crate_findings(experiments, folder))
+        findings += _findings(folder / METADATA, _crate_findings(experiments, folder))
     if not published:
-        findings += _findings("data", _data_findings(folders, resources))
-        findings += _missing_figures(settings, folder, folders)
+        findings += _findings(resources, _data_findings(folders, resources))
+        findings += _missing_reports(settings, folder, folders)
         evaluated = [run for run in folders if run.evaluation.is_file()]
-        findings += _findings("MLflow", _mlflow_findings(experiments, folder, evaluated))
+        findings += _findings(folder, _mlflow_findings(experiments, folder, evaluated))
     return Verification(findings, len(made), len(runs))
 
 
-def _findings(where: str, check: Iterable[str]) -> Iterator[str]:
-    """The findings, and as the last one what kept the check from going on."""
+def _findings(where: Path, check: Iterable[str]) -> Iterator[str]:
+    """The findings, and as the last one what kept the check from going on; `where` is the file that it is about."""
     try:
         yield from check
     except (UserError, OSError) as error:
         yield explained(error)
-    except (LookupError, TypeError, ValueError, AttributeError, SafetensorError) as error:
-        yield f"{where}: a record does not have the form that biva writes ({type(error).__name__}: {error})"
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, SafetensorError) as error:
+        yield f"{where}, or a record that it needs, is not as biva writes it ({type(error).__name__}: {error})"
 
 
 # --------------------------------------------------------------------------------------------------------- one run
@@ -115,20 +116,22 @@ def _findings(where: str, check: Iterable[str]) -> Iterator[str]:
 
 def _checks_of_run(
     run: RunConfig, place: dict[str, RunFolder], settings: Experiments, *, published: bool
-) -> list[Iterator[str]]:
+) -> Iterator[tuple[Path, Iterator[str]]]:
+    """Every check of a run, after the file that it is about."""
     folder = place[run.name]
-    checks = [_manifest_findings(folder, published=published), _identity_findings(folder, run)]
+    yield folder.manifest, _manifest_findings(folder, published=published)
+    yield folder.identity, _identity_findings(folder, run)
     if folder.training.is_file():
-        checks.append(_training_findings(folder))
+        yield folder.training, _training_findings(folder)
     if folder.evaluation.is_file():
-        checks.append(_evaluation_findings(folder, run, settings.evaluation))
-    scored = [pair for pair in settings.anomalies if folder.anomaly(pair.name).is_file()]
-    checks += [_anomaly_findings(folder, run, pair) for pair in scored]
+        yield folder.evaluation, _evaluation_findings(folder, run, settings.evaluation)
+    for pair in settings.anomalies:
+        if folder.anomaly(pair.name).is_file():
+            yield folder.anomaly(pair.name), _anomaly_findings(folder, run, pair)
     if published and folder.weights.is_file():
-        checks.append(_published_weights_findings(folder))
+        yield folder.weights, _published_weights_findings(folder)
     if run.parent_name:
-        checks.append(_parent_findings(folder, place[run.parent_name]))
-    return checks
+        yield folder.identity, _parent_findings(folder, place[run.parent_name])
 
 
 def _manifest_findings(folder: RunFolder, *, published: bool) -> Iterator[str]:
@@ -267,10 +270,23 @@ def _text_findings(experiments: str, folder: Path) -> Iterator[str]:
 
 
 def _crate_findings(experiments: str, folder: Path) -> Iterator[str]:
-    """What others read of a published set, where it is not what lies beside it."""
-    path = folder / METADATA
-    if not path.is_file() or read_json(path) != crate(experiments, folder):
+    """What others read of a published set, where it is not what lies beside it: files, or what it says of them."""
+    path, right = folder / METADATA, crate(experiments, folder)
+    there = read_json(path) if path.is_file() else {}
+    named, present = (
+        {entity["@id"]: entity["sha256"] for entity in content.get("@graph", ()) if _is_here(entity)}
+        for content in (there, right)
+    )
+    if named and (unlike := {name for name, _ in named.items() ^ present.items()}):
+        for name in sorted(unlike):
+            yield f"{folder / name} is not as {METADATA} has it: it was edited, added or removed after `biva publish`"
+    elif there != right:
         yield f"{path} is not what the records give; `biva rebuild` writes it again"
+
+
+def _is_here(entity: dict[str, Any]) -> bool:
+    """Whether an entity of a crate is a file of its folder; others have an address."""
+    return "sha256" in entity and ":" not in entity["@id"]
 
 
 def _first_difference(path: Path, rebuilt: Path) -> str:
@@ -281,16 +297,18 @@ def _first_difference(path: Path, rebuilt: Path) -> str:
             same = next((place for place, pair in enumerate(zip(one, other, strict=False)) if len({*pair}) > 1), 0)
             is_, should = (line[max(0, same - 100) :][:300] for line in (one, other))  # a picture's line is long
             return f"; line {number} is\n    {is_}\n  should be\n    {should}"
+    if len(there) == len(right):
+        return ": its lines end otherwise"
     return f": it has {len(there)} lines, should have {len(right)}"
 
 
-def _missing_figures(settings: Experiments, folder: Path, runs: list[RunFolder]) -> Iterator[str]:
-    """Figures that are not there; of an anomaly pair that no run has scored yet there is none."""
+def _missing_reports(settings: Experiments, folder: Path, runs: list[RunFolder]) -> Iterator[str]:
+    """Figures and the summary, where they are not there; of an anomaly pair that no run has scored there is none."""
     scored = {f"anomalies/{path.stem}" for run in runs for path in run.anomalies()}
     drawn = [stem for stem in settings.figure_stems if stem.startswith("figures/") or stem in scored]
-    for path in (folder / f"{stem}.{kind}" for stem in drawn for kind in ("pdf", "png")):
-        if not path.is_file():
-            yield f"{path} is missing; `snakemake` makes it"
+    for name in (*(f"{stem}.{kind}" for stem in drawn for kind in ("pdf", "png")), "summary.tex"):
+        if not (folder / name).is_file():
+            yield f"{folder / name} is missing; `snakemake` makes it"
 
 
 def _data_findings(folders: list[RunFolder], resources: Path) -> Iterator[str]:
@@ -380,11 +398,9 @@ def _same(stored: float, value: float) -> bool:
 
 
 def _reports(folder: Path, copy: tracking.StoredRun, scratch: Path) -> Iterator[str]:
-    """Tables and figures that are not those that were logged."""
+    """Tables and figures that are not those that were logged; MLflow also keeps those that the set no longer makes."""
     logged = copy.download("", scratch)
     for path in sorted(path for path in logged.rglob("*") if path.is_file()):
         file = folder / path.relative_to(logged)
-        if not file.is_file():
-            yield f"{file} is missing; MLflow has a copy"
-        elif file.read_bytes() != path.read_bytes():
+        if file.is_file() and file.read_bytes() != path.read_bytes():
             yield f"{file} is not the one that MLflow has"

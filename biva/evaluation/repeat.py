@@ -84,8 +84,12 @@ def _number(metric: Record) -> str:
 
 
 def _expectation(weights: PublishedWeights, settings: Evaluation, device: str) -> str:
-    then = weights.evaluation["device"]
-    if settings != settings_of(weights):
+    then, total = weights.evaluation["device"], weights.evaluation["images_in_split"]
+    of_here, published = (
+        (max(each.importance_samples), min(each.max_images or total, total))
+        for each in (settings, settings_of(weights))
+    )
+    if of_here != published:
         return "Other images or K than the published ones: other samples, so expect differences as large as ±."
     if device != then:
         return (

@@ -26,7 +26,7 @@ from biva.reporting.ours import (
     span,
 )
 from biva.reporting.provenance import Difference, differences, diverged, divergence, origin, short_name
-from biva.reporting.reported import ReportedCells
+from biva.reporting.reported import ReportedCells, reported_name
 from biva.reporting.results import Paper
 from biva.reporting.table import NOT_RUN, Cell, Table
 
@@ -238,7 +238,7 @@ def _notes_on_choice(chosen: Scored) -> list[Text]:
 
 def _reported_block(paper: Paper, pair: AnomalyPair, cells: ReportedCells) -> list[list[Cell]]:
     """A row for every model of which somebody reports detection on this pair of datasets."""
-    datasets = f"{_reported_name(pair.normal)}/{_reported_name(pair.anomalous)}"
+    datasets = f"{reported_name(pair.normal)}/{reported_name(pair.anomalous)}"
     reported = paper[(paper["table"] == "anomaly") & (paper["dataset"] == datasets)]
     return [
         [
@@ -247,8 +247,3 @@ def _reported_block(paper: Paper, pair: AnomalyPair, cells: ReportedCells) -> li
         ]
         for model, of_model in reported.groupby("model", sort=False)
     ]
-
-
-def _reported_name(dataset: str) -> str:
-    """The dataset as reported values name it, which do not say how it is binarised."""
-    return dataset.removesuffix("_dynamic").removesuffix("_static")

@@ -9,7 +9,9 @@ import pandas as pd
 from biva.config import LikelihoodTable, RunConfig, by_group
 from biva.config import Table as TableSettings
 from biva.records import RunFolder
+from biva.reporting.markup import in_markdown
 from biva.reporting.ours import results_of
+from biva.reporting.reported import why_nothing_reported
 from biva.reporting.results import CONFIRMED, Paper, Results, collect
 from biva.reporting.style import CLASSIFIERS, LABELS, name_of
 
@@ -27,17 +29,17 @@ def distances(results: Results, paper: Paper, settings: TableSettings, planned: 
         for one in reported[reported["model"].isin(reported_names(runs[0]))].to_dict("records"):
             ours = results_of(runs, results, one["metric"])
             at_k = ours["k"].isna() if pd.isna(one["k"]) else ours["k"].eq(one["k"]).fillna(False).astype(bool)
-            values = ours.loc[at_k, "value"]
-            if not values.empty:
+            values = ours.loc[at_k, "value"].to_numpy()
+            if values.size:
                 of.append(group)
                 found.append(
                     {
                         "Model": name_of(runs[0]),
                         "Metric": one["metric"].replace("_", " "),
                         "K": "" if pd.isna(one["k"]) else f"{one['k']}",
-                        "Ours (seeds)": f"{values.mean():.2f} ({len(values)})",
+                        "Ours (seeds)": f"{values.mean():z.2f} ({len(values)})",
                         "Reported": f"{one['value']:.2f}{CONFIRMED[one['confirmed']][1]}",
-                        "Delta": f"{values.mean() - one['value']:+.2f} {one['unit']}",
+                        "Delta": f"{values.mean() - one['value']:+z.2f} {one['unit']}",
                         "Source": one["source"],
                     }
                 )
@@ -63,7 +65,7 @@ def note(folder: RunFolder, run: RunConfig, tables: Iterable[TableSettings], pap
     what = f"**{name_of(run)}** on *{run.dataset}*, architecture `{run.architecture_name}`, seed {run.seed}"
     lines = [f"{what}; protocol *{run.training.protocol}*.", ""]
     if not names:
-        return "\n".join([*lines, "The paper reports no value on this dataset.", ""])
+        return "\n".join([*lines, str(why_nothing_reported(paper["dataset"] == run.dataset)), ""])
     lines.append(f"Reproduces {', '.join(f'`{name}`' for name in names)} of `config/paper_results.csv`.")
     results = collect([folder])
     found = pd.concat([distances(results, paper, table, [run]) for table in tables])
@@ -71,5 +73,5 @@ def note(folder: RunFolder, run: RunConfig, tables: Iterable[TableSettings], pap
         lines.append("No value is reported for this model, or the run is not evaluated at its K.")
     else:
         rows: list[list[str]] = [found.columns.tolist(), ["---"] * len(found.columns), *found.to_numpy().tolist()]
-        lines += ["", *(f"| {' | '.join(row)} |" for row in rows)]
+        lines += ["", *(f"| {' | '.join(map(in_markdown, row))} |" for row in rows)]
     return "\n".join([*lines, ""])

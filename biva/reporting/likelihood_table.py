@@ -12,11 +12,11 @@ import pandas as pd
 from biva.config import LikelihoodTable, RunConfig
 from biva.errors import UserError
 from biva.reporting.comparison import distances, reported_names
-from biva.reporting.markup import Text, styled, text
+from biva.reporting.markup import Text, styled
 from biva.reporting.ours import by_model, note_on_budget, notes_on_differences, notes_on_ours, our_cell, results_of
 from biva.reporting.per_image import Bounds
 from biva.reporting.provenance import LOSS_GROWTH, differences, diverged
-from biva.reporting.reported import ReportedCells, reported_for
+from biva.reporting.reported import ReportedCells, reported_for, why_nothing_reported
 from biva.reporting.results import Paper, Results
 from biva.reporting.steps import steps
 from biva.reporting.table import NOT_RUN, Cell, Table
@@ -65,7 +65,8 @@ def likelihood_table(
     quantity = BITS if planned[0].architecture.likelihood == "mixture_of_logistics" else NATS
     ours = results_of(planned, results, quantity.metric)
     unlike = differences(ours, planned) + diverged(results_of(planned, results, LOSS_GROWTH))
-    reported, reported_cells = reported_for(settings, paper, paper["dataset"] == settings.dataset), ReportedCells()
+    of_dataset = paper["dataset"] == settings.dataset
+    reported, reported_cells = reported_for(settings, paper, of_dataset), ReportedCells()
     reported = reported[reported["metric"].isin([quantity.metric, "log_likelihood"])]
 
     def row(name: Text | str, ours: list[Cell], models: list[str]) -> list[Cell]:
@@ -101,7 +102,7 @@ def likelihood_table(
             *_note_on_precision(results_of(planned, results, "difference_from_fp32")),
             *notes_on_differences(unlike),
             *notes_on_steps,
-            *(reported_cells.notes() if settings.paper_table else [_why_nothing_reported(paper, settings)]),
+            *(reported_cells.notes() if settings.paper_table else [why_nothing_reported(of_dataset)]),
         ],
         distances=distances(results, paper, settings, planned),
     )
@@ -140,9 +141,3 @@ def _note_on_precision(differences: pd.DataFrame) -> list[Text]:
             f"{differences['unit'].iloc[0]}."
         )
     ]
-
-
-def _why_nothing_reported(paper: Paper, settings: LikelihoodTable) -> Text:
-    if (paper["dataset"] == settings.dataset).any():
-        return text("Reported values are left out of this table: its configuration names no paper_table.")
-    return text("The paper reports no value on this dataset.")

@@ -122,6 +122,11 @@ def escape_latex(content: str) -> str:
     return "".join(_ESCAPES.get(character, _printable(character)) for character in _SPACES.sub(" ", content))
 
 
+def in_markdown(content: object) -> str:
+    """`content` as it stands in one cell of a Markdown table."""
+    return _SPACES.sub(" ", str(content)).replace("|", r"\|")
+
+
 _SPACES = re.compile(r"\s+")
 
 

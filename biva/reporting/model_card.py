@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from jinja2 import UndefinedError
+
 from biva.config import RunConfig, find_dataset, parse
+from biva.errors import UserError
 from biva.records import PUBLISHED, RunFolder, commits, read_json
-from biva.reporting.ours import PROTOCOLS
+from biva.reporting.ours import PROTOCOLS, significant
 from biva.reporting.style import name_of
 from biva.reporting.table import render
 
@@ -17,16 +20,23 @@ def model_card(folder: RunFolder) -> str:
     """
     identity, training, evaluation = map(read_json, (folder.identity, folder.training, folder.evaluation))
     run = parse(RunConfig, identity["config"], folder.identity)
-    return render(
-        "model_card.md.j2",
-        run=run,
-        model=name_of(run),
-        dataset=find_dataset(run.dataset),
-        protocol=PROTOCOLS[run.training.protocol],
-        identity=identity,
-        training=training,
-        evaluation=evaluation,
-        commits=commits(identity, evaluation),
-        hours=training["wall_seconds"] / 3600,
-        weights=f"results/{PUBLISHED}/{run.experiments}/runs/{run.name}/{folder.weights.name}",
-    )
+    try:
+        return render(
+            "model_card.md.j2",
+            run=run,
+            model=name_of(run),
+            dataset=find_dataset(run.dataset),
+            protocol=PROTOCOLS[run.training.protocol],
+            identity=identity,
+            training=training,
+            evaluation=evaluation,
+            commits=commits(identity, evaluation),
+            hours=training["wall_seconds"] / 3600,
+            significant=significant,
+            weights=f"results/{PUBLISHED}/{run.experiments}/runs/{run.name}/{folder.weights.name}",
+        )
+    except (LookupError, TypeError, ValueError, UndefinedError) as error:
+        raise UserError(
+            f"The records in {folder.path} are not as biva writes them, so there is no model card of them ({error}). "
+            "Restore them from git or a backup."
+        ) from None

@@ -10,7 +10,7 @@ import pandas as pd
 
 from biva.config import FINETUNED, RunConfig
 from biva.reporting.markup import Text, code, joined, styled, text
-from biva.reporting.provenance import Difference, models_of, names_of, shortened
+from biva.reporting.provenance import Difference, models_of, names_of, short_name, shortened
 from biva.reporting.style import LABELS, MODELS
 from biva.reporting.table import NOT_RUN, Cell
 
@@ -129,19 +129,30 @@ def _selected_on(runs: pd.DataFrame, protocol: str) -> str:
 
 
 def note_on_budget(ours: pd.DataFrame, planned: list[RunConfig]) -> list[Text]:
-    """How far training is from the paper's budget, and how long it took; for a table beside the paper's values."""
+    """How far training is from the paper's budget, and how long it took; for a table beside the paper's values.
+
+    The budget is that of runs from the start: fine-tuning comes on top of it.
+    """
     if ours.empty:
         return []
     runs = ours.drop_duplicates("run_id")
-    share = 100 * runs["images_seen"].mean() / PAPER_IMAGES
-    took = runs.groupby("model")["wall_seconds"].mean() / 3600
-    hours = ", ".join(f"{LABELS[model]} {took[model]:.2g}" for model in MODELS if model in took)
+    names = names_of(runs)
+    took = {
+        name: runs.loc[names.isin(map(short_name, of_model)), "wall_seconds"].mean() / 3600
+        for name, of_model in by_model(planned).items()
+    }
+    hours = (text(name, f" {significant(mean, 2)}") for name, mean in took.items() if np.isfinite(mean))
+    finetuned = runs["model"].str.endswith(FINETUNED)
+    images = runs.loc[~finetuned | finetuned.all(), "images_seen"]
+    share = 100 * images.mean() / PAPER_IMAGES
     by_the_clock = any(run.training.minutes is not None for run in planned)
     return [
-        styled(
-            f"**Not the paper's budget**: {span(runs['images_seen'])} images seen, {share:.2g}% of those after which "
-            f"the paper's learning rate has reached its minimum. Hours of training per run: {hours}."
-            + (" Training ended by the clock; the learning rate rose, stayed, and fell to 0." if by_the_clock else "")
+        text(
+            styled("**Not the paper's budget**: " if share < 100 else "**Budget**: "),
+            f"{span(images)} images seen, {significant(share, 2)}% of those after which the paper's learning rate has "
+            "reached its minimum. Hours of training per run: ",
+            joined(", ", hours),
+            ". Training ended by the clock; the learning rate rose, stayed, and fell to 0." if by_the_clock else ".",
         )
     ]
 
@@ -157,6 +168,11 @@ def span(values: pd.Series) -> str:
     """Smallest to largest, with thousands separated."""
     low, high = f"{int(values.min()):,}", f"{int(values.max()):,}"
     return low if low == high else f"{low}–{high}"
+
+
+def significant(number: float, digits: int) -> str:
+    """A positive number to so many digits; a larger one as a whole number, and never as `1e+02`."""
+    return f"{number:,.{digits}g}" if number < 10**digits - 0.5 else f"{number:,.0f}"
 
 
 # -------------------------------------------------------------------------------------- what is not like the others

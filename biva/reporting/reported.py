@@ -71,3 +71,15 @@ def reported_for(settings: TableSettings, paper: Paper, wanted: pd.Series) -> Pa
             "paper_table: null."
         )
     return reported
+
+
+def reported_name(dataset: str) -> str:
+    """The dataset as reported values name it, which do not say how it is binarised."""
+    return dataset.removesuffix("_dynamic").removesuffix("_static")
+
+
+def why_nothing_reported(known: pd.Series) -> Text:
+    """Why no reported values are shown; `known` marks the rows of `config/paper_results.csv` that would fit."""
+    if known.any():
+        return text("Reported values are left out: the configuration names no paper_table for them.")
+    return text("The paper reports no value on this dataset.")

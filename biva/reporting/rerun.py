@@ -58,13 +58,15 @@ def compare(published: Results, rerun: Results, bounds: tuple[ReadBounds, ReadBo
     Both results frames come with what reads the bounds of their runs.
 
     Raises:
-        UserError: nothing was run again, or it was on other data or evaluated with other settings.
+        UserError: nothing that is published was run again, or it was on other data or evaluated with other settings.
     """
     published, rerun = _comparable(published), _comparable(rerun)
     if rerun.empty:
         raise UserError("Nothing is evaluated yet of what was to be compared. `snakemake` runs the set.")
-    _refuse_other_evaluations(published, rerun)
     before, after = (dict(list(frame.groupby(_CELL, sort=False))) for frame in (published, rerun))
+    if not before.keys() & after.keys():
+        raise UserError("Nothing that is published was run again: there is nothing to compare. `snakemake` runs it.")
+    _refuse_other_evaluations(published, rerun)
     rows = [
         dict(zip(_CELL, cell, strict=True))
         | _judged(before.get(cell, published.iloc[:0]), after.get(cell, rerun.iloc[:0]), bounds)
@@ -139,9 +141,9 @@ def _comparable(frame: Results) -> Results:
 
 
 def _refuse_other_evaluations(published: Results, rerun: Results) -> None:
-    both = published.merge(rerun, on=[*_CELL, "seed"], suffixes=("", "_again"))
+    both = rerun.merge(published, on=_CELL, suffixes=("", "_published"))
     for column, what in _COMPARABLE.items():
-        unlike = both[both[column] != both[f"{column}_again"]]
+        unlike = both[both[column] != both[f"{column}_published"]]
         if not unlike.empty:
             raise UserError(
                 f"{_run_of(unlike.iloc[0])} was run with {what} than the published one ({unlike['metric'].iloc[0]}), "

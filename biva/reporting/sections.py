@@ -9,7 +9,7 @@ from typing import Any
 from biva.config import RunConfig
 from biva.records import RunFolder, commits, flatten, read_json, read_lines
 from biva.reporting.markup import Text, code, styled, text
-from biva.reporting.ours import SELECTION
+from biva.reporting.ours import SELECTION, significant
 from biva.reporting.provenance import shortened
 from biva.reporting.strips import number, ticks
 from biva.reporting.style import name_of
@@ -63,7 +63,7 @@ def _facts(run: RunConfig, folder: RunFolder) -> dict[str | Text, str | Text]:
             "Selected update": f"{training['selected']['update']:,}",
             "Images seen": f"{training['images_seen']:,}",
             "Ended by": training["stopped"].replace("_", " "),
-            "Minutes": f"{training['wall_seconds'] / 60:.3g}",
+            "Minutes": significant(training["wall_seconds"] / 60, 3),
         }
     same = identity["config_digest"] == run.digest
     hardware, versions = identity.get("hardware", {}), identity["versions"]
@@ -109,7 +109,7 @@ def _curves(group: list[RunConfig], folders: list[RunFolder]) -> dict[str, Any]:
         is_shown = name in best and math.isfinite(best[name])
         lines.append({"points": line, "selected": place(best["update"], best[name]) if is_shown else None})
     ends = [
-        f"seed {run.seed} ends at {number(curve[-1][1], '.2f')} after {curve[-1][0]:,} updates"
+        f"seed {run.seed} ends at {number(curve[-1][1], 'z.2f')} after {curve[-1][0]:,} updates"
         for run, curve in zip(group, points, strict=True)
         if curve
     ]

@@ -46,7 +46,7 @@ def _dots(row: list[Cell], lanes: list[int]) -> list[dict[str, Any]]:
         dot = {"lane": lanes[first - 1], "value": cell.value, "low": low, "high": high, "distance": ""}
         dot |= {"step": len(cell.of) > 1, "reported": not cell.of}
         if dot["reported"] and dots and dots[-1]["lane"] == dot["lane"]:
-            dot["distance"] = number(dots[-1]["value"] - cell.value, f"+.{cell.digits}f")
+            dot["distance"] = number(dots[-1]["value"] - cell.value, f"+z.{cell.digits}f")
         dots.append(dot)
     return dots
 

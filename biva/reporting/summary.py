@@ -33,7 +33,7 @@ def summary(settings: Experiments, runs: list[RunConfig], folder: Path) -> str:
     about = {f"figures/{name}": caption(name) for name in settings.figures}
     return render(
         "summary.tex.j2",
-        name=folder.name,
+        name=runs[0].experiments,
         settings=settings,
         training=settings.training,
         evaluation=settings.evaluation,

@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from biva.reporting.markup import Text, bold, escape_latex, sup, text
+from biva.reporting.markup import Text, bold, escape_latex, in_markdown, sup, text
 
 NOT_RUN = "not run"
 
@@ -63,7 +63,7 @@ class Cell:
         return text(*parts, marks)
 
     def _number(self, value: float) -> str:
-        return f"{value:.{self.digits}f}".replace("-", "−") if math.isfinite(value) else "not finite"
+        return f"{value:z.{self.digits}f}".replace("-", "−") if math.isfinite(value) else "not finite"
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,8 @@ class Table:
 
 
 def render(template: str, **content: Any) -> str:
-    """Fill in a file of `templates/`. What it prints is escaped for HTML, in a `.tex.j2` for LaTeX, in a `.md.j2` not.
+    """Fill in a file of `templates/`. What it prints is escaped for HTML, in a `.tex.j2` for LaTeX, in a `.md.j2` for a
+    cell of a table.
 
     File names that LaTeX reads are printed `literally`.
     """
@@ -143,4 +144,4 @@ _LATEX = _environment(
     comment_end_string="#>",
 )
 _LATEX.filters["literally"] = _Literal
-_ENVIRONMENTS = {"tex": _LATEX, "html": _environment(autoescape=True), "md": _environment()}
+_ENVIRONMENTS = {"tex": _LATEX, "html": _environment(autoescape=True), "md": _environment(finalize=in_markdown)}

@@ -10,7 +10,7 @@ from biva.reporting.comparison import distances
 from biva.reporting.markup import styled, text
 from biva.reporting.ours import notes_on_differences, notes_on_ours, our_cell, results_of
 from biva.reporting.provenance import LOSS_GROWTH, differences, diverged
-from biva.reporting.reported import ReportedCells, reported_for
+from biva.reporting.reported import ReportedCells, reported_for, reported_name, why_nothing_reported
 from biva.reporting.results import Paper, Results
 from biva.reporting.style import CLASSIFIERS
 from biva.reporting.table import NOT_RUN, Cell, Table
@@ -37,8 +37,8 @@ def error_table(results: Results, paper: Paper, settings: SemiSupervised, planne
     planned = [run for run in planned if settings.includes(run)]
     ours = results_of(planned, results, METRIC)
     unlike = differences(ours, planned) + diverged(results_of(planned, results, LOSS_GROWTH))
-    # The dataset's name in a reported row tells the number of labels too, so the table's name finds the rows.
-    reported, cells = reported_for(settings, paper, paper["metric"] == METRIC), ReportedCells()
+    of_labels = paper["dataset"] == f"{reported_name(settings.dataset)}_{settings.labels}_labels"
+    reported, cells = reported_for(settings, paper, of_labels & (paper["metric"] == METRIC)), ReportedCells()
 
     rows = []
     for model, name in CLASSIFIERS.items():
@@ -64,7 +64,7 @@ def error_table(results: Results, paper: Paper, settings: SemiSupervised, planne
             *notes_on_ours(ours, planned, PROTOCOLS),
             *notes_on_differences(unlike),
             text(_ON_LABELS, _paired_difference(ours)),
-            *(cells.notes() if settings.paper_table else [text("The paper reports no value on this dataset.")]),
+            *(cells.notes() if settings.paper_table else [why_nothing_reported(of_labels)]),
         ],
         distances=distances(results, paper, settings, planned),
     )
@@ -82,8 +82,7 @@ def _paired_difference(ours: pd.DataFrame) -> str:
     difference = (classifier - biva).dropna()
     if difference.empty:
         return ""
-    spread = f"±{np.std(difference, ddof=1):.2f}" if len(difference) > 1 else ""
-    return (
-        f" Paired by seed, the error of BIVA is lower by {difference.mean():.2f}{spread} points, and lower for "
-        f"{int((difference > 0).sum())} of {len(difference)} seeds."
-    )
+    mean, spread = difference.mean(), f"±{np.std(difference, ddof=1):.2f}" if len(difference) > 1 else ""
+    by = f"{'lower' if mean >= 0 else 'higher'} by {abs(mean):.2f}{spread} points"
+    lower = int((difference > 0).sum())
+    return f" Paired by seed, the error of BIVA is {by}, and lower for {lower} of {len(difference)} seeds."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -252,7 +253,16 @@ TAMPERINGS: dict[str, tuple[Callable[[], Any], *tuple[str, ...]]] = {
         lambda: edit_set(evaluation={"importance_samples": [1, 3], "max_images": 19}),
         "evaluated with settings other than the present ones",
     ),
+    "missing summary": ((FOLDER / "summary.tex").unlink, "summary.tex is missing"),
+    "ends of lines": (
+        lambda: (FOLDER / "results.csv").write_bytes((FOLDER / "results.csv").read_bytes().replace(b"\n", b"\r\n")),
+        "results.csv is not what the records of the runs give: its lines end otherwise",
+    ),
     "missing manifest": (run(0).manifest.unlink, "manifest.json does not exist"),
+    "empty manifest": (
+        lambda: run(0).manifest.write_text("{}"),
+        "seed1/manifest.json, or a record that it needs, is not as biva writes it (KeyError: 'files')",
+    ),
     "damaged JSON": (lambda: run(0).identity.write_text("{}"), "run.json was changed after"),
     "edited number, sealed and collected": (seal_edited_number, "MLflow has another record.jsonl"),
     "metric in MLflow": (
@@ -314,6 +324,14 @@ def test_what_others_leave_beside_our_files_is_no_finding_and_is_not_published(p
     }
 
 
+def test_what_a_set_made_once_and_makes_no_more_is_no_finding(project: Path) -> None:
+    """MLflow keeps all that was ever logged, also of a table that has another name now."""
+    (FOLDER / "tables/earlier.tex").touch()
+    cli.track([run(0).path])
+    (FOLDER / "tables/earlier.tex").unlink()
+    assert findings() == []
+
+
 def test_no_torch_is_needed_from_the_records_on(project: Path) -> None:
     verbs = [
         ["collect", SET],
@@ -362,15 +380,29 @@ PUBLISHED = Path("results/published", SET)
 TEXTS = ("results.csv", "tables/likelihood.tex", "anomalies/photos.tex")
 
 
-@pytest.fixture
-def published(project: Path) -> Path:
+@pytest.fixture(scope="module")
+def published_once(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project with the set published, and nothing else left: no runs, data or MLflow."""
-    texts = {name: (FOLDER / name).read_bytes() for name in TEXTS}
-    cli.publish(SET)
-    assert {name: (PUBLISHED / name).read_bytes() for name in TEXTS} == texts
-    for folder in (FOLDER, Path("results/mlflow"), Path("resources")):
-        shutil.rmtree(folder)
-    return project
+    folder = tmp_path_factory.mktemp("published") / "project"
+    shutil.copytree(made, folder, symlinks=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        follow_move()
+        texts = {name: (FOLDER / name).read_bytes() for name in TEXTS}
+        cli.publish(SET)
+        assert {name: (PUBLISHED / name).read_bytes() for name in TEXTS} == texts
+        assert verify(SET, PUBLISHED, Path("resources")).findings == []
+        for other in (FOLDER, Path("results/mlflow"), Path("resources")):
+            shutil.rmtree(other)
+    return folder
+
+
+@pytest.fixture
+def published(published_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy."""
+    shutil.copytree(published_once, tmp_path / "project", symlinks=True)
+    monkeypatch.chdir(tmp_path / "project")
+    return tmp_path / "project"
 
 
 def test_published_runs_are_their_records_and_of_one_seed_the_weights(published: Path) -> None:
@@ -423,6 +455,12 @@ def swap_published_weights(*, tensors: bool) -> None:
 ONE = RunFolder(PUBLISHED / "runs" / RUNS[0])
 
 
+def forget_parameters() -> None:
+    identity = read_json(ONE.identity)
+    del identity["parameters"]
+    write_json(ONE.identity, identity)
+
+
 @pytest.mark.parametrize(
     ("tamper", "said"),
     [
@@ -434,17 +472,30 @@ ONE = RunFolder(PUBLISHED / "runs" / RUNS[0])
         (partial(swap_published_weights, tensors=True), "weights.safetensors was changed after the run had written it"),
         (partial(swap_published_weights, tensors=False), "has other records in its header than those beside it"),
         (partial(change_text, ONE.card, "4 updates", "40 updates"), "README.md is not what the records give; `biva re"),
+        (
+            lambda: ONE.weights.write_bytes(ONE.weights.read_bytes()[:-1]),
+            "weights.safetensors, or a record that it needs",
+        ),
+        (
+            lambda: (ONE.weights.unlink(), ONE.card.unlink()),
+            "seed1/weights.safetensors is not as ro-crate-metadata.json",
+        ),
+        (forget_parameters, "are not as biva writes them, so there is no model card"),
+        (
+            partial(change_text, PUBLISHED / "ro-crate-metadata.json", "4 updates", "40 updates"),
+            "ro-crate-metadata.json is not what the records give;",
+        ),
         *(
-            (partial(change_text, PUBLISHED / name, old, new), "ro-crate-metadata.json is not what the records give;")
-            for name, old, new in (
-                ("ro-crate-metadata.json", "4 updates", "40 updates"),
-                ("workflow/Snakefile", "BIVA", "biva"),
-            )
+            (change, f"{PUBLISHED / name} is not as ro-crate-metadata.json has it")
+            for name, change in {
+                "workflow/Snakefile": partial(change_text, PUBLISHED / "workflow/Snakefile", "BIVA", "biva"),
+                "workflow/rules/data.smk": (PUBLISHED / "workflow/rules/data.smk").unlink,
+                "tables/other.tex": (PUBLISHED / "tables/other.tex").touch,
+            }.items()
         ),
     ],
 )
 def test_published_results_are_verified_too(published: Path, tamper: Callable[[], Any], said: str) -> None:
-    assert verify(SET, PUBLISHED, Path("resources")).findings == []
     tamper()
     assert said in "\n".join(verify(SET, PUBLISHED, Path("resources")).findings)
 
@@ -456,16 +507,36 @@ def test_a_set_that_does_not_verify_is_not_published(project: Path) -> None:
     assert not PUBLISHED.exists()
 
 
-def test_a_fine_tuned_run_is_published_with_the_one_that_it_started_from(
+def test_a_copy_that_fails_leaves_what_was_published(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cli.publish(SET)
+    before = {path: path.read_bytes() for path in PUBLISHED.rglob("*") if path.is_file()}
+    copy = shutil.copyfile
+
+    def fill_the_disk(source: Path, place: Path) -> None:
+        if source.name == "train.json":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(place))
+        copy(source, place)
+
+    monkeypatch.setattr(shutil, "copyfile", fill_the_disk)
+    with pytest.raises(OSError, match="No space left"):
+        cli.publish(SET)
+    assert {path: path.read_bytes() for path in PUBLISHED.rglob("*") if path.is_file()} == before
+
+
+def test_the_run_that_a_published_one_goes_on_from_is_published_with_it(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Which is not evaluated yet."""
-    for path in (run(0).evaluation, run(0).arrays, run(0).bounds, *run(0).path.glob("anomaly/*")):
+    """Also where it is not evaluated, as while a set is running."""
+    for path in evaluated(run(0)):
         path.unlink()
+    shutil.rmtree(run(0).path / "anomaly")
     files = read_json(run(0).manifest)["files"]
-    edit(run(0).manifest, files={name: digest for name, digest in files.items() if (run(0).path / name).exists()})
-    monkeypatch.setattr(publishing, "verify", lambda *_: Verification([], runs=4, planned=4))
+    edit(run(0).manifest, files={name: digest for name, digest in files.items() if (run(0).path / name).is_file()})
+    monkeypatch.setattr(publishing, "verify", lambda *_: Verification([], 4, 4))  # tables and MLflow know more
     cli.publish(SET)
+    assert {path.name for path in (PUBLISHED / "runs" / RUNS[0]).iterdir()} == {
+        *("run.json", "record.jsonl", "train.json", "manifest.json", "mlflow.json")
+    }
     assert verify(SET, PUBLISHED, Path("resources")).findings == []
 
 

@@ -130,6 +130,8 @@ def test_the_ladder_has_a_marker_per_seed_and_a_bar_at_the_mean_of_the_largest_c
     assert [bar.get_segments()[0][:, 1].tolist() for bar in axes.collections] == [[-29.0] * 2, [-24.5] * 2]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["VAE (1 seed)", "BIVA (2 seeds)"]
     assert "L_{100}" in axes.get_ylabel()
+    with pytest.raises(UserError, match="its runs have no K in common"):
+        draw("ladder", [*folders, fake_run(tmp_path, fake_config("biva", 3), bounds={7: (-25.0, 0.5)})])
 
 
 def test_a_single_test_image_has_no_standard_error_and_is_drawn_without(tmp_path: Path) -> None:
@@ -153,6 +155,8 @@ def test_kl_bars_go_from_the_bottom_group_to_the_top_with_active_units(tmp_path:
         r"$z_{1}^{\mathrm{BU}}$", r"$z_{1}^{\mathrm{TD}}$", "$z_{2}$",
     ]  # fmt: skip
     assert [note.get_text() for note in axes.texts] == ["0.5/8", "1/8", "1.5/8"]
+    edit(folders[1].evaluation, active_units={})  # with K = 1 they are not counted
+    assert not only_axes("kl_per_layer", folders).texts
 
 
 def test_latent_groups_are_ordered_by_number() -> None:

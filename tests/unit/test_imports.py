@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -101,3 +102,21 @@ def test_what_is_made_of_records_needs_no_torch(room: str) -> None:
         for name in (found & MODULES.keys()) - way.keys():
             way[name] = f"{way[module]} -> {name}"
             waiting.append(name)
+
+
+def test_the_hub_is_told_of_every_package_that_a_model_imports() -> None:
+    """`torch.hub` looks for those that `dependencies` names, and says which are missing."""
+    (told,) = (
+        ast.literal_eval(node.value)
+        for node in ast.parse((PACKAGE.parent / "hubconf.py").read_text()).body
+        if isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Name)
+        and node.targets[0].id == "dependencies"
+    )
+    found, waiting = set[str](), ["biva.evaluation.trained_model"]
+    while waiting:
+        new = at_start(waiting.pop()) - found
+        found |= new
+        waiting += new & MODULES.keys()
+    packages = {name.partition(".")[0] for name in found}
+    assert sorted(told) == sorted(packages - sys.stdlib_module_names - {"biva"})

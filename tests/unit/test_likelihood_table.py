@@ -90,6 +90,9 @@ def test_rows_are_the_planned_models_in_order_and_say_not_run_without_results(tm
     assert [row[0] for row in rows_of(table)] == ["VAE", "LVAE", "LVAE+", "BIVA"]
     assert row_of(table, "BIVA")[1:] == ["not run", "not run"]
     assert "The paper reports no value on this dataset." in notes_of(table)
+    without = MNIST.model_copy(update={"paper_table": None})
+    table = likelihood_table(results, PAPER, without, [fake_config(dataset="mnist_static")])
+    assert "Reported values are left out: the configuration names no paper_table" in notes_of(table)
 
 
 def test_results_of_runs_that_are_not_planned_do_not_count(tmp_path: Path) -> None:
@@ -156,6 +159,9 @@ def test_architectures_of_other_depths_are_told_apart_by_their_stages(tmp_path: 
     assert [row[0] for row in rows_of(table)] == ["LVAE+ L=2", "LVAE+ L=3", "BIVA L=2"]
     assert row_of(table, "LVAE+ L=2")[1:3] == ["−25.00±0.10^se (1)", "–"]
     assert row_of(table, "LVAE+ L=3")[1:3] == ["−24.00±0.10^se (1)", "−81.20^1"]
+    results["wall_seconds"] = results["architecture"].map({"a_deep": 36000.0, "digits_8x8": 3600.0})
+    notes = notes_of(likelihood_table(results, paper_frame(model="LVAE+ L=3"), MNIST, planned))
+    assert "Hours of training per run: LVAE+ L=2 1, LVAE+ L=3 10." in notes
     assert "architecture a_deep (L=3), digits_8x8 (L=2)" in notes_of(table)
     same = deep.model_copy(update={"architecture": planned[1].architecture})
     assert row_of(likelihood_table(results, paper_frame(), MNIST, [*planned[1:], same]), "LVAE+ (a_deep)")
@@ -290,17 +296,32 @@ def test_distances_are_ours_minus_the_reported_value_where_there_are_both(tmp_pa
         ["BIVA", "log likelihood bound", "1", "-82.50 (2)", "-81.20 (unconfirmed)", "-1.30 nats", "a source"],
         ["BIVA", "log likelihood bound", "1000", "-78.00 (1)", "-79.00", "+1.00 nats", "a source"],
     ]
+    bounds_of_seed_1 = (results["metric"] == "log_likelihood_bound") & (results["seed"] == 1)
+    diverged = results.assign(value=results["value"].mask(bounds_of_seed_1))
+    assert likelihood_table(diverged, paper, MNIST, planned).distances["Delta"].tolist()[0] == "+nan nats"
     assert likelihood_table(collect([]), paper, MNIST, planned).distances.empty
     assert likelihood_table(results, paper, MNIST.model_copy(update={"paper_table": None}), planned).distances.empty
 
 
-def test_beside_reported_values_the_table_says_how_far_the_budget_is_from_the_papers(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("images", "hours", "budget", "took"),
+    [
+        (1_440_000, 1.25, "Not the paper's budget: 1,440,000 images seen, 1% of those", "1.2"),
+        (143_400_000, 99.6, "Not the paper's budget: 143,400,000 images seen, 100% of those", "100"),
+        (144_000_000, 1234.5, "Budget: 144,000,000 images seen, 100% of those", "1,234"),
+        (192_000_000, 12.4, "Budget: 192,000,000 images seen, 133% of those", "12"),
+    ],
+)
+def test_beside_reported_values_the_table_says_how_far_the_budget_is_from_the_papers(
+    images: int, hours: float, budget: str, took: str, tmp_path: Path
+) -> None:
+    """144 million images are the 3,000,000 updates of 48 after which the paper's rate is at its minimum."""
     planned = [fake_config(model, 1, dataset="mnist_static") for model in ("biva", "vae")]
+    planned.append(planned[0].model_copy(update={"finetunes": planned[0].digest}))  # on top of its parent's budget
     results = results_of(tmp_path, *((run, {1: (-85.0, 0.1)}) for run in planned))
-    # 1.44 million images are a hundredth of the 3,000,000 updates of 48 after which the paper's rate is at its minimum.
-    results = results.assign(
-        images_seen=1_440_000, wall_seconds=[4500.0 if m == "biva" else 1800 for m in results["model"]]
-    )
+    taken = {"biva": (images, hours * 3600), "vae": (images, 1800.0), "biva_finetuned": (1000, 900.0)}
+    of_runs = [taken[model] for model in results["model"]]
+    results = results.assign(images_seen=[n for n, _ in of_runs], wall_seconds=[s for _, s in of_runs])
     notes = notes_of(likelihood_table(results, PAPER, MNIST, planned))
-    assert "1,440,000 images seen, 1% of those" in notes
-    assert "Hours of training per run: VAE 0.5, BIVA 1.2." in notes
+    assert budget in notes
+    assert f"Hours of training per run: VAE 0.5, BIVA {took}, BIVA finetuned 0.25." in notes

@@ -51,7 +51,7 @@ def results(row: dict[str, object]) -> Make:
 
     def make(*values: float, first: int = 1, **changes: object) -> Results:
         rows = [row | changes | {"seed": first + n, "value": value} for n, value in enumerate(values)]
-        return pd.DataFrame(rows).astype({"k": "Int64", "seed": "int64", "value": "float64"})
+        return pd.DataFrame(rows, columns=[*row]).astype({"k": "Int64", "seed": "int64", "value": "float64"})
 
     return make
 
@@ -158,12 +158,22 @@ def test_what_describes_a_model_is_not_compared(results: Make) -> None:
         compare(results(-25.0), others, NO_BOUNDS)
 
 
+@pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize(
     ("column", "said"), [("data_fingerprint", "other data"), ("evaluation_digest", "other settings of the evaluation")]
 )
-def test_a_rerun_on_other_images_is_refused(results: Make, column: str, said: str) -> None:
-    with pytest.raises(UserError, match=f"digits/digits_8x8/biva/seed1 was run with {said} than the published one"):
-        compare(results(-25.0), results(-25.0, **{column: "0"}), NO_BOUNDS)
+def test_a_rerun_on_other_images_is_refused(results: Make, column: str, said: str, seed: int) -> None:
+    with pytest.raises(UserError, match=f"biva/seed{seed} was run with {said} than the published one"):
+        compare(results(-25.0), results(-25.0, first=seed, **{column: "0"}), NO_BOUNDS)
+
+
+@pytest.mark.parametrize("other", [{"model": "vae"}, {"dataset": "omniglot"}, {"k": 5}, {"metric": "bits_per_dim"}])
+def test_where_nothing_was_run_that_is_published_nothing_is_called_equal(
+    results: Make, other: dict[str, object]
+) -> None:
+    for published in (results(-25.0), results()):
+        with pytest.raises(UserError, match="Nothing that is published was run again"):
+            compare(published, results(-25.0, **other), NO_BOUNDS)
 
 
 def test_the_report_shows_both_values_and_counts_verdicts(results: Make) -> None:

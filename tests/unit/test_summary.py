@@ -38,8 +38,8 @@ def written(folder: Path, runs: list[RunConfig] = RUNS, **changes: object) -> Pa
 
 
 def test_without_any_result_everything_is_named_as_not_run(tmp_path: Path) -> None:
-    tex = written(tmp_path / "my_set").read_text()
-    assert r"\texttt{my\_set}" in tex
+    tex = written(tmp_path / "of_another_name").read_text()
+    assert r"\texttt{quick}" in tex
     assert r"100\% of \{models\} \& a\_b" in tex
     assert r"Table \texttt{tables/likelihood}: not run." in tex
     assert r"Table \texttt{anomalies/photos}: not run." in tex

@@ -102,6 +102,7 @@ def test_a_table_as_a_frame() -> None:
         (Cell("not run"), "not run"),
         (Cell(text("BIVA ", code("a")), marks=("a", "b")), "BIVA a^a,b"),
         (Cell(value=-0.5), "−0.50"),
+        (Cell(value=-0.004, digits=2, interval=(-0.006, -0.0)), "0.00 [−0.01, 0.00]"),
         (Cell(value=0.5, digits=3, interval=(0.25, 0.75)), "0.500 [0.250, 0.750]"),
         (Cell(value=0.5, spread=0.125, seeds="2"), "0.50±0.12 (2)"),
         (Cell(value=math.nan, seeds="2"), "not finite (2)"),

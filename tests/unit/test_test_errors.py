@@ -25,12 +25,18 @@ DIGITS = SemiSupervised(
     label_weight=10,
     seeds=(1, 2, 3),
 )
-MNIST = DIGITS.model_copy(update={"name": "labels_100", "dataset": "mnist_dynamic", "paper_table": "semi_supervised"})
+MNIST = DIGITS.model_copy(
+    update={"name": "labels_100", "dataset": "mnist_dynamic", "labels": 100, "paper_table": "semi_supervised"}
+)
 ERRORS = {("biva", 1): 10.0, ("biva", 2): 14.0, ("classifier", 1): 20.0, ("classifier", 2): 21.0}
 
 
-def planned(dataset: str = "digits") -> list[RunConfig]:
-    return [labelled_config(model, seed, dataset) for model in ("biva", "classifier") for seed in (1, 2, 3)]
+def planned(settings: SemiSupervised = DIGITS) -> list[RunConfig]:
+    return [
+        labelled_config(model, seed, settings.dataset, settings.labels)
+        for model in ("biva", "classifier")
+        for seed in settings.seeds
+    ]
 
 
 @pytest.fixture
@@ -52,6 +58,11 @@ def test_cells_and_the_paired_difference_are_the_hand_computed_ones(results: pd.
         assert note in notes_of(table)
 
 
+def test_where_biva_is_worse_the_difference_says_so(results: pd.DataFrame) -> None:
+    table = error_table(results.assign(value=30 - results["value"]), PAPER, DIGITS, planned())
+    assert "the error of BIVA is higher by 8.50±2.12 points, and lower for 0 of 2 seeds" in notes_of(table)
+
+
 def test_a_training_that_diverged_is_marked(tmp_path: Path) -> None:
     folders = [fake_test_error(tmp_path, labelled_config(*run), error) for run, error in ERRORS.items()]
     edit(folders[3].training, loss_growth=1e6)
@@ -70,8 +81,8 @@ def test_only_seeds_that_both_models_ran_are_paired(tmp_path: Path) -> None:
 
 
 def test_the_papers_value_stands_beside_ours_with_its_mark() -> None:
-    table = error_table(collect([]), PAPER, MNIST, planned("mnist_dynamic"))
-    assert row_of(table, "BIVA") == ["BIVA", "50 labels, all images", "not run", "0.83^1,†"]
+    table = error_table(collect([]), PAPER, MNIST, planned(MNIST))
+    assert row_of(table, "BIVA") == ["BIVA", "100 labels, all images", "not run", "0.83^1,†"]
     assert row_of(table, "Supervised network")[2:] == ["not run", "–"]
     assert "^1 memory of paper Table 5" in notes_of(table)
     assert "unconfirmed" in notes_of(table)
@@ -80,7 +91,16 @@ def test_the_papers_value_stands_beside_ours_with_its_mark() -> None:
 def test_an_unknown_paper_table_is_refused_with_the_known_one() -> None:
     unknown = MNIST.model_copy(update={"paper_table": "static_mnist"})
     with pytest.raises(UserError, match=r"static_mnist.*it has: semi_supervised"):
-        error_table(collect([]), PAPER, unknown, planned("mnist_dynamic"))
+        error_table(collect([]), PAPER, unknown, planned(unknown))
+    known = MNIST.model_copy(update={"paper_table": None})
+    assert "Reported values are left out" in notes_of(error_table(collect([]), PAPER, known, planned(known)))
+
+
+@pytest.mark.parametrize("other", [{"labels": 50}, {"dataset": "digits"}])
+def test_errors_with_other_labels_or_data_are_not_put_beside_ours(other: dict[str, object]) -> None:
+    settings = MNIST.model_copy(update=other)
+    with pytest.raises(UserError, match=r"semi_supervised.*has no row on its dataset and metric; it has: none"):
+        error_table(collect([]), PAPER, settings, planned(settings))
 
 
 def test_runs_with_other_labels_or_none_do_not_count(tmp_path: Path) -> None:
@@ -103,5 +123,5 @@ def test_runs_with_other_labels_or_none_do_not_count(tmp_path: Path) -> None:
 def test_the_table_compiles_on_one_page_and_within_its_width(
     settings: SemiSupervised, results: pd.DataFrame, tmp_path: Path
 ) -> None:
-    tex = error_table(results, PAPER, settings, planned(settings.dataset)).latex()
+    tex = error_table(results, PAPER, settings, planned(settings)).latex()
     fits_on_one_page(tex, tmp_path)

@@ -91,6 +91,10 @@ def test_with_other_images_or_k_they_are_other_samples(made: RunFolder, file: Pa
     lines = comparison(weights, found, fewer, "cpu").splitlines()
     assert re.fullmatch(r"log_likelihood_bound +2 +nats +- +-\d+\.\d{5} ± \d\.\d{5} +-", lines[1])
     assert "Other images or K" in lines[-1]
+    same = SETTINGS.model_copy(update={"importance_samples": (5, 1)})
+    assert "expect no difference" in comparison(weights, found, same, "cpu")
+    whole = SETTINGS.model_copy(update={"max_images": 10**6})
+    assert "Other images or K" in comparison(weights, found, whole, "cpu")
     assert "repeated on some GPU" in comparison(weights, found, SETTINGS, "some GPU")
 
 
@@ -156,6 +160,19 @@ def test_the_card_says_what_the_records_do(tmp_path: Path) -> None:
         assert said in card
     assert "| `log_likelihood_bound` | 1000 | -24.123 ± 0.25 | nats |" in card
     assert "1 thread, 8.33e-05 core-hours" in card
+    config = read_json(folder.identity)["config"]
+    config["architecture"]["description"] = "two | three\nstages\n"
+    edit(folder.identity, config=config)
+    assert r"architecture `digits_8x8`: two \| three stages  |" in model_card(folder).splitlines()[7]
+    edit(folder.training, wall_seconds=3600 * 1440.4)
+    assert "1,440 hours on cpu with 1 thread, 1,440 core-hours" in model_card(folder)
+    for path in (folder.identity, folder.evaluation):
+        content = read_json(path)
+        for name in {"parent", "versions", "parameters", "images", "settings", "metrics"} & content.keys():
+            write_json(path, {key: value for key, value in content.items() if key != name})
+            with pytest.raises(UserError, match=re.escape(f"The records in {folder.path} are not as biva writes them")):
+                model_card(folder)
+        write_json(path, content)
     assert "biva repeat results/published/quick/runs/digits/digits_8x8/biva/seed1/weights.safetensors" in card
 
 

@@ -41,7 +41,7 @@ def draw_anomaly(folders: Iterable[RunFolder], pair: AnomalyPair) -> Figure:
     if not ready:
         raise UserError(
             f"Nothing to draw for anomaly pair {pair.name!r}: none of the {len(runs)} runs on {pair.normal!r} has a "
-            "record of it. Run `biva detect EXPERIMENTS RUN` first."
+            f"record of it. Run `biva detect EXPERIMENTS RUN {pair.name}` first."
         )
     shown = first_seeds(ready)
     if len(shown) > 2:

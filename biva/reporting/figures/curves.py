@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from biva.errors import UserError
 from biva.records import RunFolder, read_json, read_lines
 from biva.reporting.canvas import key
 from biva.reporting.figures.registry import figure
@@ -104,7 +105,10 @@ def ladder(part: Any, group: Group) -> None:
     """
     axes = part.subplots()
     bounds = {run: _bounds(run.folder) for run in group}
-    k = max(set.intersection(*(set(bound) for bound in bounds.values())))
+    common = set.intersection(*(set(bound) for bound in bounds.values()))
+    if not common:
+        raise UserError("Nothing to draw in figure 'ladder': its runs have no K in common. `biva evaluate` them again.")
+    k = max(common)
     models = by_model(group)
     for place, (model, runs) in enumerate(models.items()):
         values = [bounds[run][k][0] for run in runs]

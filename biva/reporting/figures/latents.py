@@ -53,7 +53,8 @@ def kl_per_layer(part: Any, group: Group) -> None:
         axes.barh(places, kl.mean(axis=0), height=0.7, color=COLOURS[model])
         if len(runs) > 1:
             axes.plot(kl.T, places, ".", color="black", markersize=2)
-        for place, name in enumerate(names if records[0]["active_units"] else ()):  # K = 1 counts none
+        are_counted = all(record["active_units"] for record in records)  # with K = 1 they are not
+        for place, name in enumerate(names if are_counted else ()):
             units = [record["active_units"][name] for record in records]
             text = f"{np.mean([unit['active'] for unit in units]):g}/{units[0]['total']}"
             end: Any = (max(kl[:, place].max(), 0), place)
