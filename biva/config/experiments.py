@@ -198,13 +198,8 @@ class Experiments(Strict):
             raise ValueError(f"names of tables, semi_supervised and anomaly pairs must differ, got {names}")
         if not self.runs and (self.figures or not self.semi_supervised):
             raise ValueError("runs is empty: a set needs runs or semi_supervised, and runs for figures")
-        precisions = {"training": self.training, "evaluation": self.evaluation}
-        precisions |= {"finetuning.training": self.finetuning.training} if self.finetuning else {}
-        precisions |= {
-            f"semi_supervised.{n}.training": s.training for n, s in enumerate(self.semi_supervised) if s.training
-        }
-        if no_gpu := [key for key, each in precisions.items() if self.device == "cpu" and each.precision == "tf32"]:
-            raise ValueError(f"{' and '.join(no_gpu)}: precision tf32 is a mode of NVIDIA GPUs, but device is cpu")
+        if self.device == "cpu" and '"precision":"tf32"' in self.model_dump_json():
+            raise ValueError("precision: tf32 is a mode of NVIDIA GPUs, but device is cpu; use fp32 or bf16")
         for pair in self.anomalies:
             if pair.normal not in {group.dataset for group in self.runs}:
                 raise ValueError(f"anomaly pair {pair.name!r} is about dataset {pair.normal!r}, which no run uses")

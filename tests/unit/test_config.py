@@ -117,10 +117,15 @@ def with_finetuning(**changes: Any) -> Edit:
                 "'digits' has (1, 8, 8), dynamic; allowed: digits, photo_patches"
             ],
         ),
-        (put("training.precision", "tf32"), ["training: precision tf32 is a mode of NVIDIA GPUs, but device is cpu"]),
-        (put("evaluation.precision", "tf32"), ["evaluation: precision tf32 is"]),
-        (put("semi_supervised.0.training.precision", "tf32"), ["semi_supervised.0.training: precision tf32 is"]),
-        (with_finetuning(training={"precision": "tf32"}), ["finetuning.training: precision tf32 is"]),
+        *(
+            (edit, ["precision: tf32 is a mode of NVIDIA GPUs, but device is cpu; use fp32 or bf16"])
+            for edit in (
+                put("training.precision", "tf32"),
+                put("evaluation.precision", "tf32"),
+                put("semi_supervised.0.training.precision", "tf32"),
+                with_finetuning(training={"precision": "tf32"}),
+            )
+        ),
         (put("anomalies.0.below", "mean"), ["anomalies.0.below", "'samples' or 'mode'", "'mean'"]),
         (put("anomalies.0.choose_k_on", "minst"), ["anomalies.0.choose_k_on: unknown dataset 'minst'; allowed: null"]),
         (put("anomalies.0.choose_k_on", "digits"), ["anomalies.0.choose_k_on: 'digits' is one of the pair's own"]),
