@@ -142,9 +142,11 @@ def init(folder: Annotated[Path, typer.Argument(help="A new folder, or an empty 
 @verb("biva describe biva_28x28", "biva describe biva_32x32 --model vae")
 def describe(architecture: ArchitectureName, model: Model = "biva") -> None:
     """Print an architecture's stages, latents and parameters."""
+    from biva.devices import enough_memory
     from biva.models.describe import describe
 
-    print(describe(architecture, load_architecture(architecture), model))
+    with enough_memory("Use smaller sizes."):
+        print(describe(architecture, load_architecture(architecture), model))
 
 
 @verb("biva check biva_28x28")
@@ -313,7 +315,6 @@ def train(
 
     A fine-tuned run (MODEL_finetuned) starts from the selected weights of the run that it fine-tunes, its parent.
     """
-    from biva.data.datasets import load
     from biva.tracking import mirroring
     from biva.training.loop import train
     from biva.training.signals import Interrupted
@@ -321,7 +322,7 @@ def train(
     config = find_run(experiments, run)
     folder = _run_folder(experiments, run, to)
     parent_folder = _run_folder(experiments, config.parent_name, parent) if config.parent_name else None
-    dataset = load(data or RESOURCES / config.dataset)
+    dataset = _prepared(config.dataset, data)
     try:
         with mirroring(folder) as mirror:
             train(config, dataset, folder, on_evaluation=mirror, parent_folder=parent_folder)
@@ -343,14 +344,13 @@ def evaluate(
     Several processes, on any machines that share the folder, can draw a share of the samples each, by --part. What they
     have drawn is kept, and the same command without --part goes on from there, to the same result.
     """
-    from biva.data.datasets import load
     from biva.evaluation.kept import parse_share
     from biva.evaluation.run import evaluate, evaluate_share
     from biva.tracking import mirror_or_warn
 
     config, settings = find_run(experiments, run), load_experiments(experiments).evaluation
     trained, share = _run_folder(experiments, run, folder), parse_share(part) if part else None
-    dataset = load(data or RESOURCES / config.dataset)
+    dataset = _prepared(config.dataset, data)
     if share:
         evaluate_share(trained, settings, dataset, share)
     else:
@@ -403,16 +403,15 @@ def detect(
     Where the pair has choose_k_on, k of LLR^{>k} is chosen on that third dataset and on validation images. Writes
     anomaly/PAIR.json and .safetensors into the run's folder.
     """
-    from biva.data.datasets import load
     from biva.evaluation.detect import detect
     from biva.tracking import mirror_or_warn
 
     find_run(experiments, run)  # refuses a name that the set does not have
     settings, evaluation = find_anomaly(experiments, pair), load_experiments(experiments).evaluation
     trained = _run_folder(experiments, run, folder)
-    normal = load(data or RESOURCES / settings.normal)
-    third = load(choosing or RESOURCES / settings.choose_k_on) if settings.choose_k_on else None
-    detect(trained, settings, evaluation, normal, load(anomalous or RESOURCES / settings.anomalous), third)
+    normal, other = _prepared(settings.normal, data), _prepared(settings.anomalous, anomalous)
+    third = _prepared(settings.choose_k_on, choosing) if settings.choose_k_on else None
+    detect(trained, settings, evaluation, normal, other, third)
     mirror_or_warn(trained)
 
 
@@ -647,6 +646,13 @@ def schema() -> None:
     for path, content in generated().items():
         write_atomically(path, content.encode())
         print(path)
+
+
+def _prepared(dataset: str, folder: Path | None) -> Any:
+    """The dataset of this name, prepared as its entry says; refuses another one in the folder."""
+    from biva.data.datasets import load
+
+    return load(folder or RESOURCES / dataset, (dataset, find_dataset(dataset)))
 
 
 def _planned(experiments: str) -> list[RunConfig]:

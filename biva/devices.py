@@ -81,6 +81,27 @@ def find_precision(name: str) -> Precision:
     return cast(Precision, name)
 
 
+_NO_MEMORY = ("allocate memory", "size calculation overflowed")
+"""What torch says, in errors of no class of their own, where the memory of a CPU does not suffice."""
+
+
+@contextmanager
+def enough_memory(remedy: str) -> Iterator[None]:
+    """Report in words, with what to do, that the memory of a GPU or of this machine does not suffice.
+
+    Raises:
+        UserError: it does not.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError) or any(w in str(error) for w in _NO_MEMORY)
+        if not known:
+            raise
+        said = f"{error}".partition("\n")[0] or type(error).__name__
+        raise UserError(f"The memory does not suffice ({said}). {remedy}") from None
+
+
 @contextmanager
 def computing_in(precision: Precision, device: torch.device) -> Iterator[None]:
     """Compute convolutions and matrix products in a precision: a forward pass, or a whole training step.

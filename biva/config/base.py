@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from biva.models.architectures import Strict as Strict
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$", max_length=100)]
 Device = Literal["cpu", "cuda", "auto"]
@@ -12,9 +14,3 @@ Precision = Literal["fp32", "tf32", "bf16"]
 Protocol = Literal["paper", "clean"]
 PROTOCOL_SPLITS: dict[Protocol, tuple[str, ...]] = {"paper": ("train", "test"), "clean": ("train", "valid", "test")}
 """Splits that a dataset must have to be trained on; `paper` trains on valid too where there is one."""
-
-
-class Strict(BaseModel):
-    """Unknown keys are errors, and so are numbers that are not finite; values cannot change after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

@@ -74,6 +74,19 @@ class DatasetConfig(Strict):
     licence: str = Field(description="Of the data.")
     citation: str = Field(description="Whom to cite for the data.")
 
+    @property
+    def likelihood(self) -> str | None:
+        """The likelihood that its images can be trained with; none is for levels that are neither binarised nor 256."""
+        if self.binarisation != "none":
+            return "bernoulli"
+        return "mixture_of_logistics" if self.levels == 256 else None
+
+    @model_validator(mode="after")
+    def _static_is_binary(self) -> DatasetConfig:
+        if self.binarisation == "static" and self.levels != 2:
+            raise ValueError(f"with binarisation: static a pixel is 0 or 1, so levels must be 2, got {self.levels}")
+        return self
+
     def addresses(self, name: str) -> list[str]:
         """Where on the network a file of this name is, or begins, in the order of `sources`."""
         return [source + name for source in self.sources if "://" in source]

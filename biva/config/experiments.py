@@ -76,8 +76,8 @@ class SemiSupervised(Strict):
         return self
 
     def includes(self, run: RunConfig) -> bool:
-        """Whether the table shows this run."""
-        if run.labels is None or run.labels.count != self.labels:
+        """Whether the table shows this run; other entries may have the same labels with other seeds and settings."""
+        if run.labels is None or run.labels.count != self.labels or run.seed not in self.seeds:
             return False
         return (run.dataset, run.architecture_name) == (self.dataset, self.architecture)
 
@@ -198,6 +198,8 @@ class Experiments(Strict):
             raise ValueError(f"names of tables, semi_supervised and anomaly pairs must differ, got {names}")
         if not self.runs and (self.figures or not self.semi_supervised):
             raise ValueError("runs is empty: a set needs runs or semi_supervised, and runs for figures")
+        if self.device == "cpu" and '"precision":"tf32"' in self.model_dump_json():
+            raise ValueError("precision: tf32 is a mode of NVIDIA GPUs, but device is cpu; use fp32 or bf16")
         for pair in self.anomalies:
             if pair.normal not in {group.dataset for group in self.runs}:
                 raise ValueError(f"anomaly pair {pair.name!r} is about dataset {pair.normal!r}, which no run uses")

@@ -66,49 +66,52 @@ def _mistakes(experiments: Experiments, datasets: dict[str, DatasetConfig], fold
         if group.dataset not in datasets:
             yield f"{place}.dataset: unknown dataset {group.dataset!r}; {allowed}"
             continue
-        dataset, shape = datasets[group.dataset], load_architecture(group.architecture, folder).input_shape
+        dataset, architecture = datasets[group.dataset], load_architecture(group.architecture, folder)
         if missing := [split for split in PROTOCOL_SPLITS[training.protocol] if split not in dataset.splits]:
             yield (
                 f"{place}.dataset: {group.dataset!r} has no {' and no '.join(missing)} split, which training.protocol: "
                 f"{training.protocol} needs; it has: {', '.join(dataset.splits)}"
             )
-        if shape != dataset.shape:
+        if architecture.input_shape != dataset.shape:
             yield (
-                f"{place}.architecture: {group.architecture!r} is for images of shape {shape}, but dataset "
-                f"{group.dataset!r} has {dataset.shape}"
+                f"{place}.architecture: {group.architecture!r} is for images of shape {architecture.input_shape}, but "
+                f"dataset {group.dataset!r} has {dataset.shape}"
+            )
+        if architecture.likelihood != dataset.likelihood:
+            yield (
+                f"{place}.architecture: {group.architecture!r} has likelihood: {architecture.likelihood}, but dataset "
+                f"{group.dataset!r} has binarisation: {dataset.binarisation} and {dataset.levels} levels; bernoulli is "
+                "for binarised images, mixture_of_logistics for 256 levels with binarisation: none"
             )
     for number, pair in enumerate(experiments.anomalies):
-        if pair.anomalous not in datasets:
-            yield f"anomalies.{number}.anomalous: unknown dataset {pair.anomalous!r}; {allowed}"
-        if pair.choose_k_on is not None and pair.normal in datasets:
-            protocol = experiments.training.protocol
-            yield from (
-                f"anomalies.{number}.choose_k_on: {mistake}"
-                for mistake in _mistakes_of_choice(pair, pair.choose_k_on, protocol, datasets)
-            )
+        if pair.normal in datasets:
+            mistakes = _mistakes_of_pair(pair, experiments.training.protocol, datasets)
+            yield from (f"anomalies.{number}.{mistake}" for mistake in mistakes)
 
 
-def _mistakes_of_choice(
-    pair: AnomalyPair, other: str, protocol: Protocol, datasets: dict[str, DatasetConfig]
-) -> Iterator[str]:
-    """Why k cannot be chosen on the validation images of the pair's normal dataset and the test images of `other`."""
-    if protocol != "clean":
+def _mistakes_of_pair(pair: AnomalyPair, protocol: Protocol, datasets: dict[str, DatasetConfig]) -> Iterator[str]:
+    """Keys of the pair with datasets that its models cannot score, or on which k cannot be chosen."""
+    if pair.choose_k_on and protocol != "clean":
         yield (
-            f"training.protocol: {protocol} trains on the validation images of {pair.normal!r}, by which k would be "
-            "chosen; allowed: null, or training.protocol: clean"
+            f"choose_k_on: training.protocol: {protocol} trains on the validation images of {pair.normal!r}, by which "
+            "k would be chosen; allowed: null, or training.protocol: clean"
         )
     kind = {name: (dataset.shape, dataset.binarisation) for name, dataset in datasets.items()}
-    others = sorted(kind.keys() - {pair.normal, pair.anomalous})
-    allowed = f"allowed: {', '.join(name for name in others if kind[name] == kind[pair.normal]) or 'null'}"
-    if other not in datasets:
-        yield f"unknown dataset {other!r}; {allowed}"
-    elif other not in others:
-        yield f"{other!r} is one of the pair's own datasets, on which k must not be chosen; {allowed}"
-    elif kind[other] != kind[pair.normal]:
-        yield (
-            f"{other!r} has images of shape {kind[other][0]}, binarisation {kind[other][1]}, but {pair.normal!r} has "
-            f"{kind[pair.normal][0]}, {kind[pair.normal][1]}; {allowed}"
-        )
+    scorable = [name for name in sorted(datasets) if kind[name] == kind[pair.normal]]
+    own = {pair.normal, pair.anomalous}
+    for key, other, taken in (("anomalous", pair.anomalous, set()), ("choose_k_on", pair.choose_k_on, own)):
+        allowed = f"allowed: {', '.join(name for name in scorable if name not in taken) or 'null'}"
+        if other is None:
+            continue
+        if other not in datasets:
+            yield f"{key}: unknown dataset {other!r}; {allowed}"
+        elif other in taken:
+            yield f"{key}: {other!r} is one of the pair's own datasets, on which k must not be chosen; {allowed}"
+        elif other not in scorable:
+            yield (
+                f"{key}: {other!r} has images of shape {kind[other][0]}, binarisation {kind[other][1]}, but "
+                f"{pair.normal!r} has {kind[pair.normal][0]}, {kind[pair.normal][1]}; {allowed}"
+            )
 
 
 def load_datasets(folder: Path = CONFIG_FOLDER) -> dict[str, DatasetConfig]:

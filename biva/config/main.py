@@ -19,5 +19,5 @@ class MainConfig(Strict):
         description="Folder or https address that is tried before the official sources; BIVA_DATA_MIRROR overrides it.",
     )
     evaluation_jobs: int = Field(
-        default=1, ge=1, description="Jobs that share the evaluation of a run's bounds; changes no result."
+        default=1, ge=1, le=1024, description="Jobs that share the evaluation of a run's bounds; changes no result."
     )

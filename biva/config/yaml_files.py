@@ -26,7 +26,9 @@ def parse(model: type[Model], content: Any, where: str | Path) -> Model:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        lines = [_explain(model, issue) for issue in error.errors()]
+        # pydantic calls a list too short whose items it has refused, each of which is reported anyway
+        issues = (issue for issue in error.errors() if issue["type"] != "too_short" or not issue["input"])
+        lines = [_explain(model, issue) for issue in issues]
         raise UserError(f"{where} is not valid:\n" + "\n".join(f"  - {line}" for line in lines)) from None
 
 
@@ -52,7 +54,8 @@ def _keys_at(schema: dict[str, Any], path: tuple[Any, ...]) -> list[str]:
     node = schema
     for part in (None, *path):
         if part is not None:
-            node = node.get("properties", {}).get(part) or node.get("items") or node.get("additionalProperties") or {}
+            entries: dict[str, Any] = next(iter(node.get("patternProperties", {}).values()), {})  # of names, all alike
+            node = node.get("properties", {}).get(part) or node.get("items") or entries
         node = next((option for option in node.get("anyOf", []) if "$ref" in option), node)  # a section or null
         if "$ref" in node:
             node = schema["$defs"][node["$ref"].rsplit("/", 1)[-1]]

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from biva.config import DatasetConfig
-from biva.data.datasets import ARRAYS, DESCRIPTION, describe, load
+from biva.data.datasets import ARRAYS, DESCRIPTION, expect_entry, load
 from biva.errors import UserError
 from biva.records import read_json, sha256, write_json, writing_atomically
 
@@ -33,9 +33,7 @@ def export_datasets(configs: Mapping[str, DatasetConfig], resources: Path, targe
     """
     if target.exists():
         raise UserError(f"{target} exists already, and is not overwritten. Delete it, or name another file with --to.")
-    fingerprints = {name: load(resources / name).fingerprint for name in configs}
-    for name, config in configs.items():
-        _expect_entry(read_json(resources / name / DESCRIPTION), name, config, fingerprints[name], resources / name)
+    fingerprints = {name: load(resources / name, (name, config)).fingerprint for name, config in configs.items()}
     with writing_atomically(target) as file, tarfile.open(fileobj=file, mode="w") as tar:
         licences = _licences(configs, fingerprints).encode()
         _add(tar, _LICENCES, len(licences), io.BytesIO(licences))
@@ -122,19 +120,8 @@ def _verified(
             f"{path} is damaged: {name}/{ARRAYS} has the SHA-256 {digest}, but {name}/{DESCRIPTION} says "
             f"{declared}. Nothing was imported. Copy the file again, or export it again."
         )
-    _expect_entry(description, name, configs[name], digest, path)
+    expect_entry(description, name, configs[name], digest, path)
     return dict(description)
-
-
-def _expect_entry(about: dict[str, Any], name: str, config: DatasetConfig, fingerprint: str, where: Path) -> None:
-    """Refuse a description that is not the one that `prepare` would write for this entry."""
-    expected = describe(name, config, fingerprint)
-    for key in expected | about:
-        if about.get(key) != expected.get(key):
-            raise UserError(
-                f"{where}: dataset {name!r} was prepared by another entry: its {key} is {about.get(key)!r}, but by "
-                f"config/datasets.yaml {expected.get(key)!r}. Use the same entry, or run `biva prepare {name}` anew."
-            )
 
 
 def _is_present(folder: Path, path: Path, description: dict[str, Any]) -> bool:

@@ -191,11 +191,22 @@ def describe(name: str, config: DatasetConfig, fingerprint: str) -> dict[str, An
     }
 
 
-def load(folder: Path) -> Dataset:
-    """Open the dataset that `prepare` wrote into `folder`.
+def expect_entry(about: dict[str, Any], name: str, config: DatasetConfig, fingerprint: str, where: Path) -> None:
+    """Refuse a description that is not the one that `prepare` would write for this entry."""
+    expected = describe(name, config, fingerprint)
+    for key in expected | about:
+        if about.get(key) != expected.get(key):
+            raise UserError(
+                f"{where}: dataset {name!r} was prepared by another entry: its {key} is {about.get(key)!r}, but by "
+                f"config/datasets.yaml {expected.get(key)!r}. Use the same entry, or run `biva prepare {name}` anew."
+            )
+
+
+def load(folder: Path, entry: tuple[str, DatasetConfig] | None = None) -> Dataset:
+    """Open the dataset that `prepare` wrote into `folder`; with `entry`, its name and settings, only that of the entry.
 
     Raises:
-        UserError: it is not there, or its two files do not belong together.
+        UserError: it is not there, its two files do not belong together, or it is another dataset than the entry says.
     """
     path, description = folder / ARRAYS, folder / DESCRIPTION
     again = f"Run `biva prepare {folder.name}`."
@@ -206,6 +217,8 @@ def load(folder: Path) -> Dataset:
     fingerprint = sha256(path)  # 0.1 s for MNIST, some seconds for ImageNet
     if about.get("fingerprint") != fingerprint:
         raise UserError(f"{path} is not the file that {description} describes: its SHA-256 is {fingerprint}. {again}")
+    if entry:
+        expect_entry(about, *entry, fingerprint, folder)
     arrays = map_arrays(path)
     try:
         return Dataset(

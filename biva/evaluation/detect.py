@@ -37,12 +37,14 @@ def detect(
 ) -> None:
     """Score the test images of both datasets by L^{>k} for every k, and say how well each score separates them.
 
+    All are images of the shape and the binarisation that the run was trained on, as loading a pair makes sure.
+
     With `choosing`, the dataset that the pair's `choose_k_on` names, its test images and the validation images of the
     normal dataset are scored too, and k is chosen there (`choice`).
 
     Raises:
-        UserError: training is not complete, a dataset is not the right one, or the run was trained on the validation
-            images that should choose k.
+        UserError: training is not complete, `normal` is not what the run was trained on, or the run was trained on
+            the validation images that should choose k.
     """
     started = time.monotonic()
     trained = load_trained(folder, normal)
@@ -59,13 +61,6 @@ def detect(
                 "training.protocol: clean, or leave out the pair's choose_k_on."
             )
         scored |= {CHOOSING_NORMAL: (normal, "valid"), CHOOSING_ANOMALOUS: (choosing, "test")}
-    for dataset, _ in scored.values():
-        if (normal.shape, normal.binarisation) != (dataset.shape, dataset.binarisation):
-            raise UserError(
-                f"Anomaly pair {pair.name!r}: {normal.name} has images of shape {normal.shape}, binarisation "
-                f"{normal.binarisation}, but {dataset.name} has {dataset.shape}, {dataset.binarisation}. "
-                "A model can only score images of the kind it was trained on."
-            )
     seed = derive_seed(run.seed, "anomaly", pair.name)
     rows = rows_for(run.architecture, settings.memory_budget_mb, device)
     bounds, images = {}, {}

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import torch
 
+from biva.devices import enough_memory
 from biva.models.architectures import Architecture
 from biva.models.likelihoods import LIKELIHOODS
 
@@ -39,11 +40,12 @@ def rows_for(architecture: Architecture, budget_mb: int | None, device: torch.de
     return rows_within(budget_mb or BUDGET_MB[device.type], architecture)
 
 
+@enough_memory("Lower evaluation.memory_budget_mb, or end other programs that use the memory.")
 def halving_rows(compute: Callable[[int], Result], rows: int) -> Result:
     """compute(rows), or with half as many rows, and again, while the GPU's memory does not suffice.
 
     Raises:
-        torch.OutOfMemoryError: it does not suffice for one row.
+        UserError: it does not suffice for one row, or on a CPU not for so many.
     """
     while True:
         try:

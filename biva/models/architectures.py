@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 ModelName = Literal["vae", "lvae", "lvae_plus", "biva"]
 
@@ -13,11 +13,25 @@ Shape = tuple[_Size, _Size, _Size]
 """Channels, height, width of one feature map or image."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class Strict(BaseModel):
+    """Unknown keys are errors, and so are numbers that are not finite; values cannot change after loading.
+
+    So are true and false in the place of a number or a text: YAML reads `yes` and `no` so, and pydantic takes them for
+    1 and 0.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_value(cls, value: Any, field: ValidationInfo) -> Any:
+        values = value if isinstance(value, list | tuple) else [value]
+        if cls.model_fields[str(field.field_name)].annotation is not bool and any(isinstance(v, bool) for v in values):
+            raise ValueError("true and false are nothing to choose here; YAML reads yes, no, on and off as one of them")
+        return value
 
 
-class Stage(_Strict):
+class Stage(Strict):
     """One stage of the hierarchy: `blocks` gated residual blocks and one latent per group."""
 
     blocks: int = Field(ge=1, description="Gated residual blocks in each deterministic path of the stage.")
@@ -32,14 +46,14 @@ class Stage(_Strict):
         return self
 
 
-class Dropout(_Strict):
+class Dropout(Strict):
     """Dropout rates between the two convolutions of a gated block."""
 
     inference: float = Field(ge=0, lt=1, description="Rate in the two inference paths.")
     generative: float = Field(ge=0, lt=1, description="Rate in the generative path and the top-down merge.")
 
 
-class Architecture(_Strict):
+class Architecture(Strict):
     """Everything that VAE, LVAE, LVAE+ and BIVA of one size share; `Stage` 1 is next to the data."""
 
     description: str = Field(description="One line for people.")
@@ -68,6 +82,8 @@ class Architecture(_Strict):
         channels, size, width = self.input_shape
         if size != width:
             raise ValueError(f"input_shape: images must be square, got {size}x{width}")
+        if channels not in (1, 3):
+            raise ValueError(f"input_shape: images have 1 channel or 3, got {channels}")
         if self.likelihood == "mixture_of_logistics" and channels != 3:
             raise ValueError(f"likelihood: mixture_of_logistics needs 3 channels, but input_shape has {channels}")
         for number, stage in enumerate(self.stages):

@@ -16,7 +16,7 @@ from safetensors.torch import load as deserialise
 from biva import records
 from biva.config import RunConfig
 from biva.data.datasets import Dataset
-from biva.devices import choose_device, computing_in, device_name
+from biva.devices import choose_device, computing_in, device_name, enough_memory
 from biva.errors import UserError, some_of
 from biva.models.hierarchical_vae import count_parameters
 from biva.progress import progress_bar
@@ -45,6 +45,10 @@ SHOWN = 8
 """Terms that are not finite that a message names."""
 
 
+@enough_memory(
+    "Use a larger training.accumulate, with which a batch goes through in smaller pieces, a smaller batch_size "
+    "or a smaller architecture; or end other programs that use the memory."
+)
 def train(
     run: RunConfig,
     dataset: Dataset,
@@ -65,7 +69,8 @@ def train(
         parent_folder: the run that this one fine-tunes, if it does.
 
     Raises:
-        UserError: wrong settings, no trained parent, a full disk, or too many skipped updates in a row.
+        UserError: wrong settings, no trained parent, a full disk, too little memory, or too many skipped updates in a
+            row.
         Interrupted: SIGTERM or SIGINT came; the state is saved.
     """
     torch.set_num_threads(run.threads)

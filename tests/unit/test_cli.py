@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -14,6 +15,8 @@ import pytest
 import typer.main
 
 from biva.cli import app
+from biva.config import load_architecture
+from biva.records import write_json
 from tests.commands import assert_names_exist, assert_parsed, status_of
 
 ROOT = Path(__file__).parents[2]
@@ -115,6 +118,27 @@ def test_a_users_mistake_is_one_message_and_status_1(biva: Callable[..., Done], 
     assert said in done.stderr
     assert done.stdout == ""
     assert not Path("results").exists()
+
+
+@pytest.mark.parametrize("verb", ["train", "evaluate", "detect"])
+def test_another_dataset_than_the_run_s_is_refused(biva: Callable[..., Done], verb: str) -> None:
+    write_json(Path("data/data.json"), {"dataset": "photo_patches", "fingerprint": sha256(b"").hexdigest()})
+    Path("data/data.safetensors").touch()
+    pair = ["photo_patches"] if verb == "detect" else []
+    done = biva(verb, "quick", "digits/digits_8x8/biva/seed1", *pair, "--data", "data")
+    assert done.status == 1
+    assert "its dataset is 'photo_patches', but by config/datasets.yaml 'digits'" in done.stderr
+
+
+@pytest.mark.parametrize("filters", [10**7, 2**61])
+def test_sizes_that_no_memory_holds_are_one_message(
+    biva: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, filters: int
+) -> None:
+    large = load_architecture("digits_8x8", ROOT / "config").model_copy(update={"filters": filters})
+    monkeypatch.setattr("biva.cli.load_architecture", lambda _name: large)
+    done = biva("describe", "digits_8x8")
+    assert (done.status, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith("error: The memory does not suffice (")
 
 
 def test_a_disk_that_init_fills_is_one_line(biva: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,6 +112,23 @@ def with_finetuning(**changes: Any) -> Edit:
             lambda content: (put("anomalies.0.models", ["biva"])(content), content["runs"].pop()),
             ["names models ['biva'], of which no run is on 'digits'"],
         ),
+        (put("anomalies.0.anomalous", "minst"), ["anomalous: unknown dataset 'minst'; allowed: digits, photo_patches"]),
+        (
+            put("anomalies.0.anomalous", "mnist_static"),
+            [
+                "anomalies.0.anomalous: 'mnist_static' has images of shape (1, 28, 28), binarisation static, but "
+                "'digits' has (1, 8, 8), dynamic; allowed: digits, photo_patches"
+            ],
+        ),
+        *(
+            (edit, ["precision: tf32 is a mode of NVIDIA GPUs, but device is cpu; use fp32 or bf16"])
+            for edit in (
+                put("training.precision", "tf32"),
+                put("evaluation.precision", "tf32"),
+                put("semi_supervised.0.training.precision", "tf32"),
+                with_finetuning(training={"precision": "tf32"}),
+            )
+        ),
         (put("anomalies.0.below", "mean"), ["anomalies.0.below", "'samples' or 'mode'", "'mean'"]),
         (put("anomalies.0.choose_k_on", "minst"), ["anomalies.0.choose_k_on: unknown dataset 'minst'; allowed: null"]),
         (put("anomalies.0.choose_k_on", "digits"), ["anomalies.0.choose_k_on: 'digits' is one of the pair's own"]),
@@ -156,6 +173,36 @@ def test_datasets_that_may_choose_k_are_those_of_the_same_kind(config: Path) -> 
     assert load_experiments("small_fashion_anomalies", config).anomalies[0].choose_k_on == "omniglot"
 
 
+@pytest.mark.parametrize(
+    ("name", "changes", "said"),
+    [
+        ("digits", {"binarisation": "none"}, "bernoulli, but dataset 'digits' has binarisation: none and 17 levels"),
+        ("digits", {"binarisation": "none", "levels": 256}, "bernoulli, but dataset 'digits' has binarisation: none"),
+        ("cifar10", {"levels": 32}, "mixture_of_logistics, but dataset 'cifar10' has binarisation: none and 32 levels"),
+        (
+            "cifar10",
+            {"binarisation": "dynamic"},
+            "mixture_of_logistics, but dataset 'cifar10' has binarisation: dynamic",
+        ),
+    ],
+)
+def test_a_likelihood_is_for_images_of_its_kind(config: Path, name: str, changes: dict[str, Any], said: str) -> None:
+    """What has another range of values would be trained on all the same, to bounds that mean nothing."""
+    datasets = yaml.safe_load((config / "datasets.yaml").read_text())
+    datasets["datasets"][name] |= changes
+    (config / "datasets.yaml").write_text(yaml.safe_dump(datasets))
+    with pytest.raises(UserError, match=f"architecture: .* has likelihood: {said}"):
+        load_experiments({"digits": "quick"}.get(name, name), config)
+
+
+def test_of_a_refused_item_is_not_said_that_it_is_missing(config: Path) -> None:
+    spoil(config, put("runs.0.seeds", [-1]))
+    with pytest.raises(UserError) as caught:
+        load_experiments("quick", config)
+    assert str(caught.value).count("\n") == 1
+    assert "runs.0.seeds.0: Input should be greater than or equal to 0" in str(caught.value)
+
+
 def test_every_mistake_is_reported_at_once(config: Path) -> None:
     def edit(content: dict[str, Any]) -> None:
         content["device"] = "tpu"
@@ -189,6 +236,7 @@ def test_what_is_no_yaml_mapping_is_refused_by_name(config: Path, content: str) 
         ({"experiments": "Quick"}, "'Quick'"),
         ({"experiments": ""}, "at least 1|pattern"),
         ({"experiments": 3}, "string"),
+        ({"experiments": "quick", "evaluation_jobs": 2**62}, "evaluation_jobs: .*less than or equal to 1024"),
         ({}, "experiments: missing"),
     ],
 )
@@ -293,6 +341,20 @@ def test_the_digest_changes_with_what_changes_the_weights_alone(
     before = find_run("quick", "digits/digits_8x8/biva/seed1", config).digest
     spoil(config, put(place, value))
     assert (find_run("quick", "digits/digits_8x8/biva/seed1", config).digest != before) == changes_weights
+
+
+def test_a_table_of_test_errors_has_the_runs_of_its_entry_alone(config: Path) -> None:
+    """Another entry, with other settings, may differ in the seeds."""
+
+    def edit(content: dict[str, Any]) -> None:
+        (entry,) = content["semi_supervised"]
+        content["semi_supervised"].append(entry | {"name": "other", "label_weight": 3, "seeds": [6, 7]})
+
+    spoil(config, edit)
+    experiments = load_experiments("quick", config)
+    runs = resolve_runs("quick", experiments, config)
+    shown = [[run.seed for run in runs if entry.includes(run)] for entry in experiments.semi_supervised]
+    assert shown == [[1, 2, 3, 4, 5] * 2, [6, 7] * 2]
 
 
 def test_the_weight_of_labels_is_no_setting_of_the_supervised_network(config: Path) -> None:

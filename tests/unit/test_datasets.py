@@ -127,6 +127,25 @@ def test_damaged_dataset(
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "changes", "said"),
+    [
+        ("other", {}, "its dataset is 'tiny', but by config/datasets.yaml 'other'"),
+        ("tiny", {"binarisation": "dynamic"}, "its binarisation is 'static', but by config/datasets.yaml 'dynamic'"),
+        ("tiny", {"shape": (1, 2, 1)}, "its shape is [1, 1, 2], but by config/datasets.yaml [1, 2, 1]"),
+        ("tiny", {"splits": {"train": 5, "test": 1}}, "its splits is"),
+    ],
+)
+def test_a_dataset_is_that_of_its_entry(
+    raw: Path, tmp_path: Path, name: str, changes: dict[str, Any], said: str
+) -> None:
+    prepare("tiny", tiny(), raw, tmp_path / "tiny")
+    assert load(tmp_path / "tiny", ("tiny", tiny())).name == "tiny"
+    with pytest.raises(UserError) as error:
+        load(tmp_path / "tiny", (name, tiny(**changes)))
+    assert said in str(error.value)
+
+
 @pytest.mark.parametrize("content", [None, b"1 0\n0 1\n1 0\n"])
 def test_missing_or_altered_raw_file_names_the_command(raw: Path, tmp_path: Path, content: bytes | None) -> None:
     (raw / "train.amat").unlink()

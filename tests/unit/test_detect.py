@@ -169,14 +169,6 @@ def test_repeating_gives_the_same_bits(trained: RunFolder) -> None:
     assert (run(trained, anomalous), trained.anomaly("pair").with_suffix(".safetensors").read_bytes()) == first
 
 
-def test_other_kinds_of_images_are_refused(trained: RunFolder) -> None:
-    with pytest.raises(UserError, match=r"shape \(1, 4, 4\).*but other has \(3, 4, 4\)"):
-        run(trained, replace(other(dark().images["test"]), shape=(3, 4, 4)))
-    fits, does_not = other(dark().images["test"]), replace(other(dark().images["test"]), binarisation="none")
-    with pytest.raises(UserError, match=r"binarisation dynamic, but other has .*, none"):
-        detect(trained, CHOOSES, SETTINGS, dark(), fits, does_not)
-
-
 def test_other_data_than_trained_on_are_refused(trained: RunFolder) -> None:
     with pytest.raises(UserError, match="was trained on data with fingerprint ffffffffffff"):
         detect(trained, PAIR, SETTINGS, replace(dark(), fingerprint="1" * 64), other(dark().images["test"]))

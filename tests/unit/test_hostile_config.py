@@ -222,6 +222,10 @@ QUICK, DATASETS, DIGITS = "experiments/quick.yaml", "datasets.yaml", "architectu
         (QUICK, "learning_rate: 0.01\n", "betas: [0.9, .nan]\n", "- training.betas.1:"),
         (QUICK, "learning_rate: 0.01\n", "betas: [0.9, 1.0]\n", "- training.betas.1:"),
         (QUICK, "threads: 1\n", "threads: 1000000000000\n", "- threads:"),
+        (DIGITS, "[1, 8, 8]", "[2, 8, 8]", "input_shape: images have 1 channel or 3, got 2"),
+        (DATASETS, "binarisation: dynamic", "binarisation: static", "levels must be 2, got 17"),
+        (DATASETS, "levels: 17", "level: 17", "unknown key with value 17; allowed here: binarisation, citation, files"),
+        (DATASETS, "sha256:", "sha265:", "files.0.sha265: unknown key with value '6ebb"),
         *(
             (file, "shape: [1, 8, 8]", f"shape: {shape}", f"- {key}")
             for file, key in ((DATASETS, "datasets.digits.shape"), (DIGITS, "input_shape"))
@@ -238,6 +242,21 @@ def test_a_value_that_nothing_can_take_is_refused(
 ) -> None:
     assert before in original(name)
     assert expected in said(config, name, original(name).replace(before, after, 1).encode())
+
+
+@pytest.mark.parametrize("name", [QUICK, DIGITS])
+@pytest.mark.parametrize("value", [True, False])
+def test_yes_and_no_are_no_number_and_no_text(config: Path, name: str, value: bool) -> None:
+    """pydantic takes them for 1 and 0."""
+    for place in places(plain(name)):
+        content = copy.deepcopy(plain(name))
+        *parents, last = ("", *place)
+        whole = inner = {"": content}
+        for key in parents:
+            inner = inner[key]
+        if isinstance(inner[last], int | float | str):
+            inner[last] = value
+            assert "YAML reads yes, no, on and off" in said(config, name, yaml.safe_dump(whole[""]).encode()), place
 
 
 @pytest.mark.parametrize("value", ["a;touch executed", "../x", "$(id)", "a b", "A", "\\input{x}", "é", "", "a\n"])

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from biva.errors import UserError
 from biva.evaluation.memory import BUDGET_MB, halving_rows, rows_for, rows_within
 from tests.models import tiny_architecture
 
@@ -36,6 +37,6 @@ def test_rows_are_halved_while_the_gpu_is_full(capsys: pytest.CaptureFixture[str
     assert tried == [50, 25, 12, 6]
     assert capsys.readouterr().err.count("the GPU's memory is full") == 3
     tried.clear()
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(UserError, match=r"does not suffice .*Lower evaluation\.memory_budget_mb"):
         halving_rows(lambda rows: compute(rows + 6), 2)
     assert tried == [8, 7]

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -587,6 +588,20 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pyte
         checkpoint.save(tmp_path, {"update": 2})
     assert checkpoint.load(tmp_path) == {"update": 1}
     assert [path.name for path in tmp_path.iterdir()] == [checkpoint.NEWEST]
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory.\nMore"), MemoryError(), RuntimeError("can't allocate memory")]
+)
+def test_too_little_memory_is_one_line_that_says_what_to_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(loop, "step", Mock(side_effect=error))
+    with pytest.raises(UserError, match=r"memory does not suffice \(.*\)\. Use a larger training\.accumulate"):
+        run_to_end(tmp_path)
+    monkeypatch.setattr(loop, "step", Mock(side_effect=RuntimeError("another")))
+    with pytest.raises(RuntimeError, match="another"):
+        run_to_end(tmp_path)
 
 
 def test_batch_larger_than_the_data(tmp_path: Path) -> None:
