@@ -143,7 +143,7 @@ def note_on_budget(ours: pd.DataFrame, planned: list[RunConfig]) -> list[Text]:
     }
     hours = (text(name, f" {significant(mean, 2)}") for name, mean in took.items() if np.isfinite(mean))
     finetuned = runs["model"].str.endswith(FINETUNED)
-    images = runs.loc[~finetuned | finetuned.all(), "images_seen"]
+    images = (runs if finetuned.all() else runs[~finetuned])["images_seen"]
     share = 100 * images.mean() / PAPER_IMAGES
     by_the_clock = any(run.training.minutes is not None for run in planned)
     return [

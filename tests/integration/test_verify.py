@@ -455,6 +455,11 @@ def swap_published_weights(*, tensors: bool) -> None:
 ONE = RunFolder(PUBLISHED / "runs" / RUNS[0])
 
 
+def forget_weights() -> None:
+    ONE.weights.unlink()
+    ONE.card.unlink()
+
+
 def forget_parameters() -> None:
     identity = read_json(ONE.identity)
     del identity["parameters"]
@@ -476,10 +481,7 @@ def forget_parameters() -> None:
             lambda: ONE.weights.write_bytes(ONE.weights.read_bytes()[:-1]),
             "weights.safetensors, or a record that it needs",
         ),
-        (
-            lambda: (ONE.weights.unlink(), ONE.card.unlink()),
-            "seed1/weights.safetensors is not as ro-crate-metadata.json",
-        ),
+        (forget_weights, "seed1/weights.safetensors is not as ro-crate-metadata.json"),
         (forget_parameters, "are not as biva writes them, so there is no model card"),
         (
             partial(change_text, PUBLISHED / "ro-crate-metadata.json", "4 updates", "40 updates"),
