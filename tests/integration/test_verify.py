@@ -515,7 +515,7 @@ def test_a_copy_that_fails_leaves_what_was_published(project: Path, monkeypatch:
     copy = shutil.copyfile
 
     def fill_the_disk(source: Path, place: Path) -> None:
-        if source.name == "train.json":
+        if Path(place).name == "train.json" and PUBLISHED in Path(place).parents:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(place))
         copy(source, place)
 
