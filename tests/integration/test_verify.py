@@ -514,10 +514,10 @@ def test_a_copy_that_fails_leaves_what_was_published(project: Path, monkeypatch:
     before = {path: path.read_bytes() for path in PUBLISHED.rglob("*") if path.is_file()}
     copy = shutil.copyfile
 
-    def fill_the_disk(source: Path, place: Path) -> None:
+    def fill_the_disk(source: Path, place: Path, **options: Any) -> Path:
         if Path(place).name == "train.json" and PUBLISHED in Path(place).parents:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(place))
-        copy(source, place)
+        return copy(source, place, **options)
 
     monkeypatch.setattr(shutil, "copyfile", fill_the_disk)
     with pytest.raises(OSError, match="No space left"):
