@@ -1,5 +1,6 @@
 # What the rules share: how they call `biva`, the experiment sets as Python objects, lists of files, and one narrow
 # function per setting, so that a rule's params hold only what changes its outputs.
+import errno
 import os
 import shlex
 import shutil
@@ -18,21 +19,33 @@ RUN = f"{SET}/runs/{NAME}"
 DATASET = {"data": f"{DATA}/data.json", "arrays": ancient(f"{DATA}/data.safetensors")}
 TRAINED = {"summary": f"{RUN}/train.json", "weights": f"{RUN}/weights.safetensors"}
 
-# The package `biva` beside this workflow is used, installed or not, wherever Snakemake runs; the configuration beside
-# it only where the working folder has none.
+# The package `biva` beside this workflow is used, installed or not, wherever Snakemake runs; the installed one where there
+# is none: after `biva init`, or where Snakemake fetches this file from a repository. The configuration beside it is used
+# only where the working folder has none.
 ROOT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parents[1]
 sys.path.insert(0, str(ROOT))
 if not Path("config/experiments").is_dir():
     os.environ.setdefault("BIVA_CONFIG", str(ROOT / "config"))
 
-import biva.config
+try:
+    import biva.config
+except ModuleNotFoundError as error:
+    sys.exit(
+        f"error: The Python that runs Snakemake, {sys.executable}, has no package `{error.name}`. Install `biva` for it, "
+        "from the repository of this workflow: pip install git+https://ADDRESS"
+    )
 from biva.config import CONFIG_FOLDER, load_experiments, load_sets, resolve_runs
-from biva.errors import UserError
+from biva.environment import settle
+from biva.errors import UserError, explained
+from biva.origin import commit
 from biva.records import settings_digest
 
 find_run, find_table, find_pair = map(cache, (biva.config.find_run, biva.config.find_table, biva.config.find_anomaly))
 experiment_set = cache(load_experiments)
 PAPER = str(CONFIG_FOLDER / "paper_results.csv")
+
+if sys.prefix != sys.base_prefix:
+    os.environ.pop("PYTHONPATH", None)  # jobs have the packages of this virtual environment and no others
 
 USES_CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
 if USES_CONDA:
@@ -40,14 +53,39 @@ if USES_CONDA:
     # may be behind another Python. Without this variable it puts the new one first.
     os.environ.pop("CONDA_SHLVL", None)
 
+# In a container jobs see the working folder, and so what else they need is bound; with the driver of a GPU.
+IMAGE = "biva.sif"
+USES_CONTAINER = DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method
+INSTALLED = Path(biva.__file__).resolve().parent
+if USES_CONTAINER:
+    for folder in sorted({ROOT, INSTALLED.parent, CONFIG_FOLDER.absolute()}):
+        if not folder.is_relative_to(Path.cwd()):
+            workflow.deployment_settings.apptainer_args += f" --bind {shlex.quote(str(folder))}"
+    if shutil.which("nvidia-smi"):
+        workflow.deployment_settings.apptainer_args += " --nv"
+
+# Where jobs look for the package first. Those that have another Python than Snakemake reach an installed one by a link, and
+# with it nothing that is installed beside it.
+OTHER_PYTHON = USES_CONDA or USES_CONTAINER
+CODE = ROOT
+if not (ROOT / "biva").is_dir():
+    CODE = Path.cwd()
+    if OTHER_PYTHON:
+        CODE = CODE / ".snakemake/code"
+        CODE.mkdir(parents=True, exist_ok=True)
+        if (CODE / "biva").resolve() != INSTALLED:
+            (CODE / "biva").unlink(missing_ok=True)
+            (CODE / "biva").symlink_to(INSTALLED)
+
 
 def call_biva(arguments):
-    """The shell command of a rule: outside of conda by the Python that runs Snakemake, with this package `biva`.
+    """The shell command of a rule, with this package `biva`: by the Python that runs Snakemake, or that of conda or the image.
 
-    Snakemake takes PYTHONPATH away from jobs in conda environments, so the command itself sets it.
+    Snakemake takes PYTHONPATH away from jobs in conda environments, so the command itself sets it. There `-s` leaves out
+    packages in `~/.local`.
     """
-    python = "python" if USES_CONDA else quoted(sys.executable)
-    place = "" if Path.cwd() == ROOT else f"PYTHONPATH={quoted(ROOT)} BIVA_CONFIG={quoted(CONFIG_FOLDER)} "
+    python = "python -s" if OTHER_PYTHON else quoted(sys.executable)
+    place = "" if Path.cwd() == CODE else f"PYTHONPATH={quoted(CODE)} BIVA_CONFIG={quoted(CONFIG_FOLDER)} "
     return f"{place}{python} -m biva {arguments}"
 
 
@@ -59,18 +97,36 @@ def quoted(path):
 def checked(settings):
     """All settings of config/config.yaml, those given to Snakemake first; refuses a wrong configuration before any job."""
     try:
+        settle()
+        if set("{}") & set(str(ROOT)):
+            raise UserError(
+                f"Snakemake takes what stands in braces for names, so the project cannot be in {ROOT}. Move it to a "
+                "folder without braces in its path."
+            )
+        notes = next(filter(os.path.exists, (".snakemake", ".")))
+        if not os.access(notes, os.W_OK):  # else Snakemake ends in a traceback
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(Path(notes).absolute()))
         settings = biva.config.load_main().model_dump() | settings
         settings = biva.config.parse(biva.config.MainConfig, settings, "config/config.yaml or --config")
         for name in load_sets(settings.experiments):
             experiment_set(name)
         if USES_CONDA and not shutil.which("conda"):
             raise UserError(
-                "--use-conda needs the command `conda` (24.7.1 or newer), which is not on PATH. Install Miniforge, "
-                "open a new shell and try again; or leave --use-conda out: jobs then use the Python that runs "
+                "--sdm conda needs the command `conda` (24.7.1 or newer), which is not on PATH. Install Miniforge, "
+                "open a new shell and try again; or leave --sdm conda out: jobs then use the Python that runs "
                 "Snakemake, such as that of .venv, which `make setup` builds."
             )
-    except UserError as error:
-        sys.exit(f"error: {error}")
+        if USES_CONTAINER and USES_CONDA:
+            raise UserError("--sdm conda apptainer: the image has all packages, and no conda. Choose one of the two.")
+        if USES_CONTAINER and not os.path.exists(IMAGE):
+            raise UserError(
+                f"--sdm apptainer needs the image {IMAGE} in {Path.cwd()}. Build it (docs/cluster.md), or put a link to "
+                "it there; or leave --sdm apptainer out."
+            )
+    except (UserError, OSError) as error:
+        sys.exit(f"error: {explained(error)}")
+    if workflow.is_main_process:
+        commit()  # warns now, and not in the jobs' logs alone, that it is unknown
     if settings.data_mirror:
         os.environ.setdefault("BIVA_DATA_MIRROR", settings.data_mirror)
     return settings.model_dump()
@@ -98,7 +154,8 @@ RESOURCES_OF_RUN = {
 
 def parent_files(wildcards):
     """What a fine-tuned run starts from."""
-    return [path.format(**dict(wildcards, model=run_of(wildcards).model)) for path in TRAINED.values()]
+    parent = f"{SET}/runs/{run_of(wildcards).parent_name}".format(**wildcards)
+    return [f"{parent}/{Path(path).name}" for path in TRAINED.values()]
 
 
 def part_files(wildcards):
@@ -109,9 +166,9 @@ def part_files(wildcards):
     if run_of(wildcards).labels is not None:
         return []
     folder, parts = Path(RUN.format(**wildcards)), config["evaluation_jobs"]
-    begun = next((folder / "evaluation_parts").glob("*of*"), None)
-    if begun:
-        parts = int(begun.name.partition("of")[2])
+    there = (path.name.partition("of")[2] for path in (folder / "evaluation_parts").glob("[1-9]*of*"))
+    if begun := next(filter(str.isdecimal, there), None):
+        parts = int(begun)
     elif parts == 1 or (folder / "evaluation.json").exists():
         return []
     return [f"{folder}/evaluation_parts/{part}of{parts}" for part in range(1, parts + 1)]
@@ -168,7 +225,7 @@ def table_settings(wildcards):
 
 def figure_settings(wildcards):
     """What a figure's caption says; K only where the figure depends on it."""
-    shows_k = wildcards.figure == "bound_against_k"
+    shows_k = wildcards.figure in ("bound_against_k", "ladder")
     ks = {"k": experiment_set(wildcards.experiments).evaluation.importance_samples} if shows_k else {}
     return about(drawn_runs(wildcards.experiments)) | ks
 
@@ -176,6 +233,12 @@ def figure_settings(wildcards):
 def pair_settings(wildcards):
     """What `detect` depends on, beside the runs."""
     return find_pair(wildcards.experiments, wildcards.pair).model_dump(mode="json")
+
+
+def choosing_files(wildcards):
+    """The description of the dataset on which the pair chooses k, if it does."""
+    dataset = find_pair(wildcards.experiments, wildcards.pair).choose_k_on
+    return [f"resources/{dataset}/data.json"] if dataset else []
 
 
 def pair_files(wildcards):

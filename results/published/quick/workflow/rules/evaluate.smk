@@ -57,6 +57,7 @@ use rule evaluate as detect with:
         **DATASET,
         **TRAINED,
         anomalous=lambda w: f"resources/{find_pair(w.experiments, w.pair).anomalous}/data.json",
+        choosing=choosing_files,
     output:
         summary=f"{RUN}/anomaly/{{pair}}.json",
         arrays=f"{RUN}/anomaly/{{pair}}.safetensors",
@@ -67,4 +68,7 @@ use rule evaluate as detect with:
     params:
         verb="detect",
         settings=pair_settings,
-        more=lambda w, input: f"{w.pair} --anomalous {Path(input.anomalous).parent}",
+        more=lambda w, input: " ".join(
+            [w.pair, f"--anomalous {Path(input.anomalous).parent}"]
+            + [f"--choosing {Path(file).parent}" for file in input.choosing]
+        ),

@@ -97,7 +97,8 @@ use rule collect as summary with:
         reports=lambda w: report_files(w.experiments),
     output:
         # summary.pdf is no output: it is made where LaTeX is installed, and nothing fails where it is not.
-        f"{SET}/summary.tex",
+        tex=f"{SET}/summary.tex",
+        page=f"{SET}/index.html",
     log:
         f"{SET}/logs/summary.log",
     benchmark:
