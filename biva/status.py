@@ -137,19 +137,20 @@ def _evaluation(
     ]
     for pair in filter(lambda pair: pair.includes(run), settings.anomalies):
         steps.append((pair.name, pair, folder.anomaly(pair.name), [logs / "detect" / run.name / f"{pair.name}.log"]))
-    left, spent, ended = [], training["wall_seconds"], ""
-    drawn, news = _drawn(folder)
+    left, spent = [], training["wall_seconds"]
     for name, wanted, path, its_logs in steps:
         record = read_json(path) if path.is_file() else {"settings": {}}
         if settings_digest(record["settings"]) == settings_digest(wanted.model_dump(mode="json")):
             spent += record["wall_seconds"]
         else:
-            left.append(name)
-            ended = ended or _ended(news if wanted is settings.evaluation else 0.0, *its_logs)
+            left.append((name, wanted, its_logs))
     if not left:
         return Progress("done", f"in {duration(spent)}", elbo, spent=spent)
-    if ended or not drawn or left[0] != "evaluation":
-        return Progress("stopped" if ended else "trained", ended or f"to do: {', '.join(left)}", elbo, spent=spent)
+    drawn, news = _drawn(folder)
+    errors = (_ended(news if wanted is settings.evaluation else 0.0, *its_logs) for _, wanted, its_logs in left)
+    ended, names = next(filter(None, errors), ""), [name for name, _, _ in left]
+    if ended or not drawn or names[0] != "evaluation":
+        return Progress("stopped" if ended else "trained", ended or f"to do: {', '.join(names)}", elbo, spent=spent)
     at = f"{drawn:,} of {min(images, settings.evaluation.max_images or images):,} test images"
     return Progress("evaluating" if now - news < SILENCE else "stopped", at, elbo, news=news, spent=spent)
 
