@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,34 +17,30 @@ import torch
 from biva import records
 from biva.records import RunFolder
 from biva.training.distributed import Processes
-from tests.faults.project import RUN, new_project
+from tests.faults.processes import Job
+from tests.faults.project import RUN, Project, new_project
 from tests.integration.shared_training import runs, update
 from tests.services import free_port
 from tests.unit.test_training import assert_same_result
 
 ROOT = Path(__file__).parents[2]
-TRAIN = ("train", "short", RUN)
 
 
 def start_some(count: int, folder: Path, module: str, *arguments: str) -> subprocess.Popen[str]:
     """Several processes of `python -m module`."""
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-    return start(folder, {}, *torchrun, "-m", module, *arguments)
-
-
-def start(folder: Path, variables: dict[str, str], *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, *arguments],
+        [sys.executable, *torchrun, "-m", module, *arguments],
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT)} | variables,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
 
 
-def wait_for_lines(folder: RunFolder, count: int, process: subprocess.Popen[str]) -> None:
-    while len(records.read_lines(folder.record)) < count and process.poll() is None:
+def wait_for_lines(folder: RunFolder, count: int, running: Callable[[], bool]) -> None:
+    while len(records.read_lines(folder.record)) < count and running():
         time.sleep(0.01)
 
 
@@ -67,34 +64,36 @@ def test_gradient_of_two_processes_is_that_of_one_with_given_noise(updates: list
     assert not torch.equal(*first["drawn"])
 
 
+def start_three(project: Project) -> list[Job]:
+    """Without torchrun, which would stop those that are left, at times before they have said anything."""
+    there = {"WORLD_SIZE": "3", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
+    return [project.train(variables=there | {"RANK": rank, "LOCAL_RANK": rank}) for rank in "012"]
+
+
 def test_three_stopped_then_one_of_them_killed_then_finished_by_three(tmp_path: Path) -> None:
     """They end in the bits of three that were left alone. With three, unlike two, the order of summation matters."""
     project = new_project(tmp_path / "project")
     undisturbed = project.copy(tmp_path / "undisturbed")
-    _, err = start_some(3, undisturbed.path, "biva", *TRAIN).communicate(timeout=300)
-    assert undisturbed.folder.training.is_file(), err
+    jobs = start_three(undisturbed)
+    assert [job.wait() for job in jobs] == [0, 0, 0], [job.output for job in jobs]
 
-    process = start_some(3, project.path, "biva", *TRAIN)
-    wait_for_lines(project.folder, 2, process)
+    process = start_some(3, project.path, "biva", "train", "short", RUN)
+    wait_for_lines(project.folder, 2, lambda: process.poll() is None)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=300)
     assert err.count("stopped by SIGTERM at update") == 1, err
 
-    # without torchrun, which would stop those that are left, at times before they have said anything
-    there = {"WORLD_SIZE": "3", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
-    ranks = [start(project.path, there | {"RANK": rank, "LOCAL_RANK": rank}, "-m", "biva", *TRAIN) for rank in "012"]
-    wait_for_lines(project.folder, 4, ranks[0])
-    ranks[2].kill()
-    for rank, process in enumerate(ranks[:2]):
-        _, err = process.communicate(timeout=300)
-        assert process.returncode == 1
-        assert f"error: Process {rank} of 3 lost the others" in err, err
-        assert "Start the same command again" in err, err
-        assert "Traceback" not in err, err
-    ranks[2].communicate()
+    *left, killed = start_three(project)
+    wait_for_lines(project.folder, 4, lambda: killed.running)
+    killed.kill()
+    for rank, job in enumerate(left):
+        assert job.wait() == 1
+        assert f"error: Process {rank} of 3 lost the others" in job.output, job.output
+        assert "Start the same command again" in job.output, job.output
+        assert "Traceback" not in job.output, job.output
 
-    _, err = start_some(3, project.path, "biva", *TRAIN).communicate(timeout=300)
-    assert project.folder.training.is_file(), err
+    jobs = start_three(project)
+    assert [job.wait() for job in jobs] == [0, 0, 0], [job.output for job in jobs]
     assert_same_result(project.folder, undisturbed.folder)
     devices = [start["device"] for start in records.read_json(project.folder.identity)["resumed"]]
     assert devices == ["3 x cpu", "3 x cpu"]

@@ -53,7 +53,7 @@ def toy_dataset(fingerprint: str = "f" * 64) -> Dataset:
     )
 
 
-def toy_run(model: ModelName = "biva", **training: Any) -> RunConfig:
+def toy_run(model: ModelName = "biva", stages: int = 2, **training: Any) -> RunConfig:
     settings = {
         "protocol": "clean",
         "batch_size": 12,
@@ -61,7 +61,7 @@ def toy_run(model: ModelName = "biva", **training: Any) -> RunConfig:
         "evaluate_every": 4,
         "checkpoint_seconds": 1e9,
     }
-    architecture = tiny_architecture(latent=2)
+    architecture = tiny_architecture(latent=2, stages=stages)
     dropout = architecture.dropout.model_copy(update={"inference": 0.5, "generative": 0.5})
     return RunConfig(
         experiments="toys",
@@ -464,14 +464,14 @@ def test_compiled_training_repeats_and_resumes_with_the_same_bits(
     losses = []
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     for name, compiled in (("eager", False), ("whole", True)):
-        folder = run_to_end(tmp_path / name, toy_run("vae", compiled=compiled))
+        folder = run_to_end(tmp_path / name, toy_run("vae", stages=1, compiled=compiled))
         losses.append([line["train"]["loss"] for line in numbers(folder)])
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
     assert "compiling included" in capsys.readouterr().err
     assert "g++" in records.read_json(folder.identity)["versions"]["compiler"]
 
     torch._dynamo.reset()
-    run = toy_run("vae", compiled=True, checkpoint_seconds=0)
+    run = toy_run("vae", stages=1, compiled=True, checkpoint_seconds=0)
     with killed_after(5, monkeypatch):
         run_to_end(tmp_path / "parts", run)
     assert_same_result(run_to_end(tmp_path / "parts", run), folder)
