@@ -118,7 +118,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     """Badges, which are GitHub's, go; blocks show their file; links to tables and code lead to the pages made here."""
     markdown = re.sub(r"^\[!\[.*\n", "", markdown, flags=re.MULTILINE)
     markdown = re.sub(r"^```(\w+) \w+=(.*)", r'```\1 title="\2"', markdown, flags=re.MULTILINE)
-    markdown = re.sub(r"(\]\(\S*/published/\w+)/tables/(\w+)\.html", r"\1/README.md#\2", markdown)
+    markdown = re.sub(r"(\]\(\S*/published/\w+)/(?:tables|anomalies)/(\w+)\.html", r"\1/README.md#\2", markdown)
     code = r"\[`([\w.]+)`\]\((?:\.\./)*(biva/[\w/]+)\.py\)"
     return re.sub(code, lambda match: f"[`{match[1]}`][{match[2].replace('/', '.')}.{match[1]}]", markdown)
 
