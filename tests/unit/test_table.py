@@ -55,7 +55,8 @@ BIVA & $-$2.50$\pm$0.12\textsuperscript{se} (1/2)\textsuperscript{a} & -- \\
 """
 
 HTML = """<p class="caption"><i>L</i><sub>K</sub> of <code>my_data</code>, 100%</p>
-<div class="scroll" role="region" tabindex="0" aria-label="a_table"><table class="results">
+<div class="scroll" role="region" tabindex="0" aria-label="a_table">
+<table class="results">
 <thead>
 <tr><th class="words"></th><th colspan="2">K = 1</th></tr>
 <tr><th class="words">Model</th><th>ours</th><th>reported</th></tr>
@@ -66,14 +67,17 @@ HTML = """<p class="caption"><i>L</i><sub>K</sub> of <code>my_data</code>, 100%<
 <tbody>
 <tr><td class="words" colspan="2">P&amp;Q</td><td>(−3.00)<sup>1,†</sup></td></tr>
 </tbody>
-</table></div>
+</table>
+</div>
 <p>Ours minus the reported value:</p>
-<div class="scroll" role="region" tabindex="0" aria-label="Distances of a_table"><table class="distances">
+<div class="scroll" role="region" tabindex="0" aria-label="Distances of a_table">
+<table class="distances">
 <thead><tr><th>Model</th><th>Source</th></tr></thead>
 <tbody>
 <tr><td>BIVA</td><td>a_b &lt;c&gt;</td></tr>
 </tbody>
-</table></div>
+</table>
+</div>
 <div class="notes">
 <p><b>Note</b> &lt;one&gt;</p>
 <p><sup>a</sup> two</p>
