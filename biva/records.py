@@ -137,6 +137,23 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+@contextmanager
+def as_written(records: Path | str, remedy: str) -> Iterator[None]:
+    """Refuse records that lack a field or have something else in it, as after an edit or from another version.
+
+    Raises:
+        UserError: what is done with them inside failed; says which records, how it failed, and the remedy.
+    """
+    try:
+        yield
+    except (UserError, OSError):
+        raise
+    except Exception as error:
+        raise UserError(
+            f"{records} does not hold what biva writes there ({type(error).__name__}: {error}). {remedy}"
+        ) from None
+
+
 def read_arrays(path: Path) -> dict[str, Any]:
     """Read the NumPy arrays of a safetensors file by name. It is not mapped, which some file systems refuse.
 

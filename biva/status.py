@@ -23,7 +23,7 @@ from rich.table import Column, Table
 from biva.config import AnomalyPair, DatasetConfig, Evaluation, Experiments, RunConfig, resolve_runs
 from biva.errors import UserError, explained
 from biva.locks import is_at_work
-from biva.records import RunFolder, read_json, read_lines, settings_digest
+from biva.records import RunFolder, as_written, read_json, read_lines, settings_digest
 from biva.training.schedule import share_done
 
 SECONDS = 2.0
@@ -85,15 +85,15 @@ def progress(
 ) -> Progress:
     """How far a run of a set is, by what lies in the set's `results` at the time `now`."""
     folder, logs = RunFolder(results / "runs" / run.name), results / "logs"
+    remedy = "Restore it from a backup, or delete the folder and train the run again."
     try:
-        there = read_json(folder.identity) if folder.identity.is_file() else {}
-        if there.get("config_digest") != run.digest or not folder.training.is_file():
-            return _training(run, folder, there, logs / "train" / f"{run.name}.log", now)
-        return _evaluation(run, settings, datasets[run.dataset].splits["test"], folder, logs, now)
+        with as_written(folder.path, remedy):
+            there = read_json(folder.identity) if folder.identity.is_file() else {}
+            if there.get("config_digest") != run.digest or not folder.training.is_file():
+                return _training(run, folder, there, logs / "train" / f"{run.name}.log", now)
+            return _evaluation(run, settings, datasets[run.dataset].splits["test"], folder, logs, now)
     except (UserError, OSError) as error:
         return Progress("unreadable", explained(error))
-    except Exception as error:  # whatever a damaged record, or one of another version, makes this raise
-        return Progress("unreadable", f"{folder.path}: {type(error).__name__}: {error}")
 
 
 def _training(run: RunConfig, folder: RunFolder, there: dict[str, Any], log: Path, now: float) -> Progress:

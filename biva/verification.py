@@ -15,8 +15,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from safetensors import SafetensorError
-
 from biva import tracking
 from biva.config import (
     AnomalyPair,
@@ -35,6 +33,7 @@ from biva.records import (
     CHOOSING_NORMAL,
     PUBLISHED,
     RunFolder,
+    as_written,
     commits,
     images_read,
     is_ours,
@@ -104,11 +103,10 @@ def verify(experiments: str, folder: Path, resources: Path) -> Verification:
 def _findings(where: Path, check: Iterable[str]) -> Iterator[str]:
     """The findings, and as the last one what kept the check from going on; `where` is the file that it is about."""
     try:
-        yield from check
+        with as_written(f"{where}, or a record that it needs,", "Restore it from git or a backup."):
+            yield from check
     except (UserError, OSError) as error:
         yield explained(error)
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, SafetensorError) as error:
-        yield f"{where}, or a record that it needs, is not as biva writes it ({type(error).__name__}: {error})"
 
 
 # --------------------------------------------------------------------------------------------------------- one run

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from safetensors.numpy import load, save
 
 from biva.config import RunConfig, parse
 from biva.errors import UserError
-from biva.records import RunFolder, read_json
+from biva.records import RunFolder, as_written, read_json
 
 KEY = "biva"
 """The one entry of the header's metadata: several would be written in another order every time."""
@@ -40,6 +41,10 @@ class PublishedWeights:
     """`run.json`."""
     evaluation: dict[str, Any]
     """`evaluation.json`."""
+
+    def as_written(self) -> AbstractContextManager[None]:
+        """Refuse the file where its header lacks what is done with it inside: see `biva.records.as_written`."""
+        return as_written(f"The header of {self.path}", PLACE)
 
 
 def with_records(folder: RunFolder) -> bytes:
@@ -75,14 +80,10 @@ def read_published(path: Path) -> PublishedWeights:
     metadata = header.get("__metadata__", {})
     if KEY not in metadata:
         raise UserError(f"{path} does not say what it is: its header has no configuration of a run. {PLACE}")
-    try:
+    with as_written(f"The header of {path}", PLACE):
         records = json.loads(metadata[KEY])
         identity, evaluation = records["run.json"], records["evaluation.json"]
         config, evaluated = identity["config"], evaluation["weights_sha256"]
-    except (ValueError, LookupError, TypeError) as error:
-        raise UserError(
-            f"{path} does not have the records of a run in its header ({type(error).__name__}: {error}). {PLACE}"
-        ) from None
     if trained != evaluated:
         raise UserError(
             f"{path} has other tensors than those that were evaluated, by the records in its header. {PLACE}"

@@ -26,7 +26,7 @@ from biva.data.limits import expect_at_most
 from biva.data.preprocessing import Binarisation
 from biva.data.raw import CLASSES, SPLIT_NAMES, Array, Arrays, SplitName, Stream, pieces
 from biva.errors import UserError
-from biva.records import read_json, sha256, write_json
+from biva.records import as_written, read_json, sha256, write_json
 
 Split = SplitName | Literal["train+valid"]
 
@@ -220,7 +220,7 @@ def load(folder: Path, entry: tuple[str, DatasetConfig] | None = None) -> Datase
     if entry:
         expect_entry(about, *entry, fingerprint, folder)
     arrays = map_arrays(path)
-    try:
+    with as_written(description, again):
         return Dataset(
             name=about["dataset"],
             fingerprint=fingerprint,
@@ -230,5 +230,3 @@ def load(folder: Path, entry: tuple[str, DatasetConfig] | None = None) -> Datase
             images={split: arrays[f"{split}/images"] for split in about["splits"]},
             labels={split: arrays[f"{split}/labels"] for split in about["splits"] if f"{split}/labels" in arrays},
         )
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{description} is incomplete ({error}). {again}") from None

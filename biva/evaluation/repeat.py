@@ -21,7 +21,8 @@ def settings_of(weights: PublishedWeights) -> Evaluation:
     Raises:
         UserError: this code does not know them.
     """
-    return parse(Evaluation, weights.evaluation["settings"], weights.path)
+    with weights.as_written():
+        return parse(Evaluation, weights.evaluation["settings"], weights.path)
 
 
 def repeat(weights: PublishedWeights, dataset: Dataset, settings: Evaluation, device: str) -> list[Record]:
@@ -59,23 +60,24 @@ def comparison(weights: PublishedWeights, found: list[Record], settings: Evaluat
         settings: what it was given.
         device: what it computed on, in words.
     """
-    published = {(metric["metric"], metric["k"]): metric for metric in weights.evaluation["metrics"]}
-    rows = [("metric", "K", "unit", "published", "here", "difference")]
-    for metric in found:
-        other = published.get((metric["metric"], metric["k"]))
-        rows.append(
-            (
-                metric["metric"],
-                str(metric["k"] or ""),
-                metric["unit"],
-                _number(other) if other else "-",
-                _number(metric),
-                f"{metric['value'] - other['value']:.1e}" if other else "-",
+    with weights.as_written():
+        published = {(metric["metric"], metric["k"]): metric for metric in weights.evaluation["metrics"]}
+        rows = [("metric", "K", "unit", "published", "here", "difference")]
+        for metric in found:
+            other = published.get((metric["metric"], metric["k"]))
+            rows.append(
+                (
+                    metric["metric"],
+                    str(metric["k"] or ""),
+                    metric["unit"],
+                    _number(other) if other else "-",
+                    _number(metric),
+                    f"{metric['value'] - other['value']:.1e}" if other else "-",
+                )
             )
-        )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([*lines, _expectation(weights, settings, device)])
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        return "\n".join([*lines, _expectation(weights, settings, device)])
 
 
 def _number(metric: Record) -> str:

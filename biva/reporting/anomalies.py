@@ -13,7 +13,7 @@ import pandas as pd
 
 from biva.config import AnomalyPair, RunConfig
 from biva.errors import UserError
-from biva.records import CHOOSING_ANOMALOUS, CHOOSING_NORMAL, images_read
+from biva.records import CHOOSING_ANOMALOUS, CHOOSING_NORMAL, as_written, images_read
 from biva.reporting.markup import Text, code, joined, styled, text
 from biva.reporting.ours import (
     PROTOCOLS,
@@ -58,15 +58,11 @@ def anomaly_table(records: Records, made: Records, paper: Paper, pair: AnomalyPa
     if not planned:
         raise UserError(f"Anomaly pair {pair.name!r} is about dataset {pair.normal!r}, on which no run is planned.")
     scored = [(run, records[run.name]) for run in planned if run.name in records]
-    try:
+    remedy = f"Delete the runs' records of {pair.name} and run `biva detect` again."
+    with as_written(f"A record of anomaly pair {pair.name!r}", remedy):
         unlike = _differences(scored, made, planned)
         blocks = [_block(name, runs, records, unlike) for name, runs in by_model(planned).items()]
         notes = _notes_on_ours(scored, planned, pair)
-    except KeyError as error:
-        raise UserError(
-            f"A record of anomaly pair {pair.name!r} lacks the field {error}. It was written by another version of "
-            "biva: delete it and run `biva detect` again."
-        ) from None
     cells = ReportedCells()
     reported = _reported_block(paper, pair, cells)
     return Table(

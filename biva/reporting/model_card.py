@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from jinja2 import UndefinedError
-
 from biva.config import RunConfig, find_dataset, parse
-from biva.errors import UserError
-from biva.records import PUBLISHED, RunFolder, commits, read_json
+from biva.records import PUBLISHED, RunFolder, as_written, commits, read_json
 from biva.reporting.ours import PROTOCOLS, significant
 from biva.reporting.style import name_of
 from biva.reporting.table import render
@@ -20,7 +17,7 @@ def model_card(folder: RunFolder) -> str:
     """
     identity, training, evaluation = map(read_json, (folder.identity, folder.training, folder.evaluation))
     run = parse(RunConfig, identity["config"], folder.identity)
-    try:
+    with as_written(folder.path, "Restore the records from git or a backup."):
         return render(
             "model_card.md.j2",
             run=run,
@@ -35,8 +32,3 @@ def model_card(folder: RunFolder) -> str:
             significant=significant,
             weights=f"results/{PUBLISHED}/{run.experiments}/runs/{run.name}/{folder.weights.name}",
         )
-    except (LookupError, TypeError, ValueError, UndefinedError) as error:
-        raise UserError(
-            f"The records in {folder.path} are not as biva writes them, so there is no model card of them ({error}). "
-            "Restore them from git or a backup."
-        ) from None

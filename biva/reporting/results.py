@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from biva.errors import UserError
-from biva.records import RunFolder, anomaly_metrics, manifest_digest, read_json, write_atomically
+from biva.records import RunFolder, anomaly_metrics, as_written, manifest_digest, read_json, write_atomically
 from biva.reporting.provenance import LOSS_GROWTH, divergence, origin
 from biva.reporting.style import MODELS
 
@@ -87,7 +87,7 @@ def _refuse_copies(folders: list[RunFolder]) -> None:
 
 def _rows(folder: RunFolder) -> list[dict[str, Any]]:
     run, training, evaluation = (read_json(p) for p in (folder.identity, folder.training, folder.evaluation))
-    try:
+    with as_written(folder.path, "Delete the folder and run `biva train` and `biva evaluate` again."):
         config = run["config"]
         of_run = {
             "experiments": run["experiments"],
@@ -120,11 +120,6 @@ def _rows(folder: RunFolder) -> list[dict[str, Any]]:
             images |= {"images_in_split": sum(part["images_in_split"] for part in both)}
             rows += [of_run | origin(run, record) | images | metric for metric in anomaly_metrics(record)]
         return rows
-    except KeyError as error:
-        raise UserError(
-            f"The records in {folder.path} lack the field {error}. They were written by another version of biva: "
-            "delete the folder and run `biva train` and `biva evaluate` again."
-        ) from None
 
 
 def write_results(frame: Results, path: Path) -> None:

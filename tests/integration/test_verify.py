@@ -261,7 +261,8 @@ TAMPERINGS: dict[str, tuple[Callable[[], Any], *tuple[str, ...]]] = {
     "missing manifest": (run(0).manifest.unlink, "manifest.json does not exist"),
     "empty manifest": (
         lambda: run(0).manifest.write_text("{}"),
-        "seed1/manifest.json, or a record that it needs, is not as biva writes it (KeyError: 'files')",
+        "seed1/manifest.json, or a record that it needs, does not hold what biva writes there (KeyError: 'files'). "
+        "Restore it from git or a backup.",
     ),
     "damaged JSON": (lambda: run(0).identity.write_text("{}"), "run.json was changed after"),
     "edited number, sealed and collected": (seal_edited_number, "MLflow has another record.jsonl"),
@@ -482,7 +483,7 @@ def forget_parameters() -> None:
             "weights.safetensors, or a record that it needs",
         ),
         (forget_weights, "seed1/weights.safetensors is not as ro-crate-metadata.json"),
-        (forget_parameters, "are not as biva writes them, so there is no model card"),
+        (forget_parameters, "does not hold what biva writes there"),
         (
             partial(change_text, PUBLISHED / "ro-crate-metadata.json", "4 updates", "40 updates"),
             "ro-crate-metadata.json is not what the records give;",

@@ -171,7 +171,7 @@ def test_a_pair_without_runs_is_refused() -> None:
 def test_a_record_of_another_version_is_refused() -> None:
     record = anomaly_record(PAIR, AUROCS)
     del record["scores"]["LLR>2"]
-    with pytest.raises(UserError, match=r"lacks the field 'LLR>2'.*run `biva detect` again"):
+    with pytest.raises(UserError, match=r"KeyError: 'LLR>2'.*run `biva detect` again"):
         table([(config(), record)])
 
 

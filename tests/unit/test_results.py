@@ -133,9 +133,10 @@ def test_a_run_without_evaluation_gives_no_row_and_no_runs_give_an_empty_table(t
 
 def test_a_record_that_lacks_a_field_is_refused_by_name(tmp_path: Path) -> None:
     folder = fake_run(tmp_path, bounds={1: (-25.0, 0.1)})
-    folder.training.write_text("{}")
-    with pytest.raises(UserError, match=r"seed1 lack the field 'updates'"):
-        collect([folder])
+    for content, why in (("{}", "KeyError: 'updates'"), ('{"updates": 5, "images_seen": 5}', "KeyError")):
+        folder.training.write_text(content)
+        with pytest.raises(UserError, match=f"seed1 does not hold what biva writes there .{why}"):
+            collect([folder])
 
 
 @pytest.mark.parametrize("content", ["", "a,b\n1,2\n", HEADER + "\n" + "x," * 27 + "1\n"])

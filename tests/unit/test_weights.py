@@ -98,6 +98,13 @@ def test_with_other_images_or_k_they_are_other_samples(made: RunFolder, file: Pa
     assert "repeated on some GPU" in comparison(weights, found, SETTINGS, "some GPU")
 
 
+@pytest.mark.parametrize("name", ["settings", "metrics", "device", "images_in_split"])
+def test_a_header_that_lacks_a_field_is_refused(made: RunFolder, file: Path, name: str) -> None:
+    change_records(file, lambda records: records["evaluation.json"].pop(name))
+    with pytest.raises(UserError, match=rf"weights\.safetensors does not hold .*KeyError: '{name}'"):
+        comparison(read_published(file), read_json(made.evaluation)["metrics"], SETTINGS, "cpu")
+
+
 def test_other_data_are_refused(file: Path) -> None:
     with pytest.raises(UserError, match=r"weights\.safetensors was trained on data .* f{12}, but .* 0{12}"):
         repeat(read_published(file), toy_dataset("0" * 64), SETTINGS, "cpu")
@@ -126,9 +133,12 @@ WRONG: dict[str, tuple[Callable[[Path], Any], str]] = {
     "not published": (lambda path: save_file(load_file(path), path), "its header has no configuration of a run"),
     "other records": (
         lambda path: change_records(path, dict.clear),
-        "does not have the records of a run in its header",
+        "does not hold what biva writes there (KeyError",
     ),
-    "no JSON": (lambda path: save_file(load_file(path), path, {KEY: "{"}), "in its header (JSONDecodeError"),
+    "no JSON": (
+        lambda path: save_file(load_file(path), path, {KEY: "{"}),
+        "writes there (JSONDecodeError",
+    ),
     "unknown key": (lambda path: change_records(path, lambda r: r["run.json"]["config"].update(x=1)), "x: unknown key"),
     "other tensors": (change_a_tensor, "has other tensors than those that were evaluated"),
     "classifier": (publish_labelled, "which learned from labels; expected a model of images alone"),
@@ -170,7 +180,7 @@ def test_the_card_says_what_the_records_do(tmp_path: Path) -> None:
         content = read_json(path)
         for name in {"parent", "versions", "parameters", "images", "settings", "metrics"} & content.keys():
             write_json(path, {key: value for key, value in content.items() if key != name})
-            with pytest.raises(UserError, match=re.escape(f"The records in {folder.path} are not as biva writes them")):
+            with pytest.raises(UserError, match=re.escape(f"{folder.path} does not hold what biva writes there")):
                 model_card(folder)
         write_json(path, content)
     assert "biva repeat results/published/quick/runs/digits/digits_8x8/biva/seed1/weights.safetensors" in card
