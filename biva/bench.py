@@ -28,7 +28,7 @@ from biva.config import Device, Precision, RunConfig, Training
 from biva.data.datasets import Dataset
 from biva.devices import choose_device, computing_in, device_name
 from biva.errors import UserError
-from biva.evaluation.likelihood import IMAGES_PER_BATCH, chunks, importance_sample
+from biva.evaluation.likelihood import IMAGES_PER_BATCH, batches, chunks, importance_sample
 from biva.evaluation.memory import rows_for
 from biva.evaluation.noise import sample_noise
 from biva.models.architectures import Architecture, ModelName
@@ -174,10 +174,11 @@ class Bench:
                 model(x[:IMAGES_PER_BATCH], lambda _name, shape: torch.randn(shape, device=self.device)).kl.cpu()
 
         def noise() -> None:
-            for first, chunk in chunks(k, max(1, rows // images)):
-                draw = sample_noise(SEED, range(images), first, self.device)
-                for name, shape in groups.items():
-                    draw(f"q({name})", torch.Size([chunk * images, *shape]))
+            for few in batches(range(images), min(rows, IMAGES_PER_BATCH)):
+                for first, chunk in chunks(k, rows // len(few)):
+                    draw = sample_noise(SEED, few, first, self.device)
+                    for name, shape in groups.items():
+                        draw(f"q({name})", torch.Size([chunk * len(few), *shape]))
 
         with torch.inference_mode():
             steps = model(x[:1], no_noise).walk.steps
@@ -243,12 +244,12 @@ def _beside_the_limit(flops: float, limit: float) -> dict[str, float]:
 
 def bench(
     run: RunConfig,
-    *,
     precisions: Sequence[Precision],
     batch_sizes: Sequence[int],
     importance_samples: Sequence[int],
     images: int,
     seconds: float,
+    *,
     compiled: bool,
 ) -> dict[str, Any]:
     """Measure every combination: training, with `compiled` once more compiled, and evaluation.

@@ -11,12 +11,7 @@ from torch import Tensor
 def elbo(log_likelihood: Tensor, kl: Tensor) -> Tensor:
     """log p(x | z) - sum over groups of KL: the ELBO at one sample, which is also the log importance weight.
 
-    Args:
-        log_likelihood: (B,).
-        kl: (B, G).
-
-    Returns:
-        (B,), higher is better.
+    From log p(x | z) (B,) and KL (B, G): (B,), higher is better.
     """
     return log_likelihood - kl.sum(dim=1)
 
@@ -24,14 +19,8 @@ def elbo(log_likelihood: Tensor, kl: Tensor) -> Tensor:
 def free_bits_loss(log_likelihood: Tensor, kl: Tensor, free_bits: float, kl_weight: float = 1.0) -> Tensor:
     """Training loss: the negative ELBO with max(KL, free_bits) per latent group and example (paper.md section 4).
 
-    Args:
-        log_likelihood: (B,).
-        kl: (B, G), Monte Carlo terms, so possibly negative.
-        free_bits: nats per group and example.
-        kl_weight: the factor of that maximum.
-
-    Returns:
-        Scalar, mean over the batch.
+    From log p(x | z) (B,) and KL (B, G), Monte Carlo terms, so possibly negative; `kl_weight` is the factor of that
+    maximum. A scalar, the mean over the batch.
     """
     return -elbo(log_likelihood, kl_weight * with_free_bits(kl, free_bits)).mean()
 
@@ -45,17 +34,11 @@ def with_free_bits(kl: Tensor, free_bits: float) -> Tensor:
 
 
 def importance_weighted_bound(log_weights: Tensor, k: int) -> Tensor:
-    """L_k = E[log 1/k sum_j w_j] (paper.md section 5), estimated from K >= k samples per image.
+    """L_k = E[log 1/k sum_j w_j] (paper.md section 5), estimated from K >= k samples per image: (B,) float64.
 
     The K samples are cut into floor(K / k) disjoint groups of k; each group gives an unbiased estimate of L_k and
-    their mean is returned. So every k of a report uses all the samples that it can.
-
-    Args:
-        log_weights: (K, B), log p(x, z) - log q(z | x).
-        k: samples in the bound, 1 <= k <= K.
-
-    Returns:
-        (B,) float64, higher is better.
+    their mean is returned. So every k of a report uses all the samples that it can. Higher is better. `log_weights`
+    are log p(x, z) - log q(z | x), (K, B).
     """
     total = len(log_weights)
     if not 1 <= k <= total:
@@ -67,13 +50,7 @@ def importance_weighted_bound(log_weights: Tensor, k: int) -> Tensor:
 def labelled_bound(log_likelihood: Tensor, kl: Tensor, classes: int) -> Tensor:
     """Bound on log p(x, y) at one sample, p(y) uniform: the ELBO given y, minus log Y (paper.md section 5).
 
-    Args:
-        log_likelihood: log p(x | z, y), (B,).
-        kl: (B, G), of the Gaussian latent groups given y.
-        classes: Y.
-
-    Returns:
-        (B,), higher is better.
+    From log p(x | z, y) (B,) and the KL of the Gaussian latent groups given y (B, G): (B,), higher is better.
     """
     return elbo(log_likelihood, kl) - math.log(classes)
 
@@ -86,12 +63,7 @@ def over_classes(values: Tensor, log_q: Tensor) -> Tensor:
 def unlabelled_bound(labelled: Tensor, log_q: Tensor) -> Tensor:
     """Bound on log p(x): the labelled bounds weighted by q(y | x), plus the entropy of q(y | x) (paper.md section 5).
 
-    Args:
-        labelled: `labelled_bound` at every class, (Y, B).
-        log_q: log q(y | x), (B, Y).
-
-    Returns:
-        (B,), higher is better.
+    From `labelled_bound` at every class (Y, B) and log q(y | x) (B, Y): (B,), higher is better.
     """
     return over_classes(labelled - log_q.T, log_q)
 

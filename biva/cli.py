@@ -91,7 +91,7 @@ TrainedRun = Annotated[Path | None, _folder("--run", "the trained run", "results
 ParentRun = Annotated[Path | None, _folder("--parent", "the run to fine-tune", "results/SET/runs/PARENT")]
 Part = Annotated[str | None, typer.Option(help="N/M: only draw the N-th of M shares of the samples.")]
 FromMLflow = Annotated[
-    bool, typer.Option("--from-mlflow", help="Rebuild results.csv and the tables from MLflow alone.")
+    bool, typer.Option("--from-mlflow", help="Rebuild results.csv, tables and index.html from MLflow alone.")
 ]
 SetFolder = Annotated[Path | None, _folder("--results", "the set's results", "results/SET")]
 
@@ -185,15 +185,8 @@ def bench(
     from biva.devices import find_precision
 
     run = benchmarked(architecture, load_architecture(architecture), model, device, threads)
-    record = bench(
-        run,
-        precisions=[find_precision(name) for name in precision],
-        batch_sizes=batch_size,
-        importance_samples=importance_samples,
-        images=images,
-        seconds=seconds,
-        compiled=compiled,
-    )
+    precisions = [find_precision(name) for name in precision]
+    record = bench(run, precisions, batch_size, importance_samples, images, seconds, compiled=compiled)
     print(report(record))
     write_json(RESULTS / "bench" / f"{architecture}-{model}.json", record)
 
@@ -425,12 +418,17 @@ def track(folders: RunFolders, results: SetFolder = None) -> None:
     """
     from biva.tracking import follow_move, mirror, mirror_model, mirror_reports
 
+    sets = sorted({read_json(RunFolder(path).identity)["experiments"] for path in folders})
+    if results and len(sets) > 1:
+        raise UserError(
+            f"--results is one set's folder, but these runs are of {', '.join(sets)}. Track each set alone."
+        )
     follow_move()
     for folder in map(RunFolder, sorted(folders)):  # a fine-tuned run, whose name is longer, finds its parent there
         mirror(folder)
         mirror_model(folder)
         print(folder.path)
-    for experiments in sorted({read_json(RunFolder(path).identity)["experiments"] for path in folders}):
+    for experiments in sets:
         mirror_reports(experiments, results or RESULTS / experiments)
 
 

@@ -53,13 +53,8 @@ def _one_gpu() -> FileLock | None:
 def claim(gpus: list[str]) -> FileLock:
     """Choose the first of the GPUs that the fewest other processes have chosen, and leave CUDA only this one.
 
-    Must be called before CUDA starts. The claim is a locked file, so it ends with the process, however that ends.
-
-    Args:
-        gpus: what `CUDA_VISIBLE_DEVICES` may hold, one by one; at least one.
-
-    Returns:
-        The claim; it is lost when this object is.
+    Must be called before CUDA starts, with what `CUDA_VISIBLE_DEVICES` may hold, one by one; at least one. The claim is
+    a locked file, so it ends with the process, however that ends, or when the object that is returned is lost.
     """
     CLAIMS.mkdir(parents=True, exist_ok=True)
     for others in count():

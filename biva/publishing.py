@@ -9,18 +9,18 @@ all of it is (`biva.crate`).
 
 from __future__ import annotations
 
-import itertools
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from biva.config import RunConfig, load_experiments, resolve_runs
+from biva.config import load_experiments, resolve_runs
 from biva.crate import METADATA, SNAKEFILE, crate
 from biva.errors import UserError
 from biva.records import PUBLISHED, RunFolder, is_ours, write_atomically, write_json
 from biva.reporting.canvas import save
-from biva.reporting.figures import draw, folders_to_draw, reads_arrays
+from biva.reporting.figures import draw, folders_to_draw
+from biva.reporting.figures.registry import FIGURES
 from biva.reporting.model_card import model_card
 from biva.reporting.texts import write_texts
 from biva.verification import verify
@@ -52,7 +52,9 @@ def publish(experiments: str, results: Path, resources: Path) -> list[Path]:
     if not evaluated:
         raise UserError(f"{source} has no evaluated run, so nothing was published. `snakemake` evaluates them.")
     before = [run for run in runs if RunFolder(target / "runs" / run.name).evaluation.is_file()]
-    with_weights = _lowest_seeds([run for run in runs if run in evaluated or run in before])
+    images = [run for run in runs if run.labels is None and (run in evaluated or run in before)]
+    by_seed = sorted(images, key=lambda run: run.seed, reverse=True)
+    with_weights = {run.group: run for run in by_seed}.values()  # the lowest seed of every model
     parents = {run.parent_name for run in evaluated}
     published = []
     for run in (run for run in runs if run in evaluated or run.name in parents):
@@ -69,15 +71,13 @@ def publish(experiments: str, results: Path, resources: Path) -> list[Path]:
             shutil.rmtree(copy, ignore_errors=True)
             new.path.rename(copy)
         published.append(copy)
+    for run in (run for run in before if run not in with_weights):
+        other = RunFolder(target / "runs" / run.name)
+        other.weights.unlink(missing_ok=True)
+        other.card.unlink(missing_ok=True)
     shutil.rmtree((target / SNAKEFILE).parent, ignore_errors=True)
     rebuild(experiments, target)
     return published
-
-
-def _lowest_seeds(runs: list[RunConfig]) -> list[RunConfig]:
-    """The run with the lowest seed, of every dataset, architecture and model that learned from images alone."""
-    by_seed = sorted((run for run in runs if run.labels is None), key=lambda run: run.seed, reverse=True)
-    return list({run.group: run for run in by_seed}.values())
 
 
 def rebuild(experiments: str, folder: Path) -> list[Path]:
@@ -95,8 +95,9 @@ def rebuild(experiments: str, folder: Path) -> list[Path]:
     files = write_texts(experiments, folder / "runs", folder)
     folders = folders_to_draw(experiments, folder)
     if any(run.evaluation.is_file() for run in folders):
-        for name in itertools.filterfalse(reads_arrays, load_experiments(experiments).figures):
-            files += save(draw(name, folders), folder / "figures" / name)
+        for name in load_experiments(experiments).figures:
+            if FIGURES[name].reads != "arrays":
+                files += save(draw(name, folders), folder / "figures" / name)
     for run in (RunFolder(weights.parent) for weights in sorted(folder.glob("runs/*/*/*/*/weights.safetensors"))):
         write_atomically(run.card, model_card(run).encode())
         files.append(run.card)

@@ -27,6 +27,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -120,14 +121,28 @@ def read_bytes(path: Path) -> bytes:
         return path.read_bytes()
 
 
+class _Object(dict[str, Any]):
+    """A JSON object, or one inside it, that names its file where a field is missing."""
+
+    def __init__(self, where: Path, fields: dict[str, Any]) -> None:
+        super().__init__(fields)
+        self._where = where
+
+    def __missing__(self, field: str) -> Any:
+        raise UserError(
+            f"{self._where} lacks the field {field!r}, as after an edit or from another version of biva. Restore it "
+            "from a backup, or delete it and run the step that writes it."
+        )
+
+
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
+    """Read a JSON object. To ask it, or an object inside it, for a field that is not there is a `UserError` too.
 
     Raises:
         UserError: the file is missing or is not a JSON object.
     """
     try:
-        content = json.loads(read_bytes(path))
+        content = json.loads(read_bytes(path), object_hook=partial(_Object, path))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist. Run the step that writes it first (`biva --help`).") from None
     except (ValueError, RecursionError) as error:
@@ -139,7 +154,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def as_written(records: Path | str, remedy: str) -> Iterator[None]:
-    """Refuse records that lack a field or have something else in it, as after an edit or from another version.
+    """Refuse records that have something else in a field than biva writes, as after an edit or from another version.
 
     Raises:
         UserError: what is done with them inside failed; says which records, how it failed, and the remedy.
@@ -292,7 +307,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     try:
-        return [json.loads(line) for line in read_bytes(path).split(b"\n")[:-1]]
+        lines = read_bytes(path).split(b"\n")[:-1]
+        return [json.loads(line, object_hook=partial(_Object, path)) for line in lines]
     except ValueError as error:
         raise UserError(
             f"{path} is damaged ({error}). Restore it from a backup, or delete the folder and train the run again."

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from biva.config import Collection, Datasets, Experiments, FigureName, MainConfig
 from biva.models.architectures import Architecture
-from biva.reporting.figures import caption
+from biva.reporting.figures.registry import FIGURES
 
 PAGE = Path("docs/configuration.md")
 
@@ -59,7 +59,7 @@ def reference() -> str:
 
 def _figures() -> str:
     """What every figure shows, as its caption says."""
-    rows = [f"| `{name}` | {_cell(caption(name))} |" for name in get_args(FigureName)]
+    rows = [f"| `{name}` | {_cell(FIGURES[name].caption)} |" for name in get_args(FigureName)]
     return "\n".join(["## Figures", "", "| figure | what it shows |", "|---|---|", *rows, ""])
 
 

@@ -224,7 +224,7 @@ def duration(seconds: float) -> str:
     """Seconds in the two largest units that matter: `40 s`, `12 min`, `3 h 5 min`, `2 d 4 h`."""
     minutes, hours = int(seconds) // 60, int(seconds) // 3600
     if minutes < 1:
-        return f"{seconds:.0f} s"
+        return f"{int(seconds)} s"
     if hours < 1:
         return f"{minutes} min"
     return f"{hours} h {minutes % 60} min" if hours < 24 else f"{hours // 24} d {hours % 24} h"

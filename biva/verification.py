@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from biva import tracking
 from biva.config import (
@@ -229,7 +228,7 @@ def _anomaly_findings(folder: RunFolder, run: RunConfig, pair: AnomalyPair) -> I
     arrays = read_arrays(path) if path.is_file() else {}
     for score, numbers in record["scores"].items() if arrays else ():
         found = separation(arrays[f"score/{score}/normal"], arrays[f"score/{score}/anomalous"])
-        if not all(_close(getattr(found, name), number["value"]) for name, number in numbers.items()):
+        if not all(_close(found[name], number["value"]) for name, number in numbers.items()):
             yield f"{where}: the numbers of {score} do not follow from {path.name}"
     if arrays and "chosen" in record:
         kinds = (CHOOSING_NORMAL, CHOOSING_ANOMALOUS)
@@ -272,19 +271,14 @@ def _crate_findings(experiments: str, folder: Path) -> Iterator[str]:
     path, right = folder / METADATA, crate(experiments, folder)
     there = read_json(path) if path.is_file() else {}
     named, present = (
-        {entity["@id"]: entity["sha256"] for entity in content.get("@graph", ()) if _is_here(entity)}
-        for content in (there, right)
+        {one["@id"]: one["sha256"] for one in content.get("@graph", ()) if "sha256" in one and ":" not in one["@id"]}
+        for content in (there, right)  # of the files of the folder; others have an address
     )
     if named and (unlike := {name for name, _ in named.items() ^ present.items()}):
         for name in sorted(unlike):
             yield f"{folder / name} is not as {METADATA} has it: it was edited, added or removed after `biva publish`"
     elif there != right:
         yield f"{path} is not what the records give; `biva rebuild` writes it again"
-
-
-def _is_here(entity: dict[str, Any]) -> bool:
-    """Whether an entity of a crate is a file of its folder; others have an address."""
-    return "sha256" in entity and ":" not in entity["@id"]
 
 
 def _first_difference(path: Path, rebuilt: Path) -> str:
@@ -361,19 +355,19 @@ def _mlflow_findings(experiments: str, folder: Path, finished: list[RunFolder]) 
 
 def _differences(run: RunFolder, copy: tracking.StoredRun, scratch: Path) -> Iterator[str]:
     """How MLflow's copy of one run differs from its records."""
-    identity = read_json(run.identity)
+    identity, stored = read_json(run.identity), copy.run.data
     tags = {name: identity[name] for name in ("name", "commit", "config_digest", "data_fingerprint")}
     for tag, value in (tags | {tracking.MANIFEST: manifest_digest(run)}).items():
-        if copy.tags.get(tag) != value:
-            yield f"has the tag {tag} {copy.tags.get(tag)}, the disk {value}"
+        if stored.tags.get(tag) != value:
+            yield f"has the tag {tag} {stored.tags.get(tag)}, the disk {value}"
     points = tracking.points_of(run)
     latest = tracking.finals_of(run) | {name: expected[-1][1] for name, expected in points.items()}
     for name, value in latest.items():
         found = copy.points(name)
         if name in points and not _same_points(name, found, points[name]):
             yield f"has other points of the metric {name} than {run.record.name}"
-        elif name != SPEED and not (found and _same(found[-1][1], value) and _same(copy.metrics[name], value)):
-            yield f"has {copy.metrics.get(name)} as the metric {name}, the disk {value}"
+        elif name != SPEED and not (found and _same(found[-1][1], value) and _same(stored.metrics[name], value)):
+            yield f"has {stored.metrics.get(name)} as the metric {name}, the disk {value}"
     copies = copy.download(tracking.RECORDS.as_posix(), scratch / identity["run_id"])
     for path in run.records():
         file = copies / path.relative_to(run.path)

@@ -13,17 +13,10 @@ from biva.errors import UserError
 
 
 def decode(content: bytes, kind: str, size: tuple[int, int], mode: str, where: str) -> NDArray[np.uint8]:
-    """Pixels of a picture.
+    """Pixels of a picture, uint8: (H, W) in mode "L", grey, or (H, W, 3) in "RGB".
 
-    Args:
-        content: the file.
-        kind: "PNG" or "JPEG"; no other format is tried.
-        size: width and height that it must have, compared before anything is unpacked.
-        mode: "L" for grey or "RGB".
-        where: names the picture in an error.
-
-    Returns:
-        uint8 (H, W) or (H, W, 3).
+    `kind` is "PNG" or "JPEG", and no other format is tried; `size`, width and height that it must have, is compared
+    before anything is unpacked; `where` names it in an error.
 
     Raises:
         UserError: it is no such picture.
@@ -52,19 +45,11 @@ def _overlaps(source: int, target: int) -> NDArray[np.float64]:
 
 
 def area_average(values: NDArray[np.uint8], shape: tuple[int, int], scale: int = 1, unit: int = 1) -> NDArray[np.uint8]:
-    """Shrink pictures: a pixel becomes the mean of the area it covers, times `scale / unit`, rounded to the nearest.
+    """Shrink pictures (..., H, W) to `shape`: a pixel becomes the mean of the area it covers, times `scale / unit`.
 
-    All sums are whole numbers below 2^53, so they are exact and the same on every machine. (The box filter of Pillow
-    and torchvision weighs whole pixels only, and gives other values.)
-
-    Args:
-        values: (..., H, W).
-        shape: height and width to shrink to.
-        scale: level that stands for the value `unit`.
-        unit: see `scale`.
-
-    Returns:
-        uint8 (..., *shape).
+    Rounded to the nearest. `scale` is the level that stands for the value `unit`. All sums are whole numbers below
+    2^53, so they are exact and the same on every machine. (The box filter of Pillow and torchvision weighs whole pixels
+    only, and gives other values.)
     """
     height, width = values.shape[-2:]
     sums = _overlaps(height, shape[0]) @ values.astype(np.float64) @ _overlaps(width, shape[1]).T

@@ -13,18 +13,11 @@ Binarisation = Literal["none", "static", "dynamic"]
 def model_input(
     images: Tensor, levels: int, binarisation: Binarisation, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Turn pixels into the model's input (paper.md section 6).
+    """Turn pixels, uint8 of any shape, 0 .. `levels` - 1, into the model's input (paper.md section 6): float32.
 
-    Args:
-        images: uint8, any shape, values 0 .. `levels` - 1.
-        levels: number of grey levels.
-        binarisation: `static`: the values as they are, 0 or 1. `dynamic`: 0 or 1, drawn with probability
-            level / (levels - 1) for 1. `none`: the levels scaled to [-1, 1].
-        generator: where `dynamic` draws from, on the device of `images`. Every call goes on in its stream, so
-            another epoch sees other binary images; a generator of the same state gives the same ones.
-
-    Returns:
-        float32, the shape and device of `images`.
+    `static`: the values as they are, 0 or 1. `none`: the levels scaled to [-1, 1]. `dynamic`: 0 or 1, drawn with
+    probability level / (levels - 1) for 1 from `generator`, on the device of `images`. Every call goes on in its
+    stream, so another epoch sees other binary images; a generator of the same state gives the same ones.
 
     Raises:
         ValueError: `dynamic` without a generator, which could not be repeated.

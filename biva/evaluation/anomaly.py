@@ -22,19 +22,12 @@ from biva.models.hierarchical_vae import HierarchicalVAE
 def bounds_above(
     model: HierarchicalVAE, x: Tensor, samples: int, *, mode: bool = False, seed: int, rows: int, device: torch.device
 ) -> Tensor:
-    """L^{>k} of every image for k = 0 .. L, from importance-weighted samples; each image exactly once.
+    """L^{>k} of every image for k = 0 .. L, each image exactly once, from importance-weighted samples.
 
     L^{>0} is the ELBO (with one sample) or L_K (with K), L^{>L} is the likelihood under the prior alone. All k share
-    the way up and the noise of every draw, so their differences are less noisy.
-
-    Args:
-        model: in evaluation mode, on `device`.
-        x: model input (N, C, H, W).
-        samples: K, per image and k.
-        mode: the k lowest stages are the prior's mode, and not samples from it.
-        seed: of the noise.
-        rows: samples at once; changes nothing but memory and time.
-        device: where to compute.
+    the way up and the noise of every draw, so their differences are less noisy. K = `samples` per image and k; with
+    `mode` the k lowest stages are the prior's mode, and not samples from it. `model` is in evaluation mode, on
+    `device`, and x its input, (N, C, H, W). `rows`, samples at once, changes nothing but memory and time.
 
     Returns:
         (L + 1, N) float64, nats.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -15,29 +14,14 @@ from biva.evaluation.noise import sample_noise
 from biva.models.semi_supervised import Classifier, SemiSupervisedVAE, every_class
 
 
-@dataclass(frozen=True)
-class UnlabelledTerms:
-    """The bound on log p(x) of N images at one sample each, and its terms: sums over classes weighted by q(y | x)."""
-
-    bound: Tensor
-    """(N,) float64, nats."""
-    log_likelihood: Tensor
-    """(N,) float64, nats."""
-    kl: dict[str, Tensor]
-    """Latent group, and y -> (N,) float64, nats."""
-
-
 def unlabelled_terms(
     model: SemiSupervisedVAE, x: Tensor, *, seed: int, rows: int, device: torch.device
-) -> UnlabelledTerms:
-    """One sample of z^BU per image, and one of the rest per image and class.
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """The bound on log p(x) of images x (N, C, H, W), its likelihood, and its KL by latent group, and y: float64 (N,).
 
-    Args:
-        model: in evaluation mode, on `device`.
-        x: model input (N, C, H, W).
-        seed: of the noise.
-        rows: image and class pairs at once, at least all classes of an image; changes nothing but memory and time.
-        device: where to compute.
+    In nats, from one sample of z^BU per image, and one of the rest per image and class, summed over classes weighted by
+    q(y | x). `model` is in evaluation mode, on `device`; `rows`, image and class pairs at once, at least all classes of
+    an image, changes nothing but memory and time.
 
     Raises:
         UserError: a bound is NaN or +infinite.
@@ -50,7 +34,7 @@ def unlabelled_terms(
     )
     bound, log_likelihood, *kl = (column.contiguous() for column in columns.unbind(1))
     checked(bound[None])
-    return UnlabelledTerms(bound, log_likelihood, dict(zip([*model.group_names, "y"], kl, strict=True)))
+    return bound, log_likelihood, dict(zip([*model.generative.group_names, "y"], kl, strict=True))
 
 
 @torch.inference_mode()
@@ -75,11 +59,7 @@ def _unlabelled_terms(
 def classify(model: Classifier, x: Tensor, *, rows: int, device: torch.device) -> Tensor:
     """log q(y | x), (N, Y) float64, at the posterior means of z^BU: one pass, and no noise in a test error.
 
-    Args:
-        model: in evaluation mode, on `device`.
-        x: model input (N, C, H, W).
-        rows: images at once; changes nothing but memory and time.
-        device: where to compute.
+    `model` is in evaluation mode, on `device`; x (N, C, H, W); `rows` at once change nothing but memory and time.
     """
 
     def log_q(rows: int) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -113,8 +112,6 @@ def detect(
 
 def summary(normal: Scores, anomalous: Scores, *, seed: int) -> dict[str, Any]:
     """AUROC, AUPRC and FPR80 of one score, each with the ends of its 95% bootstrap interval."""
-    numbers = asdict(separation(normal, anomalous))
-    intervals = bootstrap(normal, anomalous, repeats=BOOTSTRAP_REPEATS, seed=seed)
-    return {
-        name: {"value": value, "low": intervals[name][0], "high": intervals[name][1]} for name, value in numbers.items()
-    }
+    ends = bootstrap(normal, anomalous, repeats=BOOTSTRAP_REPEATS, seed=seed)
+    numbers = separation(normal, anomalous)
+    return {name: dict(zip(("value", "low", "high"), (numbers[name], *ends[name]), strict=True)) for name in numbers}

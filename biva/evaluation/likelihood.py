@@ -119,17 +119,10 @@ def draw_batches(
     keeper: Keeper = lambda _images, compute: compute(),
     share: slice = slice(None),
 ) -> list[Batch]:
-    """Draw k posterior samples of every image, each image exactly once.
+    """Draw k posterior samples of every image x (N, C, H, W), each image exactly once.
 
-    Args:
-        model: in evaluation mode, on `device`.
-        x: model input (N, C, H, W).
-        k: samples per image.
-        seed: of the noise.
-        rows: samples at once; changes nothing but memory and time.
-        device: where to compute.
-        keeper: of the batches.
-        share: which of all batches to draw.
+    `model` is in evaluation mode, on `device`; `rows`, samples at once, changes nothing but memory and time; `keeper`
+    keeps the batches, and `share` says which of them to draw.
 
     Raises:
         UserError: a weight is NaN or infinite.

@@ -22,8 +22,8 @@ BUDGET_MB = {"cpu": 256, "cuda": 8192}
 Result = TypeVar("Result")
 
 
-def rows_within(budget_mb: int, architecture: Architecture) -> int:
-    """How many samples a budget in MiB holds, at least 1.
+def rows_for(architecture: Architecture, budget_mb: int | None, device: torch.device) -> int:
+    """How many samples a budget in MiB holds, at least 1; None is the budget of the device.
 
     Counts the float32 numbers alive at the widest moment of a pass: four maps per stage (both inference paths, the
     skips), eight at full resolution (the gated block next to the data), and four times the parameters of p(x | z).
@@ -32,12 +32,7 @@ def rows_within(budget_mb: int, architecture: Architecture) -> int:
     stages = sum(4 * math.prod(shape) for shape in architecture.stage_shapes)
     likelihood = LIKELIHOODS[architecture.likelihood](channels)
     pixels = (8 * architecture.filters + 4 * likelihood.parameters_per_pixel) * math.prod(size)
-    return max(1, budget_mb * 2**20 // (4 * (stages + pixels)))
-
-
-def rows_for(architecture: Architecture, budget_mb: int | None, device: torch.device) -> int:
-    """`rows_within` the budget, or within that of the device where it is None."""
-    return rows_within(budget_mb or BUDGET_MB[device.type], architecture)
+    return max(1, (budget_mb or BUDGET_MB[device.type]) * 2**20 // (4 * (stages + pixels)))
 
 
 @enough_memory("Lower evaluation.memory_budget_mb, or end other programs that use the memory.")

@@ -26,13 +26,7 @@ def sample_noise(seed: int, images: range, first: int, device: torch.device) -> 
 
     They depend on the seed, the image's number, the sample's and the draw's name alone. So an image gets the same
     samples whatever chunks, images or draws it shares a pass with, and the first ten of 1,000 samples are those of ten.
-    A GPU has other numbers than a CPU.
-
-    Args:
-        seed: of the evaluation.
-        images: their numbers, none on the other side of a multiple of `IMAGES_PER_SEED`.
-        first: number of the first sample.
-        device: where the numbers are drawn.
+    A GPU has other numbers than a CPU. None of `images` may be on the other side of a multiple of `IMAGES_PER_SEED`.
     """
     batch, row = divmod(images.start, IMAGES_PER_SEED)
 

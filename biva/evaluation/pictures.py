@@ -28,17 +28,10 @@ INTERPOLATION_STEPS = 8
 def pictures(
     model: HierarchicalVAE, x: Tensor, settings: Evaluation, seed: int, device: torch.device
 ) -> dict[str, Tensor]:
-    """The sheets of images that figures show of a model.
+    """The sheets of images that figures show of a model: `sheet/NAME`, as `sheet` makes them.
 
-    Args:
-        model: in evaluation mode, on `device`.
-        x: model input of the test images that are shown, (`SHOWN`, C, H, W) or fewer.
-        settings: how many prior samples, at which temperatures.
-        seed: of the evaluation.
-        device: where to compute.
-
-    Returns:
-        `sheet/NAME` for every figure of images, as `sheet` makes them.
+    `model` is in evaluation mode, on `device`; x is its input for the test images that are shown, (`SHOWN`, C, H, W) or
+    fewer; `settings` say how many prior samples, and at which temperatures; `seed` is that of the evaluation.
     """
     x = x.to(device)
     generator = torch.Generator(device).manual_seed(derive_seed(seed, "pictures"))
@@ -57,11 +50,7 @@ def pictures(
 
 
 def sheet(images: Tensor, columns: int) -> Tensor:
-    """Images in rows, with a white pixel between and around them.
-
-    Args:
-        images: (N, C, H, W) in [0, 1], C = 1 or 3.
-        columns: images per row.
+    """Images (N, C, H, W) in [0, 1], C = 1 or 3, in rows of `columns`, with a white pixel between and around them.
 
     Returns:
         (3, rows (H + 1) + 1, columns (W + 1) + 1), uint8, on the CPU; a single image has no frame.
@@ -87,12 +76,7 @@ def temperatures(model: HierarchicalVAE, values: tuple[float, ...], seed: int, d
 def layers(model: HierarchicalVAE, x: Tensor, seed: int) -> Tensor:
     """Which stage holds what: latents above stage k from the posterior, and the means of the prior below.
 
-    All k share one posterior sample, since noise goes by the names of the draws.
-
-    Args:
-        model: in evaluation mode, on the device of x.
-        x: model input (N, C, H, W).
-        seed: of the posterior sample.
+    All k share one posterior sample, since noise goes by the names of the draws. x (N, C, H, W), on the model's device.
 
     Returns:
         (N, L + 2, C, H, W): the image, then k = 0 (a reconstruction) to L (the prior's means alone).
@@ -114,10 +98,7 @@ def interpolations(model: HierarchicalVAE, x: Tensor, seed: int) -> Tensor:
     images between have latents as likely as those of the ends. A straight line would pass through noise of too small
     a norm, and latents interpolated themselves would not fit the changed latents above them.
 
-    Args:
-        model: in evaluation mode, on the device of x.
-        x: model input (N, C, H, W); the images of the first half lead to those of the second.
-        seed: of the posterior samples.
+    The images x (N, C, H, W), on the model's device, of the first half lead to those of the second.
 
     Returns:
         (N // 2, steps + 2, C, H, W), the two images themselves at the ends; a single image leads to itself.

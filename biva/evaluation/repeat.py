@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pandas as pd
 import torch
 
 from biva.config import Evaluation, parse
@@ -28,14 +29,8 @@ def settings_of(weights: PublishedWeights) -> Evaluation:
 def repeat(weights: PublishedWeights, dataset: Dataset, settings: Evaluation, device: str) -> list[Record]:
     """Evaluate published weights as the run was evaluated: the metrics as `evaluation.json` has them.
 
-    With the settings of `settings_of`, on the same kind of device with the same versions, they are the published ones
-    to the bit.
-
-    Args:
-        weights: the file.
-        dataset: what the run was trained on.
-        settings: images, K, precision and memory; K and images other than the published ones give other samples.
-        device: as for `choose_device`.
+    With the settings of `settings_of`, on the same kind of device (as for `choose_device`) with the same versions, they
+    are the published ones to the bit; K and images other than the published ones give other samples.
 
     Raises:
         UserError: `dataset` is not what the run was trained on, or the device is not there.
@@ -52,32 +47,18 @@ def repeat(weights: PublishedWeights, dataset: Dataset, settings: Evaluation, de
 
 
 def comparison(weights: PublishedWeights, found: list[Record], settings: Evaluation, device: str) -> str:
-    """A table of the metrics beside the published ones, and what to expect of their differences.
-
-    Args:
-        weights: the file, which has the published numbers.
-        found: what `repeat` gave.
-        settings: what it was given.
-        device: what it computed on, in words.
+    """A table of what `repeat` found by these settings, on `device` in words, beside the published numbers, and what to
+    expect of their differences.
     """
     with weights.as_written():
         published = {(metric["metric"], metric["k"]): metric for metric in weights.evaluation["metrics"]}
-        rows = [("metric", "K", "unit", "published", "here", "difference")]
+        rows = []
         for metric in found:
             other = published.get((metric["metric"], metric["k"]))
-            rows.append(
-                (
-                    metric["metric"],
-                    str(metric["k"] or ""),
-                    metric["unit"],
-                    _number(other) if other else "-",
-                    _number(metric),
-                    f"{metric['value'] - other['value']:.1e}" if other else "-",
-                )
-            )
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join([*lines, _expectation(weights, settings, device)])
+            there, by = (_number(other), f"{metric['value'] - other['value']:.1e}") if other else ("-", "-")
+            rows.append((metric["metric"], str(metric["k"] or ""), metric["unit"], there, _number(metric), by))
+        table = pd.DataFrame(rows, columns=["metric", "K", "unit", "published", "here", "difference"])
+        return "\n".join([table.to_string(index=False), _expectation(weights, settings, device)])
 
 
 def _number(metric: Record) -> str:

@@ -285,11 +285,11 @@ def _classification(trained: Trained, dataset: Dataset, settings: Evaluation) ->
     kl: Arrays = {}
     metrics = [_metric("test_error", None, 100 * (log_q.argmax(dim=1) != labels).double(), "percent")]
     if run.model != "classifier":
-        terms = unlabelled_terms(model, x, seed=evaluation_seed(run), rows=rows, device=device)
-        bounds["bound/1"], kl = terms.bound, terms.kl
-        metrics.append(_metric("log_likelihood_bound", 1, terms.bound, "nats"))
+        bound, log_likelihood, kl = unlabelled_terms(model, x, seed=evaluation_seed(run), rows=rows, device=device)
+        bounds["bound/1"] = bound
+        metrics.append(_metric("log_likelihood_bound", 1, bound, "nats"))
         metrics.append(_metric("kl_divergence", 1, torch.stack(list(kl.values())).sum(0), "nats"))
-        metrics.append(_metric("log_likelihood", 1, terms.log_likelihood, "nats"))
+        metrics.append(_metric("log_likelihood", 1, log_likelihood, "nats"))
     return (
         bounds,
         {"log_q": log_q},

@@ -72,11 +72,7 @@ class TrainedModel(nn.Module):
     def log_prob(self, x: Tensor, k: int) -> Tensor:
         """The importance-weighted bound L_k on log p(x), from k posterior samples per image, in nats: (B,) float64.
 
-        It grows with k, towards log p(x) (paper.md section 5). Memory does not grow with k.
-
-        Args:
-            x: as for `elbo`.
-            k: samples, at least 1.
+        It grows with k, towards log p(x) (paper.md section 5). Memory does not grow with k. x is as for `elbo`.
 
         Raises:
             ValueError: x has another shape, or k is below 1.

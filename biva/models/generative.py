@@ -120,7 +120,6 @@ class GenerativeStage(nn.Module):
         stage, top = architecture.stages[index], index == len(architecture.stages) - 1
         self.groups = groups
         self.latent_shape = architecture.latent_shapes[index]
-        shape = architecture.stage_shapes[index]
         self.priors = nn.ModuleDict({} if top else {f"p_{g}": GaussianHead(architecture, index) for g in groups})
         self.projection = LatentProjection(architecture, index, len(groups), classes)
         shape, self.blocks = self.projection.output_shape, BlockStack()

@@ -72,13 +72,9 @@ class HierarchicalVAE(nn.Module):
         return self.terms(x, self.inference.encode(x), 1, noise)
 
     def terms(self, x: Tensor, features: Any, k: int, noise: Noise) -> Terms:
-        """The terms of the ELBO at k samples per image: k*B rows, sample-major.
+        """The terms of the ELBO at k samples per image x (B, C, H, W): k*B rows, sample-major.
 
-        Args:
-            x: (B, C, H, W).
-            features: `inference.encode(x)`.
-            k: samples per image.
-            noise: gives the numbers of every draw, for all rows.
+        `features` is `inference.encode(x)`; `noise` gives the numbers of every draw, for all rows.
         """
         walk = self.generative.walk(self.inference.posterior(features, k, noise), rows=k * len(x))
         return Terms.of(walk, self.likelihood, repeat(x, k))

@@ -105,9 +105,7 @@ class DeterministicPaths(nn.Module):
 
     def __init__(self, architecture: Architecture, index: int, bu_shape: Shape, td_shape: Shape) -> None:
         super().__init__()
-        skip = None
-        if index > 0:
-            skip = _doubled(architecture.stage_shapes[index - 1])
+        skip = _doubled(architecture.stage_shapes[index - 1]) if index else None
         self.bu = inference_blocks(architecture, index, bu_shape, skip)
         self.td = inference_blocks(architecture, index, td_shape, architecture.stage_shapes[index])
 

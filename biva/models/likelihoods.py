@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,28 +9,6 @@ from torch import Tensor
 LEVELS = 256
 MIXTURES = 10
 MINIMUM_LOG_SCALE = -7.0
-
-
-class Likelihood(Protocol):
-    """A distribution p(x | z) with the parameters that the models compute; nats throughout."""
-
-    parameters_per_pixel: int
-
-    def log_prob(self, output: Tensor, x: Tensor) -> Tensor:
-        """log p(x | z) in nats, summed over pixels and channels: (B,)."""
-        ...
-
-    def sample(self, output: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """One image per row, in the space of the model's input, (B, C, H, W)."""
-        ...
-
-    def picture(self, output: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """What to show of p(x | z): (B, C, H, W) in [0, 1]."""
-        ...
-
-    def unscale(self, x: Tensor) -> Tensor:
-        """An image as the model receives it, scaled to [0, 1] for showing it."""
-        ...
 
 
 class Bernoulli:
@@ -132,7 +108,12 @@ def _nearest_level(x: Tensor) -> Tensor:
     return torch.round((x.clamp(-1, 1) + 1) * half) / half - 1
 
 
-LIKELIHOODS: dict[str, type[Bernoulli] | type[MixtureOfLogistics]] = {
+Likelihood = Bernoulli | MixtureOfLogistics
+"""p(x | z) by the parameters that the models compute; log p(x | z) is in nats, summed over pixels and channels: (B,).
+
+A sample is in the space of the model's input; what is shown, and what `unscale` makes of an input, is in [0, 1]."""
+
+LIKELIHOODS: dict[str, type[Likelihood]] = {
     "bernoulli": Bernoulli,
     "mixture_of_logistics": MixtureOfLogistics,
 }

@@ -69,11 +69,6 @@ class SemiSupervisedVAE(Classifier):
             classes=classes,
         )
 
-    @property
-    def group_names(self) -> list[str]:
-        """Names of the Gaussian latent groups, bottom to top, in the order of `Terms.kl`."""
-        return self.generative.group_names
-
     def terms(self, x: Tensor, ascent: Ascent, y: Tensor, noise: Noise) -> Terms:
         """The terms of the bound on log p(x | y), for images x (B, C, H, W) that went up, of classes y (B,), int64."""
         one_hot = F.one_hot(y, self.classes).to(x.dtype)
@@ -83,10 +78,7 @@ class SemiSupervisedVAE(Classifier):
     def forward(self, x: Tensor, labels: Tensor, noise: Noise) -> tuple[Tensor, Terms]:
         """One sample per row; all images go up together, and down together, the unlabelled ones once per class.
 
-        Args:
-            x: (L + U, C, H, W), the labelled images first.
-            labels: their classes, (L,), int64.
-            noise: gives the numbers of every draw, for all rows.
+        The labelled images stand first in x (L + U, C, H, W); `labels` are their classes, (L,), int64.
 
         Returns:
             log q(y | x, z^BU) of every image, (L + U, Y); and the terms of log p(x | y), (L + Y*U,) rows: the labelled

@@ -15,7 +15,6 @@ import numpy as np
 
 from biva.config import Experiments, RunConfig, by_group
 from biva.records import PUBLISHED, RunFolder, read_json
-from biva.reporting.figures import caption
 from biva.reporting.figures.latents import group_order
 from biva.reporting.figures.registry import FIGURES
 from biva.reporting.markup import styled
@@ -57,7 +56,7 @@ def _picture(stem: str, folder: Path) -> dict[str, Any]:
     name, path = stem.partition("/")[2], folder / f"{stem}.png"
     content = base64.b64encode(path.read_bytes()).decode() if path.is_file() else ""
     if stem.startswith("figures/"):
-        return {"stem": stem, "title": FIGURES[name].title, "caption": caption(name), "content": content}
+        return {"stem": stem, "title": FIGURES[name].title, "caption": FIGURES[name].caption, "content": content}
     about = "Histograms of L^{>k} of the test images of both datasets, and ROC curves of L^{>k} and LLR^{>k}."
     return {"stem": stem, "title": f"Anomalies: {name}", "caption": styled(about), "content": content}
 

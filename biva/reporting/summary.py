@@ -16,7 +16,7 @@ import pandas as pd
 
 from biva.config import Experiments, RunConfig, by_group
 from biva.records import RunFolder, read_json, write_atomically
-from biva.reporting.figures import caption
+from biva.reporting.figures.registry import FIGURES
 from biva.reporting.ours import PROTOCOLS, span
 from biva.reporting.provenance import shortened
 from biva.reporting.style import name_of
@@ -30,7 +30,7 @@ def summary(settings: Experiments, runs: list[RunConfig], folder: Path) -> str:
 
     `folder` is `results/NAME`, with what exists of its runs, tables and figures.
     """
-    about = {f"figures/{name}": caption(name) for name in settings.figures}
+    about = {f"figures/{name}": FIGURES[name].caption for name in settings.figures}
     return render(
         "summary.tex.j2",
         name=runs[0].experiments,

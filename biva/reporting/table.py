@@ -15,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from biva.reporting.markup import Text, bold, escape_latex, in_markdown, sup, text
 
@@ -109,19 +110,13 @@ class Table:
 
 def render(template: str, **content: Any) -> str:
     """Fill in a file of `templates/`. What it prints is escaped for HTML, in a `.tex.j2` for LaTeX, in a `.md.j2` for a
-    cell of a table.
-
-    File names that LaTeX reads are printed `literally`.
+    cell of a table. File names that LaTeX reads are marked `safe`.
     """
     return _ENVIRONMENTS[template.split(".")[1]].get_template(template).render(content)
 
 
-class _Literal(str):
-    """A string that LaTeX gets as it is."""
-
-
 def _in_latex(value: object) -> str:
-    if isinstance(value, _Literal):
+    if isinstance(value, Markup):  # by the filter `safe`
         return value
     return value.latex() if isinstance(value, Text) else escape_latex(str(value))
 
@@ -143,5 +138,4 @@ _LATEX = _environment(
     comment_start_string="<#",
     comment_end_string="#>",
 )
-_LATEX.filters["literally"] = _Literal
 _ENVIRONMENTS = {"tex": _LATEX, "html": _environment(autoescape=True), "md": _environment(finalize=in_markdown)}

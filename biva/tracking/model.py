@@ -57,6 +57,10 @@ def _has_model(client: Any, experiment: str, run_id: str, digest: str) -> bool:
     return any(str(model.status) == "READY" and model.tags.get("weights_sha256") == digest for model in models)
 
 
+NEEDS = "filelock numpy psutil pydantic pyyaml safetensors"
+"""What `TrainedModel` needs beside torch, as `pip` calls it."""
+
+
 def _save_model(folder: RunFolder, config: dict[str, Any], path: Path, model_id: str, run_id: str) -> None:
     import mlflow.pytorch
     import numpy as np
@@ -75,5 +79,5 @@ def _save_model(folder: RunFolder, config: dict[str, Any], path: Path, model_id:
         mlflow_model=Model(model_id=model_id, run_id=run_id),
         signature=ModelSignature(Schema([images]), Schema([bound])),
         serialization_format="pickle",  # the other one, a traced graph, knows one method only
-        pip_requirements=[f"torch=={torch.__version__.split('+')[0]}", "safetensors", "pydantic"],
+        pip_requirements=f"torch=={torch.__version__.split('+')[0]} {NEEDS}".split(),
     )

@@ -75,15 +75,6 @@ class StoredRun:
     client: Any
     run: Any
 
-    @property
-    def tags(self) -> dict[str, str]:
-        return dict(self.run.data.tags)
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """The latest value of every metric."""
-        return dict(self.run.data.metrics)
-
     def points(self, metric: str) -> list[tuple[int, float]]:
         """Step and value of every point of a metric, by step and time."""
         history = self.client.get_metric_history(self.run.info.run_id, metric)

@@ -20,13 +20,8 @@ from biva.errors import UserError
 class Batches:
     """Batches of model input; the last, incomplete batch of an epoch is left out.
 
-    Args:
-        dataset: says how a pixel becomes the model's input.
-        images: uint8 (N, C, H, W), kept on `device`, where dynamic binarisation happens too.
-        labels: of the images, int64 (N,); None: batches have no labels.
-        batch_size: at most N.
-        seed: of order and binarisation.
-        device: where the batches are.
+    `images`, uint8 (N, C, H, W), and their `labels`, int64 (N,), if there are any, are kept on `device`, where dynamic
+    binarisation happens too, as `dataset` says; `batch_size` is at most N; `seed` is of order and binarisation.
     """
 
     def __init__(
@@ -94,16 +89,10 @@ class MixedBatches:
 def batches_of(
     run: RunConfig, dataset: Dataset, device: torch.device, seed: Callable[[str], int]
 ) -> Batches | MixedBatches:
-    """What a run trains on: all training images, those that keep their labels, or both.
+    """What a run trains on, on `device`: all training images, those that keep their labels, or both.
 
     The draw of labels depends on the run's seed alone, not on model, settings or batches: a semi-supervised run and the
-    supervised network of the same seed have the same ones.
-
-    Args:
-        run: its settings.
-        dataset: whose images.
-        device: where the batches are.
-        seed: gives one per purpose.
+    supervised network of the same seed have the same ones. `seed` gives one per purpose.
 
     Raises:
         UserError: the dataset has too few images, or no labels.

@@ -39,14 +39,9 @@ def only_writer(path: Path) -> Iterator[None]:
 class Parent:
     """The run whose selected weights a fine-tuning starts from."""
 
-    run_id: str
     weights: bytes
-    weights_sha256: str
-
-    @property
-    def identity(self) -> dict[str, str]:
-        """What the fine-tuned run's `run.json` says of it."""
-        return {"run_id": self.run_id, "weights_sha256": self.weights_sha256}
+    identity: dict[str, str]
+    """What the fine-tuned run's `run.json` says of it."""
 
 
 def load_parent(run: RunConfig, dataset: Dataset, folder: RunFolder) -> Parent:
@@ -67,7 +62,8 @@ def load_parent(run: RunConfig, dataset: Dataset, folder: RunFolder) -> Parent:
             f"{run.name} fine-tunes {run.parent_name}, but {folder.path} was trained with other settings or data "
             f"({'; '.join(changed)}). {remedy}"
         )
-    return Parent(identity["run_id"], *records.read_weights(folder, train))
+    weights, digest = records.read_weights(folder, train)
+    return Parent(weights, {"run_id": identity["run_id"], "weights_sha256": digest})
 
 
 def set_aside_other_run(run: RunConfig, dataset: Dataset, folder: RunFolder, parent: Parent | None) -> None:
@@ -113,19 +109,10 @@ def write_identity(
     parameters: int,
     compiler: str | None,
 ) -> None:
-    """Write `run.json` at the start; on resuming, note by which code and where the run goes on.
+    """Write `run.json` at the start; on resuming from an `update`, note by which code and where the run goes on.
 
     A run that was killed before its first checkpoint starts again under its own id, if by the same code and machine.
-
-    Args:
-        run: its settings.
-        dataset: what it is trained on.
-        folder: where the record goes.
-        parent: the run that it fine-tunes, if it does.
-        update: from which it goes on.
-        device: what computes, in words.
-        parameters: trainable scalars of the model.
-        compiler: that of the model, in words, if it is compiled.
+    `device` is what computes and `compiler` that of the model, if it is compiled, in words.
     """
     now, origin = datetime.now(UTC).isoformat(timespec="seconds"), made_by(device)
     identity = records.read_json(folder.identity) if folder.identity.exists() else {}

@@ -56,17 +56,11 @@ def train(
     on_evaluation: Callable[[], None],
     parent_folder: RunFolder | None = None,
 ) -> None:
-    """Train one run to its end, from its newest checkpoint if it has one, and write its record and weights.
+    """Train one run to its end, from its newest checkpoint if it has one, and write its record and weights to `folder`.
 
-    Processes that torchrun starts share the work; the first one alone writes.
-
-    Args:
-        run: everything that decides the result.
-        dataset: what to train on.
-        folder: where the record goes; another process that trains there is waited for.
-        on_evaluation: called when the record has grown, at most every `TELL_SECONDS`, and whenever training starts or
-            ends; e.g. to mirror it.
-        parent_folder: the run that this one fine-tunes, if it does.
+    Processes that torchrun starts share the work; the first one alone writes. Another training in the folder is waited
+    for. `on_evaluation` is called when the record has grown, at most every `TELL_SECONDS`, and whenever training starts
+    or ends; e.g. to mirror it. `parent_folder` is that of the run that this one fine-tunes, if it does.
 
     Raises:
         UserError: wrong settings, no trained parent, a full disk, too little memory, or too many skipped updates in a

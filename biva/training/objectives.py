@@ -33,14 +33,9 @@ class Loss(NamedTuple):
 
 
 def loss_of(run: RunConfig, model: Any, batch: Any, noise: Noise, update: int = 0) -> Loss:
-    """The training loss of a run on one of its batches.
+    """The training loss of a run on one of its batches, after so many updates.
 
-    Args:
-        run: its settings.
-        model: what it trains.
-        batch: images (B, C, H, W), for a run with labels followed by the labels of the first ones.
-        noise: of all latents.
-        update: updates made before.
+    A batch is images (B, C, H, W), for a run with labels followed by the labels of the first ones.
     """
     of_kl = schedule.free_bits(run.training, update), schedule.kl_weight(run.training, update)
     if run.labels is None:
@@ -54,11 +49,7 @@ def loss_of(run: RunConfig, model: Any, batch: Any, noise: Noise, update: int = 
 def bound_terms(run: RunConfig, model: Any, x: Tensor, noise: Noise) -> tuple[Tensor, dict[str, Tensor]]:
     """The two terms of the bound on log p(x) at one sample per image, without free bits; the bound is their difference.
 
-    Args:
-        run: not one of the supervised network, which has no bound.
-        model: its model.
-        x: images without labels, (B, C, H, W).
-        noise: of all latents.
+    Of images x without labels, (B, C, H, W), and not of the supervised network, which has no bound.
 
     Returns:
         log p(x | z), (B,); and the KL of every latent group, and of y where the run has labels, each (B,). In nats.

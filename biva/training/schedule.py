@@ -10,16 +10,11 @@ COOL_DOWN = 0.3
 
 
 def learning_rate(training: Training, update: int, seconds: float) -> float:
-    """The learning rate of an update.
+    """The learning rate after so many updates, and seconds of training over all attempts.
 
     Without `training.minutes` it decays by a factor per update down to a minimum (paper.md section 4). With it, it
     rises, stays, and falls to 0 at the end: the paper's schedule is made for millions of updates, and a run that ends
     long before would end at its highest rates.
-
-    Args:
-        training: the run's settings.
-        update: updates made before.
-        seconds: of training before, over all attempts; used with `training.minutes` only.
     """
     if training.minutes is None:
         return max(training.learning_rate * training.learning_rate_decay**update, training.learning_rate_minimum)

@@ -50,13 +50,9 @@ def selection_of(run: RunConfig, dataset: Dataset) -> Selection | None:
 def mean_bound(
     run: RunConfig, model: Any, x: Tensor, device: torch.device
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """The bound on log p(x) at one sample per image, and its terms: means over images, nats.
+    """The bound on log p(x) at one sample per image x (N, C, H, W), and its terms: means over images, nats.
 
-    Args:
-        run: its settings.
-        model: in evaluation mode, on `device`.
-        x: model input (N, C, H, W).
-        device: where to compute.
+    `model` is in evaluation mode, on `device`.
 
     Returns:
         `elbo`, `log_likelihood` and `kl`; and the KL of every latent group.

@@ -24,6 +24,7 @@ from biva.errors import UserError
 from biva.records import RunFolder, read_json, write_json
 from biva.tracking import follow_move
 from biva.verification import Verification, verify
+from biva.weights import with_records
 from tests.fake_runs import cut_record, edit
 
 pytest.importorskip("mlflow")
@@ -261,8 +262,7 @@ TAMPERINGS: dict[str, tuple[Callable[[], Any], *tuple[str, ...]]] = {
     "missing manifest": (run(0).manifest.unlink, "manifest.json does not exist"),
     "empty manifest": (
         lambda: run(0).manifest.write_text("{}"),
-        "seed1/manifest.json, or a record that it needs, does not hold what biva writes there (KeyError: 'files'). "
-        "Restore it from git or a backup.",
+        "seed1/manifest.json lacks the field 'files', as after an edit or from another version of biva. Restore it",
     ),
     "damaged JSON": (lambda: run(0).identity.write_text("{}"), "run.json was changed after"),
     "edited number, sealed and collected": (seal_edited_number, "MLflow has another record.jsonl"),
@@ -416,6 +416,24 @@ def test_published_runs_are_their_records_and_of_one_seed_the_weights(published:
         assert sum(path.stat().st_size for path in files if path.name != "weights.safetensors") < 25_000
 
 
+def test_the_weights_of_a_higher_seed_that_were_published_before_go(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cli.publish(SET)
+    elsewhere = RunFolder(PUBLISHED / "runs" / RUNS[1])
+    elsewhere.weights.write_bytes(with_records(run(1)))
+    elsewhere.card.touch()
+    for number in (1, 3):
+        shutil.rmtree(run(number).path)
+    monkeypatch.setattr(publishing, "verify", lambda *_: Verification([], 1, 1))
+    cli.publish(SET)
+    assert {path.parent for path in PUBLISHED.rglob("weights.safetensors")} == {
+        PUBLISHED / "runs" / RUNS[number] for number in (0, 2)
+    }
+    assert elsewhere.evaluation.is_file()
+    assert not elsewhere.card.exists()
+
+
 def test_weights_that_are_too_large_for_git_are_not_published(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(publishing, "LARGEST_WEIGHTS", run(0).weights.stat().st_size - 1)
     cli.publish(SET)
@@ -483,7 +501,7 @@ def forget_parameters() -> None:
             "weights.safetensors, or a record that it needs",
         ),
         (forget_weights, "seed1/weights.safetensors is not as ro-crate-metadata.json"),
-        (forget_parameters, "does not hold what biva writes there"),
+        (forget_parameters, "run.json lacks the field 'parameters'"),
         (
             partial(change_text, PUBLISHED / "ro-crate-metadata.json", "4 updates", "40 updates"),
             "ro-crate-metadata.json is not what the records give;",

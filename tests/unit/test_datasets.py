@@ -108,11 +108,7 @@ def test_missing_dataset_names_the_command(tmp_path: Path) -> None:
     [
         ("data.json", lambda content: None, "data.json does not exist. Run `biva prepare tiny`"),
         ("data.json", lambda content: b"{", "not valid JSON"),
-        (
-            "data.json",
-            lambda content: content.replace(b"levels", b"lavels"),
-            "data.json does not hold what biva writes there (KeyError: 'levels')",
-        ),
+        ("data.json", lambda content: content.replace(b"levels", b"lavels"), "data.json lacks the field 'levels'"),
         ("data.safetensors", lambda content: content[:-1], "is not the file that"),
         ("data.safetensors", lambda content: content[:-1] + bytes([1 - content[-1]]), "is not the file that"),
     ],

@@ -23,7 +23,7 @@ from biva.config import FigureName
 from biva.errors import UserError
 from biva.records import RunFolder
 from biva.reporting.canvas import save
-from biva.reporting.figures import caption, draw, inputs, reads_arrays
+from biva.reporting.figures import draw, inputs
 from biva.reporting.figures.latents import group_order
 from biva.reporting.figures.registry import FIGURES
 from biva.reporting.style import COLOURS
@@ -196,11 +196,19 @@ def test_images_stand_as_they_are_stored_and_are_labelled(
     assert list(axes.get_yticks()) == [9 * (place + 0.5) for place in range(len(rows))]
 
 
+def test_a_single_image_is_as_large_as_the_images_of_others(tmp_path: Path) -> None:
+    folder = fake_run(tmp_path, bounds=BOUNDS)
+    save_file({"sheet/samples": sheet(ramp(1), 1).numpy()}, folder.arrays)
+    single = draw("samples", [folder]).get_figheight()
+    save_file({"sheet/samples": sheet(ramp(4), 2).numpy()}, folder.arrays)
+    assert 1 < single <= draw("samples", [folder]).get_figheight()
+
+
 def test_every_figure_that_a_set_may_ask_for_has_a_caption_and_is_drawn_without_torch(tmp_path: Path) -> None:
     assert sorted(FIGURES) == sorted(get_args(FigureName))
-    assert all(caption(name).endswith(".") for name in get_args(FigureName))
+    assert all(FIGURES[name].caption.endswith(".") for name in get_args(FigureName))
     shown = {"samples", "temperatures", "reconstructions", "layers", "interpolations"}
-    assert {name for name in get_args(FigureName) if reads_arrays(name)} == shown
+    assert {name for name in get_args(FigureName) if FIGURES[name].reads == "arrays"} == shown
     assert (inputs("learning_curves"), inputs("kl_per_layer")) == (("train.json",), ("evaluation.json",))
     run = fake_run(tmp_path, bounds=BOUNDS).path
     subprocess.run([sys.executable, "-c", WITHOUT_TORCH, str(run), *FIGURES], check=True)

@@ -8,8 +8,17 @@ from pathlib import Path
 import pytest
 
 from biva.errors import UserError
-from biva.records import manifest_digest, read_json, seal
+from biva.records import manifest_digest, read_json, read_lines, seal
 from tests.fake_runs import edit, fake_run
+
+
+def test_a_field_that_a_record_or_its_line_lacks_is_named_with_the_file(tmp_path: Path) -> None:
+    folder = fake_run(tmp_path)
+    for record in (read_json(folder.identity), read_json(folder.identity)["config"], read_lines(folder.record)[0]):
+        assert record == {**record}
+        assert record.get("nothing") is None
+        with pytest.raises(UserError, match=r"(run\.json|record\.jsonl) lacks the field 'nothing'.*Restore it"):
+            record["nothing"]
 
 
 def test_a_later_step_does_not_hide_what_was_changed_before_it(tmp_path: Path) -> None:

@@ -4,24 +4,24 @@ import pytest
 import torch
 
 from biva.errors import UserError
-from biva.evaluation.memory import BUDGET_MB, halving_rows, rows_for, rows_within
+from biva.evaluation.memory import BUDGET_MB, halving_rows, rows_for
 from tests.models import tiny_architecture
+
+CPU = torch.device("cpu")
 
 
 def test_rows_within_a_budget_by_hand() -> None:
     """Two stages of 4x2x2 maps, 4 each; eight 4x4x4 maps; four times 1 parameter of a Bernoulli on 4x4 pixels."""
     numbers = 4 * 2 * 16 + 8 * 64 + 4 * 16
-    assert rows_within(1, tiny_architecture()) == 2**20 // (4 * numbers)
-    assert rows_within(2, tiny_architecture()) == 2 * 2**20 // (4 * numbers)
+    assert rows_for(tiny_architecture(), 1, CPU) == 2**20 // (4 * numbers)
+    assert rows_for(tiny_architecture(), 2, CPU) == 2 * 2**20 // (4 * numbers)
     colour = tiny_architecture(likelihood="mixture_of_logistics")  # 100 parameters per pixel
-    assert rows_within(1, colour) == 2**20 // (4 * (4 * 2 * 16 + 8 * 64 + 4 * 100 * 16))
-    assert rows_within(0, colour) == 1
+    assert rows_for(colour, 1, CPU) == 2**20 // (4 * (4 * 2 * 16 + 8 * 64 + 4 * 100 * 16))
+    assert rows_for(colour.model_copy(update={"filters": 10**9}), 1, CPU) == 1
 
 
 def test_without_a_budget_the_devices_own_holds() -> None:
-    cpu, architecture = torch.device("cpu"), tiny_architecture()
-    assert rows_for(architecture, None, cpu) == rows_within(BUDGET_MB["cpu"], architecture)
-    assert rows_for(architecture, 16, cpu) == rows_within(16, architecture)
+    assert rows_for(tiny_architecture(), None, CPU) == rows_for(tiny_architecture(), BUDGET_MB["cpu"], CPU)
 
 
 def test_rows_are_halved_while_the_gpu_is_full(capsys: pytest.CaptureFixture[str]) -> None:

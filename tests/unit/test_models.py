@@ -40,7 +40,7 @@ def log_joint(model: Any, x: Tensor, z: Mapping[str, Tensor], y: int | None = No
 
 def log_marginal(model: Any, x: Tensor, y: int | None = None) -> float:
     """log p(x), or log p(x | y), of scalar latents: an integral over one to three numbers, done on a grid."""
-    names = model.group_names
+    names = model.generative.group_names
     points = torch.linspace(-9, 9, 49 if len(names) == 3 else 121, dtype=torch.float64)
     grid = torch.tensor(list(itertools.product(points.tolist(), repeat=len(names))), dtype=torch.float64)
     parts = [

@@ -176,7 +176,7 @@ def done(folder: RunFolder, run: RunConfig) -> None:
         (before_its_first_evaluation, "training", "no evaluation yet"),
         (with_other_settings, "waiting", "anew, with other settings"),
         (damaged, "unreadable", "is damaged"),
-        (of_another_version, "unreadable", "KeyError: 'update'"),
+        (of_another_version, "unreadable", "lacks the field 'update'"),
         (trained, "trained", "to do: evaluation, patches"),
         (evaluating, "evaluating", "8 of 20 test images"),
         (evaluated_otherwise, "trained", "to do: evaluation, patches"),
@@ -248,7 +248,15 @@ def test_the_time_left_is_that_of_runs_that_are_done() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "said"),
-    [(0.4, "0 s"), (59, "59 s"), (90, "1 min"), (3599, "59 min"), (3700, "1 h 1 min"), (1e5, "1 d 3 h")],
+    [
+        (0.4, "0 s"),
+        (59, "59 s"),
+        (59.9, "59 s"),
+        (90, "1 min"),
+        (3599, "59 min"),
+        (3700, "1 h 1 min"),
+        (1e5, "1 d 3 h"),
+    ],
 )
 def test_durations(seconds: float, said: str) -> None:
     assert duration(seconds) == said

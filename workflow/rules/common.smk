@@ -256,7 +256,7 @@ def summary_texts(wildcards):
 def report_files(experiments):
     """Tables and figures of the set."""
     settings = experiment_set(experiments)
-    files = [f"{table}.{form}" for table in settings.table_stems for form in ("tex", "html")]
+    files = [f"{table}.{form}" for table in settings.table_stems for form in ("tex", "html", "json")]
     files += [f"{figure}.{form}" for figure in settings.figure_stems for form in ("pdf", "png")]
     return [f"results/{experiments}/{file}" for file in files]
 

@@ -5,7 +5,8 @@
 report: "../report/workflow.rst"
 
 
-from biva.reporting.figures import caption, inputs
+from biva.reporting.figures import inputs
+from biva.reporting.figures.registry import FIGURES
 
 names = dict.fromkeys([config["experiments"], *load_sets(config["experiments"])])
 paths = [CONFIG_FOLDER / "config.yaml", *(CONFIG_FOLDER / "experiments" / f"{name}.yaml" for name in names)]
@@ -44,6 +45,7 @@ use rule collect as table with:
         paper=PAPER,
     output:
         tex=f"{SET}/tables/{{table}}.tex",
+        json=f"{SET}/tables/{{table}}.json",
         html=shown(f"{SET}/tables/{{table}}.html", "table.rst", "Tables", table="{experiments} / {table}"),
     log:
         f"{SET}/logs/tables/{{table}}.log",
@@ -68,7 +70,7 @@ use rule collect as figure with:
     params:
         call="figure {experiments} {figure}",
         settings=figure_settings,
-        caption=lambda w: caption(w.figure),
+        caption=lambda w: FIGURES[w.figure].caption,
         folder=subpath(output.pdf, ancestor=2),
 
 
@@ -78,6 +80,7 @@ use rule collect as anomalies with:
         paper=PAPER,
     output:
         tex=f"{SET}/anomalies/{{pair}}.tex",
+        json=f"{SET}/anomalies/{{pair}}.json",
         html=shown(f"{SET}/anomalies/{{pair}}.html", "anomaly.rst", "Tables", table="{experiments} / {pair}"),
         pdf=f"{SET}/anomalies/{{pair}}.pdf",
         png=shown(f"{SET}/anomalies/{{pair}}.png", "anomaly.rst", "Figures", figure="{experiments} / {pair}"),

@@ -28,20 +28,10 @@ def folders_to_draw(experiments: str, results: Path) -> list[RunFolder]:
     return [RunFolder(results / "runs" / run.name) for run in runs if run.labels is None]
 
 
-def caption(name: str) -> str:
-    """What a reader must know to read a figure: a few sentences of plain text on one line."""
-    return FIGURES[name].caption
-
-
 def inputs(name: str) -> tuple[str, ...]:
     """The files in a run's folder that a figure waits for; `record.jsonl` is complete once `train.json` is there."""
     of_arrays = ("evaluation.json", "evaluation.safetensors")
     return {"record": ("train.json",), "evaluation": of_arrays[:1], "arrays": of_arrays}[FIGURES[name].reads]
-
-
-def reads_arrays(name: str) -> bool:
-    """Whether a figure shows images and so needs `evaluation.safetensors`, which is not published."""
-    return FIGURES[name].reads == "arrays"
 
 
 def draw(name: FigureName, folders: Iterable[RunFolder]) -> Figure:

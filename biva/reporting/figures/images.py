@@ -39,7 +39,7 @@ class Sheet:
     @property
     def columns(self) -> int:
         """The number of images in a row."""
-        return int(self.picture.shape[1]) // self.tile[1]
+        return max(1, int(self.picture.shape[1]) // self.tile[1])  # one image alone has no line around it
 
 
 def _sheets(name: str, group: Group) -> list[Sheet]:

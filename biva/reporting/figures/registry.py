@@ -19,6 +19,7 @@ class FigureKind:
 
     title: str
     caption: str
+    """What a reader must know to read the figure: a few sentences of plain text on one line."""
     reads: Literal["record", "evaluation", "arrays"]
     """The property of `RunFolder` that names the file without which a run cannot be shown."""
     height: Callable[[Group], float]
