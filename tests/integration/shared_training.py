@@ -1,10 +1,8 @@
-"""One update of toy models, by one process or by several: `torchrun -m tests.integration.shared_training FOLDER`."""
+"""One update of toy models, by one process or by one of two."""
 
 from __future__ import annotations
 
 import os
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,8 +14,7 @@ from biva.seeds import derive_seed
 from biva.training.distributed import Processes, joined_processes
 from biva.training.objectives import Loss, loss_of
 from biva.training.state import initial_state, step
-from tests.unit.test_semi_supervised import labelled_dataset
-from tests.unit.test_training import CPU, toy_run
+from tests.unit.test_training import CPU, toy_dataset, toy_run
 
 
 def runs() -> dict[str, RunConfig]:
@@ -47,7 +44,7 @@ def broken(*arguments: Any) -> Loss:
 
 def update(run: RunConfig, processes: Processes) -> dict[str, Any]:
     """Gradients and means of an update with given noise and no dropout, after a batch that is broken in one process."""
-    state = initial_state(run, labelled_dataset(), CPU)
+    state = initial_state(run, toy_dataset(), CPU)
     state.noise = given
     for module in state.model.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -62,7 +59,9 @@ def update(run: RunConfig, processes: Processes) -> dict[str, Any]:
     return {"gradients": gradients, "sums": state.sums, "drawn": processes.of_all(torch.randn(3))}
 
 
-if __name__ == "__main__":
+def share(rank: str, port: str) -> None:
+    """Be one of two processes; the updates go into the current folder."""
+    os.environ |= {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    os.environ |= {"RANK": rank, "LOCAL_RANK": rank}
     with joined_processes(runs()["labels"]) as them:
-        updates = {name: update(run, them) for name, run in runs().items()}
-        torch.save(updates, Path(sys.argv[1]) / f"rank{os.environ['RANK']}.pt")
+        torch.save({name: update(run, them) for name, run in runs().items()}, f"rank{rank}.pt")

@@ -17,9 +17,9 @@ import torch
 from biva import records
 from biva.records import RunFolder
 from biva.training.distributed import Processes
-from tests.faults.processes import Job
+from tests.faults.processes import Job, start
 from tests.faults.project import RUN, Project, new_project
-from tests.integration.shared_training import runs, update
+from tests.integration.shared_training import runs, share, update
 from tests.services import free_port
 from tests.unit.test_training import assert_same_result
 
@@ -27,11 +27,10 @@ ROOT = Path(__file__).parents[2]
 TRAIN = ("train", "short", RUN)
 
 
-def start_some(count: int, folder: Path, module: str, *arguments: str) -> subprocess.Popen[str]:
-    """Several processes of `python -m module`."""
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+def torchrun(folder: Path) -> subprocess.Popen[str]:
+    """Training by three processes that torchrun starts."""
     return subprocess.Popen(
-        [sys.executable, *torchrun, "-m", module, *arguments],
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3", "-m", "biva", *TRAIN],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         text=True,
@@ -48,9 +47,9 @@ def wait_for_lines(folder: RunFolder, count: int, running: Callable[[], bool]) -
 @pytest.fixture(scope="module")
 def updates(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """An update of every toy run by two processes, as either saw it."""
-    folder = tmp_path_factory.mktemp("shared")
-    _, err = start_some(2, ROOT, "tests.integration.shared_training", str(folder)).communicate(timeout=120)
-    assert len(list(folder.iterdir())) == 2, err
+    folder, port = tmp_path_factory.mktemp("shared"), str(free_port())
+    jobs = [start(share, folder, rank, port) for rank in "01"]
+    assert [job.wait() for job in jobs] == [0, 0], [job.output for job in jobs]
     return [torch.load(folder / f"rank{rank}.pt") for rank in (0, 1)]
 
 
@@ -78,7 +77,7 @@ def test_three_stopped_then_one_of_them_killed_then_finished_by_three(tmp_path: 
     jobs = start_three(undisturbed)
     assert [job.wait() for job in jobs] == [0, 0, 0], [job.output for job in jobs]
 
-    process = start_some(3, project.path, "biva", *TRAIN)
+    process = torchrun(project.path)
     wait_for_lines(project.folder, 2, lambda: process.poll() is None)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=300)
@@ -93,7 +92,7 @@ def test_three_stopped_then_one_of_them_killed_then_finished_by_three(tmp_path: 
         assert "Start the same command again" in job.output, job.output
         assert "Traceback" not in job.output, job.output
 
-    _, err = start_some(3, project.path, "biva", *TRAIN).communicate(timeout=300)
+    _, err = torchrun(project.path).communicate(timeout=300)
     assert project.folder.training.is_file(), err
     assert_same_result(project.folder, undisturbed.folder)
     devices = [start["device"] for start in records.read_json(project.folder.identity)["resumed"]]

@@ -281,11 +281,6 @@ def test_a_wrong_collection_is_refused(config: Path, content: dict[str, Any], sa
         load_sets("some", config)
 
 
-def test_a_collection_is_no_experiment_set(config: Path) -> None:
-    with pytest.raises(UserError, match=r"'paper' is a collection of experiment sets\. Name one of them: static_"):
-        load_experiments("paper", config)
-
-
 # --------------------------------------------------------------------------------------------- what a run consists of
 
 

@@ -202,10 +202,25 @@ def test_training_and_validation_split_are_mapped_as_one(raw: Path, tmp_path: Pa
 # -------------------------------------------------------------------------------------------- the real datasets
 
 
+FINGERPRINTS = {
+    "digits": "3a4ee936fb4f47d219c9da49bfc4e873a5098d65ae592292786cd5cc07c758f8",
+    "photo_patches": "d2dbb65df448ff7505a7aa927a7999c006d26102b8d9abb4c5fa1f87e9000062",
+    "mnist_static": "275bec24fbdbd766a659b5a52e33a49999b3d6d65908f999e84d02f5bdf98c86",
+    "mnist_dynamic": "6e872a8e9e936bf82ef7eb9135e108bb31014f9be487d87a60c77a9a1af7787f",
+    "fashion_mnist": "c39432d89fede88bf7b200725ffe88386c990a14a9f590b08d7ff20d9c3ac5a1",
+    "omniglot_lake": "f420f9db263f29ee978a5d0cf35177da555c709db18bf3d18c0ebd0a3fcc5ca1",
+}
+"""Of the data of all published results: a pin, not a truth. No package, code or seed may silently change them."""
+
+
 def prepared(name: str, folder: Path, mirror: Path | None) -> Dataset:
+    np.random.seed(5)
+    torch.manual_seed(5)
     fetch(name, CONFIGS[name], folder / "raw", str(mirror) if mirror else None)
     prepare(name, CONFIGS[name], folder / "raw", folder)
-    return load(folder)
+    dataset = load(folder)
+    assert dataset.fingerprint == FINGERPRINTS[name]
+    return dataset
 
 
 @pytest.fixture(scope="module")
@@ -236,18 +251,6 @@ def test_digits_split_is_stratified(digits: Dataset) -> None:
             assert abs(count - size * total / 1797) < 1
 
 
-def test_digits_test_split_is_that_of_all_results(digits: Dataset) -> None:
-    """A pin, not a truth: another scikit-learn must not silently move images between the splits."""
-    content = digits.images["test"].numpy().tobytes()
-    assert hashlib.sha256(content).hexdigest() == "94f164814fbcf4b3b8ae5c35e9c617d5e3b24cbbce2e8cea3d91b6e4026e1b7d"
-
-
-def test_digits_split_does_not_depend_on_the_global_seeds(digits: Dataset, tmp_path: Path) -> None:
-    np.random.seed(5)
-    torch.manual_seed(5)
-    assert prepared("digits", tmp_path, None).fingerprint == digits.fingerprint
-
-
 def test_photo_patches_are_those_of_scikit_learn_s_photographs(tmp_path: Path) -> None:
     """Every patch is one of the windows around evenly spaced centres, with its luma to the nearest level."""
     found = prepared("photo_patches", tmp_path, None).split("test").numpy()[:, 0]
@@ -270,7 +273,7 @@ def test_photo_patches_are_of_the_kind_of_digits() -> None:
     assert patches.splits == {"test": digits.splits["test"]}
 
 
-def test_static_mnist_has_its_published_means(real_data: Path, tmp_path: Path) -> None:
+def test_static_mnist_has_its_published_means_and_is_upright(real_data: Path, tmp_path: Path) -> None:
     dataset = prepared("mnist_static", tmp_path, real_data)
     for split, size, mean in (("train", 50_000, 0.13056), ("valid", 10_000, 0.13113), ("test", 10_000, 0.13251)):
         images = dataset.images[split]
@@ -278,11 +281,7 @@ def test_static_mnist_has_its_published_means(real_data: Path, tmp_path: Path) -
         assert int(images.max()) == 1
         assert round(int(images.sum(dtype=torch.int64)) / images.numel(), 5) == mean
     assert dataset.labels == {}
-
-
-def test_static_mnist_images_are_upright(real_data: Path, tmp_path: Path) -> None:
-    """A tenth of a file, parsed the slow way."""
-    dataset = prepared("mnist_static", tmp_path, real_data)
+    # Upright: a tenth of a file, parsed the slow way.
     with gzip.open(real_data / "binarized_mnist" / "binarized_mnist_valid.amat.gz", "rt") as stream:
         expected = np.loadtxt(stream, max_rows=1000, dtype=np.uint8).reshape(1000, 1, 28, 28)
     assert np.array_equal(dataset.split("valid")[:1000].numpy(), expected)
@@ -361,15 +360,6 @@ def test_lake_s_drawings_are_those_of_the_archives(lake: tuple[Dataset, Path]) -
     assert len(got) == 32_460 - 45
     assert np.quantile(got, [0.1, 0.5, 0.9]) == pytest.approx(np.quantile(ink, [0.1, 0.5, 0.9]), abs=1e-3)
     assert len(np.unique(images.reshape(len(images), -1), axis=0)) > 0.999 * len(images)
-
-
-def test_lake_s_split_is_that_of_all_results(lake: tuple[Dataset, Path]) -> None:
-    """A pin, not a truth: no change of the code may silently move drawings between the splits."""
-    dataset, folder = lake
-    content = dataset.images["test"].numpy().tobytes()
-    assert hashlib.sha256(content).hexdigest() == "fe51011747129cdc861eab961cfdb9707cd213ad5604bd830449f083f3952f92"
-    again = prepared("omniglot_lake", folder, None)
-    assert again.fingerprint == dataset.fingerprint
 
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))

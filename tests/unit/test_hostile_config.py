@@ -173,7 +173,7 @@ def test_a_hostile_value_in_any_place_is_read_or_refused(config: Path, name: str
 @pytest.mark.parametrize("letter", "ceg")
 def test_aliases_that_stand_for_more_than_the_memory_holds(config: Path, name: str, bomb: str, letter: str) -> None:
     if name.endswith(".csv"):
-        return
+        pytest.skip("no YAML")
     anchored = bomb[: bomb.index(f"\n{letter}:") + 1]
     last = chr(ord(letter) - 1)
     for content in (original(name), "{}\n"):

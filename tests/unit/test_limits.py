@@ -10,17 +10,14 @@ import json
 import math
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from pydantic import BaseModel, ValidationError
 
 from biva import records
 from biva.config import Evaluation, Labels, RunConfig, SemiSupervised, Training
-from biva.data.datasets import Dataset
 from biva.errors import UserError
 from biva.evaluation.run import evaluate
 from biva.models.architectures import Architecture
@@ -82,11 +79,6 @@ def changed(kind: Any, place: Place, value: float) -> Any:
     return kind.model_validate(content)
 
 
-def labelled() -> Dataset:
-    dataset = toy_dataset()
-    return replace(dataset, labels={split: torch.arange(len(x)) % 10 for split, x in dataset.images.items()})
-
-
 def runs_of(settings: BaseModel) -> list[RunConfig]:
     """What is to be trained with these settings: a VAE, and BIVA where its way matters."""
     if isinstance(settings, Training):
@@ -109,7 +101,7 @@ def runs_of(settings: BaseModel) -> list[RunConfig]:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A run that evaluations are made of."""
     folder = RunFolder(tmp_path_factory.mktemp("limits"))
-    train(toy_run("vae", max_updates=2), labelled(), folder, lambda: None)
+    train(toy_run("vae", max_updates=2), toy_dataset(), folder, lambda: None)
     return folder
 
 
@@ -134,12 +126,12 @@ def test_a_key_at_its_limit_trains_or_is_refused_by_name(
     try:
         settings = changed(kind, place, value)
         if kind is Evaluation:
-            evaluate(trained, settings, labelled())
+            evaluate(trained, settings, toy_dataset())
             metrics = records.read_json(trained.evaluation)["metrics"]
             assert all(math.isfinite(metric["value"]) for metric in metrics)
         for run in runs_of(settings):
             folder = RunFolder(tmp_path / run.name)
-            train(run, labelled(), folder, lambda: None)
+            train(run, toy_dataset(), folder, lambda: None)
             sound = all(map(is_sound, records.read_lines(folder.record)))
             assert sound or f"training.{key}" in capsys.readouterr().err
     except (UserError, ValidationError) as error:

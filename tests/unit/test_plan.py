@@ -11,11 +11,9 @@ import torch
 from biva.config import (
     AnomalyPair,
     DatasetConfig,
-    Evaluation,
     Experiments,
     Protocol,
     RunConfig,
-    RunGroup,
     load_datasets,
     load_experiments,
 )
@@ -33,7 +31,7 @@ from biva.plan import (
     work_of,
 )
 from biva.records import write_json
-from tests.fake_runs import fake_config
+from tests.fake_runs import fake_config, fake_set
 
 CONFIG = Path(__file__).parents[2] / "config"
 COSTS = Costs(training=600, encoding=100, sampling=90)
@@ -47,16 +45,9 @@ def dataset(**splits: int) -> DatasetConfig:
 DATASETS = {"digits": dataset(train=100, valid=20, test=30), "other": dataset(test=50)}
 
 
-def experiments(run: RunConfig, anomalies: tuple[AnomalyPair, ...] = (), **evaluation: Any) -> Experiments:
-    return Experiments(
-        description="made up",
-        device="cpu",
-        threads=1,
-        runs=(RunGroup(dataset=run.dataset, architecture="digits_8x8", model=run.model, seeds=(1, 2)),),
-        training=run.training,
-        evaluation=Evaluation(**({"importance_samples": (1, 5, 10)} | evaluation)),
-        anomalies=anomalies,
-    )
+def experiments(anomalies: tuple[AnomalyPair, ...] = (), **evaluation: Any) -> Experiments:
+    of_pairs = [pair.model_dump() for pair in anomalies]
+    return fake_set(evaluation={"importance_samples": (1, 5, 10)} | evaluation, tables=[], anomalies=of_pairs)
 
 
 # ------------------------------------------------------------------------------------------------------------- work
@@ -68,14 +59,14 @@ def experiments(run: RunConfig, anomalies: tuple[AnomalyPair, ...] = (), **evalu
 def test_training_and_selection_by_hand(protocol: Protocol, limit: int | None, selected: int) -> None:
     """95 updates of 4 images; evaluated after 10, 20, ..., 90 and 95."""
     run = fake_config(protocol=protocol, max_updates=95, evaluate_every=10, selection_images=limit)
-    work = work_of(run, experiments(run), DATASETS)
+    work = work_of(run, experiments(), DATASETS)
     assert (work.training, work.selection) == (380, 10 * selected)
 
 
 @pytest.mark.parametrize(("limit", "images"), [(None, 30), (12, 12), (99, 30)])
 def test_evaluation_draws_the_largest_k(limit: int | None, images: int) -> None:
     run = fake_config()
-    work = work_of(run, experiments(run, max_images=limit), DATASETS)
+    work = work_of(run, experiments(max_images=limit), DATASETS)
     assert (work.samples, work.evaluation, work.detection) == (10, images * 10, 0)
 
 
@@ -83,7 +74,7 @@ def test_anomaly_pairs_walk_once_per_bound() -> None:
     """Three bounds L^{>0}, L^{>1}, L^{>2} of two stages, of 30 normal and 40 of 50 other images."""
     pair = AnomalyPair(name="pair", normal="digits", anomalous="other", importance_samples=7, max_images=40)
     run = fake_config(stages=2)
-    assert work_of(run, experiments(run, (pair,)), DATASETS).detection == 3 * 7 * (30 + 40)
+    assert work_of(run, experiments((pair,)), DATASETS).detection == 3 * 7 * (30 + 40)
 
 
 def test_choosing_k_walks_over_validation_images_and_those_of_a_third_dataset_too() -> None:
@@ -92,7 +83,7 @@ def test_choosing_k_walks_over_validation_images_and_those_of_a_third_dataset_to
         name="pair", normal="digits", anomalous="other", importance_samples=7, max_images=15, choose_k_on="third"
     )
     run = fake_config(stages=2)
-    work = work_of(run, experiments(run, (pair,)), DATASETS | {"third": dataset(test=12)})
+    work = work_of(run, experiments((pair,)), DATASETS | {"third": dataset(test=12)})
     assert work.detection == 3 * 7 * (15 + 15 + 15 + 12)
 
 
@@ -127,7 +118,7 @@ def benchmark(folder: Path, name: str, run: RunConfig, finished: str, **changes:
 
 
 def rates(run: RunConfig, folder: Path, samples: int = 1) -> Rates:
-    return rates_of(run, experiments(run), samples, folder)
+    return rates_of(run, experiments(), samples, folder)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ from torch import Tensor
 from biva import records
 from biva.bounds import class_kl, elbo, labelled_bound, unlabelled_bound
 from biva.config import AnomalyPair, Evaluation, Labels, RunConfig
-from biva.data.datasets import Dataset
 from biva.data.inputs import part
 from biva.data.labels import balanced_draw
 from biva.errors import UserError
@@ -36,7 +35,7 @@ from tests.models import (
     with_large_weights,
 )
 from tests.unit.test_models import log_marginal
-from tests.unit.test_training import CPU, assert_same_result, killed_after, numbers, toy_dataset, toy_run
+from tests.unit.test_training import CPU, assert_same_result, killed_after, numbers, run_to_end, toy_dataset, toy_run
 
 CLASSES = 3
 
@@ -142,12 +141,6 @@ def test_weights_integrate_to_the_marginal_likelihood_and_bounds_stay_below_it()
 def labelled_run(model: str = "biva", count: int = 20, weight: float = 2.0, **training: Any) -> RunConfig:
     labels = Labels(count=count, batch_size=5, weight=weight if model == "biva" else None)
     return toy_run(**({"batch_size": 4} | training)).model_copy(update={"model": model, "labels": labels})
-
-
-def labelled_dataset() -> Dataset:
-    dataset = toy_dataset()
-    labels = {split: torch.arange(len(images)) % 10 for split, images in dataset.images.items()}
-    return replace(dataset, labels=labels)
 
 
 @pytest.mark.parametrize("free_bits", [0.0, 0.5])
@@ -262,7 +255,7 @@ def test_a_draw_that_cannot_be_is_refused(count: int, said: str) -> None:
 
 
 def test_both_models_of_a_seed_get_the_same_labelled_images_with_their_labels() -> None:
-    dataset = labelled_dataset()
+    dataset = toy_dataset()
 
     def batches(run: RunConfig) -> Any:
         return initial_state(run, dataset, CPU).batches
@@ -278,7 +271,7 @@ def test_both_models_of_a_seed_get_the_same_labelled_images_with_their_labels() 
 
 
 def test_a_batch_has_the_labels_of_its_images() -> None:
-    dataset = replace(labelled_dataset(), binarisation="none")
+    dataset = replace(toy_dataset(), binarisation="none")
     batches: Any = initial_state(labelled_run("classifier"), dataset, CPU).batches
     shown = {tuple(image.flatten().tolist()): label for image, label in zip(
         2 * batches.images.float() / 16 - 1, batches.labels, strict=True)}  # fmt: skip
@@ -289,21 +282,16 @@ def test_a_batch_has_the_labels_of_its_images() -> None:
 
 def test_a_dataset_without_labels_is_refused() -> None:
     with pytest.raises(UserError, match=r"'toy' has no labels.*mnist_dynamic"):
-        initial_state(labelled_run(), toy_dataset(), CPU)
+        initial_state(labelled_run(), replace(toy_dataset(), labels={}), CPU)
 
 
 def test_labels_of_train_and_valid_follow_their_images() -> None:
-    dataset = labelled_dataset()
+    dataset = toy_dataset()
     assert len(dataset.labels_of("train+valid")) == len(dataset.split("train+valid"))
     assert torch.equal(dataset.labels_of("train+valid")[40:], dataset.labels["valid"])
 
 
 # -------------------------------------------------------------------------------------------- training, evaluation
-
-
-def run_to_end(folder: Path, run: RunConfig) -> RunFolder:
-    train(run, labelled_dataset(), RunFolder(folder), lambda: None)
-    return RunFolder(folder)
 
 
 @pytest.mark.parametrize(("model", "updates"), [("biva", 8), ("classifier", 3)])
@@ -332,7 +320,7 @@ def test_the_record_of_a_semi_supervised_run_is_complete_and_selects_by_the_boun
 
 def test_labels_of_other_splits_change_nothing(tmp_path: Path) -> None:
     """Neither training nor selection looks at a label of the validation or test split."""
-    dataset = labelled_dataset()
+    dataset = toy_dataset()
     one = run_to_end(tmp_path / "one", labelled_run())
     wrong = replace(dataset, labels={"train": dataset.labels["train"]})
     train(labelled_run(), wrong, RunFolder(tmp_path / "two"), lambda: None)
@@ -353,12 +341,12 @@ def test_the_supervised_network_keeps_its_newest_weights(tmp_path: Path) -> None
 def test_the_test_error_counts_the_wrong_images(tmp_path: Path, model: str) -> None:
     folder = run_to_end(tmp_path, labelled_run(model))
     settings = Evaluation(importance_samples=(1,), max_images=7)
-    evaluate(folder, settings, labelled_dataset())
+    evaluate(folder, settings, toy_dataset())
     record, arrays = records.read_json(folder.evaluation), load_file(folder.arrays)
     rows = {(row["metric"], row["k"]): row for row in record["metrics"]}
     assert arrays["log_q"].shape == (7, 10)
     np.testing.assert_allclose(np.exp(arrays["log_q"]).sum(1), 1, rtol=1e-5)
-    labels = labelled_dataset().labels["test"]
+    labels = toy_dataset().labels["test"]
     drawn = part("toy", "test", len(labels), 7)
     wrong = (np.argmax(arrays["log_q"], axis=1) != labels[drawn].numpy()).sum()
     assert rows["test_error", None]["value"] == pytest.approx(100 * wrong / 7)
@@ -385,4 +373,4 @@ def test_anomalies_are_not_scored_by_a_run_with_labels(tmp_path: Path) -> None:
     folder = run_to_end(tmp_path, labelled_run("classifier"))
     pair = AnomalyPair(name="pair", normal="toy", anomalous="toy", importance_samples=2)
     with pytest.raises(UserError, match="learned from labels"):
-        detect(folder, pair, Evaluation(importance_samples=(1,)), labelled_dataset(), labelled_dataset())
+        detect(folder, pair, Evaluation(importance_samples=(1,)), toy_dataset(), toy_dataset())

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from biva import locks, status
-from biva.config import AnomalyPair, Evaluation, Experiments, RunConfig, RunGroup, load_datasets
+from biva.config import AnomalyPair, Experiments, RunConfig, load_datasets
 from biva.records import RunFolder
 from biva.status import Progress, duration, progress, show, total
 from tests.fake_runs import (
@@ -22,6 +22,7 @@ from tests.fake_runs import (
     evaluate,
     fake_config,
     fake_run,
+    fake_set,
     fake_test_error,
     finish_training,
     labelled_config,
@@ -36,20 +37,13 @@ THIS = 0
 """The process of the test, whose own number is another in every one that collects tests."""
 
 
-def settings(run: RunConfig, *pairs: AnomalyPair) -> Experiments:
-    return Experiments(
-        description="made up",
-        device="cpu",
-        threads=1,
-        runs=(RunGroup(dataset="digits", architecture="digits_8x8", model="biva", seeds=(1,)),),
-        training=run.training,
-        evaluation=Evaluation(importance_samples=(1,), max_images=20),
-        anomalies=pairs,
-    )
+def settings(*pairs: AnomalyPair) -> Experiments:
+    evaluation = {"importance_samples": [1], "max_images": 20}
+    return fake_set(evaluation=evaluation, tables=[], anomalies=[pair.model_dump() for pair in pairs])
 
 
 def look(results: Path, run: RunConfig, *pairs: AnomalyPair, later: float = 0) -> Progress:
-    return progress(run, settings(run, *pairs), DATASETS, results, time.time() + later)
+    return progress(run, settings(*pairs), DATASETS, results, time.time() + later)
 
 
 def take_lock(folder: RunFolder, number: int, host: str | None = None) -> None:
@@ -59,7 +53,7 @@ def take_lock(folder: RunFolder, number: int, host: str | None = None) -> None:
 
 def evaluated(folder: RunFolder, run: RunConfig) -> None:
     evaluate(folder, run, {1: (-24.0, 0.1)})
-    edit(folder.evaluation, settings=settings(run).evaluation.model_dump(mode="json"))
+    edit(folder.evaluation, settings=settings().evaluation.model_dump(mode="json"))
 
 
 @pytest.mark.parametrize(
@@ -271,7 +265,7 @@ def sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Experimen
     run = fake_config()
     monkeypatch.setattr(status, "resolve_runs", lambda name, _: [run.model_copy(update={"experiments": name})])
     take_lock(fake_run(tmp_path / "a" / "runs", run, trained=False), os.getpid())
-    return {"a": settings(run), "b": settings(run)}
+    return {"a": settings(), "b": settings()}
 
 
 def test_in_a_log_it_is_printed_once_and_plain_and_nothing_is_written(

@@ -42,14 +42,15 @@ CPU = torch.device("cpu")
 def toy_dataset(fingerprint: str = "f" * 64) -> Dataset:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 17, (60, 1, 4, 4), generator=generator, dtype=torch.uint8)
+    splits = {"train": images[:40], "valid": images[40:50], "test": images[50:]}
     return Dataset(
         name="toy",
         fingerprint=fingerprint,
         shape=(1, 4, 4),
         levels=17,
         binarisation="dynamic",
-        images={"train": images[:40], "valid": images[40:50], "test": images[50:]},
-        labels={},
+        images=splits,
+        labels={split: torch.arange(len(part)) % 10 for split, part in splits.items()},
     )
 
 
@@ -81,6 +82,12 @@ def run_to_end(
 ) -> RunFolder:
     train(run or toy_run(), toy_dataset(), RunFolder(folder), on_evaluation)
     return RunFolder(folder)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A finished run, which no test may change."""
+    return run_to_end(tmp_path_factory.mktemp("whole"))
 
 
 def numbers(folder: RunFolder) -> list[dict[str, Any]]:
@@ -206,9 +213,8 @@ def test_training_improves_the_bound(tmp_path: Path, model: ModelName) -> None:
     assert lines[-1]["train"]["elbo"] > lines[0]["train"]["elbo"]
 
 
-def test_record_is_complete_and_consistent(tmp_path: Path) -> None:
-    folder = run_to_end(tmp_path)
-    lines = records.read_lines(folder.record)
+def test_record_is_complete_and_consistent(whole: RunFolder) -> None:
+    lines = records.read_lines(whole.record)
     for line in lines:
         for terms in (line["train"], line["selection"]):
             assert terms["elbo"] == pytest.approx(terms["log_likelihood"] - terms["kl"])
@@ -217,13 +223,13 @@ def test_record_is_complete_and_consistent(tmp_path: Path) -> None:
         assert line["train"]["loss"] >= -line["train"]["elbo"]  # free bits only add
         assert line["epoch"] == line["update"] / 3
         assert 0 < line["train"]["gradient_norm"] < 1e6
-    result, identity = records.read_json(folder.training), records.read_json(folder.identity)
+    result, identity = records.read_json(whole.training), records.read_json(whole.identity)
     best = max(lines, key=lambda line: line["selection"]["elbo"])
     assert result["selected"] == {"update": best["update"], "elbo": best["selection"]["elbo"]}
     assert (result["updates"], result["images_seen"], result["stopped"]) == (12, 144, "max_updates")
     images = [result[f"selection_{name}"] for name in ("split", "images", "images_in_split")]
     assert images == ["valid", 10, 10]
-    assert identity["parameters"] == sum(value.numel() for value in load_file(folder.weights).values())
+    assert identity["parameters"] == sum(value.numel() for value in load_file(whole.weights).values())
     assert RunConfig.model_validate(identity["config"]) == toy_run()
     assert identity["hardware"]["instruction_set"] == torch.backends.cpu.get_cpu_capability()
 
@@ -254,17 +260,16 @@ def test_on_a_terminal_a_bar_and_in_a_log_a_line_per_evaluation(
         assert [line.partition(", KL")[0] for line in text.splitlines()] == starts
 
 
-def test_same_seed_same_bits(tmp_path: Path) -> None:
-    assert_same_result(run_to_end(tmp_path / "one"), run_to_end(tmp_path / "two"))
+def test_same_seed_same_bits(tmp_path: Path, whole: RunFolder) -> None:
+    assert_same_result(run_to_end(tmp_path), whole)
 
 
-def test_another_seed_and_other_selection_images_are_other_runs(tmp_path: Path) -> None:
-    whole = numbers(run_to_end(tmp_path / "one"))
-    assert whole != numbers(run_to_end(tmp_path / "two", toy_run().model_copy(update={"seed": 2})))
+def test_another_seed_and_other_selection_images_are_other_runs(tmp_path: Path, whole: RunFolder) -> None:
+    assert numbers(whole) != numbers(run_to_end(tmp_path / "two", toy_run().model_copy(update={"seed": 2})))
     part = run_to_end(tmp_path / "part", toy_run(selection_images=4))
     result = records.read_json(part.training)
     assert (result["selection_images"], result["selection_images_in_split"]) == (4, 10)
-    for line, other in zip(numbers(part), whole, strict=True):
+    for line, other in zip(numbers(part), numbers(whole), strict=True):
         assert line["train"] == other["train"]
         assert line["selection"] != other["selection"]
 
@@ -413,10 +418,9 @@ def killed_after(updates: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
 
 @pytest.mark.parametrize("updates", [1, 4, 5, 12])
 def test_resumed_training_ends_with_the_same_bits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, updates: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, updates: int, whole: RunFolder
 ) -> None:
     """Killed after any update, with a checkpoint at every one before, and restarted."""
-    whole = run_to_end(tmp_path / "whole")
     run = toy_run(checkpoint_seconds=0)
     with killed_after(updates, monkeypatch):
         run_to_end(tmp_path / "parts", run)
@@ -438,10 +442,11 @@ def test_killed_before_the_first_checkpoint_is_the_same_run_again(tmp_path: Path
     assert records.read_json(run_to_end(tmp_path).identity)["run_id"] == run_id
 
 
-def test_killed_between_record_and_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_between_record_and_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: RunFolder
+) -> None:
     """The line after the last checkpoint is made again, not doubled; a half-written line is dropped."""
     monkeypatch.setattr(loop, "TELL_SECONDS", 0)
-    whole = run_to_end(tmp_path / "whole")
     lines = iter(range(1, 100))
 
     def dying() -> None:  # called at the start, then after every line, before its checkpoint
@@ -504,9 +509,8 @@ def one_bit_flipped(content: bytes) -> bytes:
 
 @pytest.mark.parametrize("damage", [lambda content: content[:1000], one_bit_flipped], ids=["cut", "one bit flipped"])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[bytes], bytes]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[bytes], bytes], whole: RunFolder
 ) -> None:
-    whole = run_to_end(tmp_path / "whole")
     parts = run_to_end(tmp_path / "parts")
     newest = parts.checkpoint / checkpoint.NEWEST
     damaged = damage(newest.read_bytes())
@@ -621,9 +625,8 @@ def test_write_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_full_disk_during_training_is_one_message_and_loses_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: RunFolder
 ) -> None:
-    whole = run_to_end(tmp_path / "whole")
     calls = iter(range(1, 100))
 
     def full_at_the_second_line(path: Path, content: dict[str, Any]) -> None:

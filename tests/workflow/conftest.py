@@ -5,6 +5,7 @@ Loading Snakemake takes longer than most of what tests ask of it, so one process
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import shutil
@@ -24,25 +25,36 @@ PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.warm"])
 
 
-def run_snakemake(folder: Path, arguments: tuple[str, ...], environment: dict[str, str], output: Path) -> None:
-    """Be the command `snakemake` in a folder; what it prints goes to a file."""
+Command = Callable[[tuple[str, ...]], None]
+
+
+def be(command: Command, folder: Path, arguments: tuple[str, ...], environment: dict[str, str], output: Path) -> None:
+    """Be a command in a folder; what it prints goes to a file."""
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
     with output.open("wb") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
-    snakemake(arguments)
+    command(arguments)
 
 
 def snakemake(arguments: tuple[str, ...]) -> None:
     """Be the command `snakemake` here."""
-    from snakemake.cli import main
+    _be("snakemake.cli", "snakemake", arguments)
 
-    for name in [name for name in sys.modules if name.split(".")[0] == "biva"]:
-        del sys.modules[name]  # the workflow imports that of its own folder
-    sys.argv = ["snakemake", *arguments]
-    main()
+
+def biva(arguments: tuple[str, ...]) -> None:
+    """Be the `biva` of the current folder."""
+    sys.path.insert(0, str(Path.cwd()))
+    _be("biva.cli", "biva", arguments)
+
+
+def _be(module: str, name: str, arguments: tuple[str, ...]) -> None:
+    for loaded in [loaded for loaded in sys.modules if loaded.split(".")[0] == "biva"]:
+        del sys.modules[loaded]  # that of the current folder is imported
+    sys.argv = [name, *arguments]
+    importlib.import_module(module).main()
 
 
 @dataclass(frozen=True)
@@ -53,25 +65,22 @@ class Project:
 
     def snakemake(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run Snakemake in the copy with these environment variables; `stdout` has its messages and the jobs'."""
-        with tempfile.TemporaryDirectory() as scratch:
-            output = Path(scratch) / "output"
-            call = (self.path, arguments, self._environment(variables), output)
-            process = PROCESSES.Process(target=run_snakemake, args=call)
-            process.start()
-            process.join()
-            return subprocess.CompletedProcess(arguments, process.exitcode or 0, output.read_text())
+        return self._forked(snakemake, arguments, variables)
 
     def biva(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run the copy's own `biva`."""
-        return subprocess.run(
-            [sys.executable, "-m", "biva", *arguments],
-            cwd=self.path,
-            env=self._environment(variables),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
+        return self._forked(biva, arguments, variables)
+
+    def _forked(
+        self, command: Command, arguments: tuple[str, ...], variables: dict[str, str]
+    ) -> subprocess.CompletedProcess[str]:
+        with tempfile.TemporaryDirectory() as scratch:
+            output = Path(scratch) / "output"
+            call = (command, self.path, arguments, self._environment(variables), output)
+            process = PROCESSES.Process(target=be, args=call)
+            process.start()
+            process.join()
+            return subprocess.CompletedProcess(arguments, process.exitcode or 0, output.read_text())
 
     def _environment(self, variables: dict[str, str]) -> dict[str, str]:
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("BIVA_", "SNAKEMAKE_"))}

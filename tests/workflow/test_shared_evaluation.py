@@ -27,6 +27,8 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Evaluated by one job."""
     project = copy_project(tmp_path_factory.mktemp("evaluated") / "project")
     project.edit("config/experiments/quick.yaml", small_set(seeds=(1,), updates=3, k=(1, 300), tables=[]))
+    for verb in (("fetch", "digits"), ("prepare", "digits"), ("train", "quick", RUN)):
+        assert project.biva(*verb, **NO_TRACKING).returncode == 0
     done = project.snakemake("--cores", "1", EVALUATION, **NO_TRACKING)
     assert done.returncode == 0, done.stdout
     return project
@@ -51,6 +53,7 @@ def kill_after_one_part(project: Path, share: str) -> None:
 
 def test_shared_by_three_jobs_one_of_them_killed_it_is_the_same_to_the_byte(evaluated: Project, tmp_path: Path) -> None:
     project = evaluated.copy(tmp_path / "project")
+    assert project.planned(EVALUATION, "--config", "evaluation_jobs=8") == {}
     for name in ("evaluation.json", "evaluation.safetensors"):
         (project.path / FOLDER / name).unlink()
     shared = [EVALUATION, "--config", "evaluation_jobs=3"]
@@ -68,10 +71,6 @@ def test_shared_by_three_jobs_one_of_them_killed_it_is_the_same_to_the_byte(eval
     assert again == {"evaluate": 1, "evaluate_part": 3}
     shutil.rmtree(project.path / FOLDER)
     assert project.planned(EVALUATION, "--config", "evaluation_jobs=4")["evaluate_part"] == 4
-
-
-def test_another_number_of_jobs_repeats_no_evaluation(evaluated: Project) -> None:
-    assert evaluated.planned(EVALUATION, "--config", "evaluation_jobs=8") == {}
 
 
 def test_a_copy_of_a_run_elsewhere_is_evaluated_where_it_is(evaluated: Project, tmp_path: Path) -> None:
