@@ -39,7 +39,9 @@ def torchrun(folder: Path) -> subprocess.Popen[str]:
     )
 
 
-def wait_for_lines(folder: RunFolder, count: int, running: Callable[[], bool]) -> None:
+def wait_for_two_lines(folder: RunFolder, running: Callable[[], bool]) -> None:
+    """Until the record has two more than now."""
+    count = len(records.read_lines(folder.record)) + 2
     while len(records.read_lines(folder.record)) < count and running():
         time.sleep(0.01)
 
@@ -78,13 +80,13 @@ def test_three_stopped_then_one_of_them_killed_then_finished_by_three(tmp_path: 
     assert [job.wait() for job in jobs] == [0, 0, 0], [job.output for job in jobs]
 
     process = torchrun(project.path)
-    wait_for_lines(project.folder, 2, lambda: process.poll() is None)
+    wait_for_two_lines(project.folder, lambda: process.poll() is None)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=300)
     assert err.count("stopped by SIGTERM at update") == 1, err
 
     *left, killed = start_three(project)
-    wait_for_lines(project.folder, 4, lambda: killed.running)
+    wait_for_two_lines(project.folder, lambda: killed.running)
     killed.kill()
     for rank, job in enumerate(left):
         assert job.wait() == 1

@@ -180,7 +180,7 @@ def test_the_card_says_what_the_records_do(tmp_path: Path) -> None:
         content = read_json(path)
         for name in {"parent", "versions", "parameters", "images", "settings", "metrics"} & content.keys():
             write_json(path, {key: value for key, value in content.items() if key != name})
-            with pytest.raises(UserError, match=re.escape(f"{folder.path} does not hold what biva writes there")):
+            with pytest.raises(UserError, match=f"{re.escape(str(path))} lacks the field '{name}'"):
                 model_card(folder)
         write_json(path, content)
     assert "biva repeat results/published/quick/runs/digits/digits_8x8/biva/seed1/weights.safetensors" in card
