@@ -32,11 +32,11 @@ def main() -> None:
         case "detect", [_, _, pair], {"--data": data, "--anomalous": other, "--run": folder} if data != other:
             write(folder / "anomaly", f"{pair}.json", f"{pair}.safetensors")
         case "anomalies", [_, pair], {"--results": folder}:
-            write(folder / "anomalies", *(f"{pair}.{form}" for form in ("tex", "html", "pdf", "png")))
+            write(folder / "anomalies", *(f"{pair}.{form}" for form in ("tex", "html", "json", "pdf", "png")))
         case "collect", [_], {"--results": folder}:
             write(folder, "results.csv")
         case "table", [_, name], {"--results": folder}:
-            write(folder / "tables", f"{name}.tex", f"{name}.html")
+            write(folder / "tables", *(f"{name}.{form}" for form in ("tex", "html", "json")))
         case "figure", [_, name], {"--results": folder}:
             write(folder / "figures", f"{name}.pdf", f"{name}.png")
         case "summary", [_], {"--results": folder}:
