@@ -13,6 +13,10 @@ _MODELS = {
     "lvae_plus_static_mnist": ("small_static_mnist", "mnist_static", "lvae_plus"),
     "lvae_static_mnist": ("small_static_mnist", "mnist_static", "lvae"),
     "vae_static_mnist": ("small_static_mnist", "mnist_static", "vae"),
+    "biva_static_mnist_longer": ("small_static_mnist_longer", "mnist_static", "biva"),
+    "lvae_plus_static_mnist_longer": ("small_static_mnist_longer", "mnist_static", "lvae_plus"),
+    "biva_dynamic_mnist": ("small_dynamic_mnist", "mnist_dynamic", "biva"),
+    "biva_omniglot_lake": ("small_omniglot", "omniglot_lake", "biva"),
     "biva_fashion_mnist": ("small_fashion_anomalies", "fashion_mnist", "biva"),
 }
 """Name -> experiment set, dataset, model."""

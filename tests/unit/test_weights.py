@@ -220,15 +220,16 @@ def of_mnist() -> RunConfig:
 
 
 def test_every_name_of_the_hub_is_a_model_once_it_is_published(repository: Path) -> None:
-    names = [f"{model}_static_mnist" for model in ("biva", "lvae", "lvae_plus", "vae")]
+    names = {f"{model}_static_mnist": "small_static_mnist" for model in ("biva", "lvae", "lvae_plus", "vae")}
+    names |= {f"{model}_static_mnist_longer": "small_static_mnist_longer" for model in ("biva", "lvae_plus")}
+    names |= {"biva_dynamic_mnist": "small_dynamic_mnist", "biva_omniglot_lake": "small_omniglot"}
+    names["biva_fashion_mnist"] = "small_fashion_anomalies"
     public = {name for name, value in runpy.run_path("hubconf.py").items() if callable(value) and name[0] != "_"}
-    assert public == {*names, "biva_fashion_mnist"}  # what torch.hub lists
-    for name in names:
-        with pytest.raises(UserError, match=r"are not published yet: .*`biva publish small_static_mnist`"):
+    assert public == {*names}  # what torch.hub lists
+    for name, experiments in names.items():
+        with pytest.raises(UserError, match=f"are not published yet: .*`biva publish {experiments}`"):
             torch.hub.load(str(repository), name, source="local")
-    with pytest.raises(UserError, match=r"biva on fashion_mnist .*`biva publish small_fashion_anomalies`"):
-        torch.hub.load(str(repository), "biva_fashion_mnist", source="local")
-    for seed in (2, 3):
+    for seed in (2, 3, 10):
         published(repository / f"results/published/{MNIST}/biva/seed{seed}/weights.safetensors", of_mnist())
     model = torch.hub.load(str(repository), "biva_static_mnist", source="local")
     assert isinstance(model, TrainedModel)
