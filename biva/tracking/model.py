@@ -10,6 +10,9 @@ from typing import Any
 from biva.records import RunFolder, read_json, sha256
 from biva.tracking.store import find_run, open_experiment, usable_store
 
+_NEEDS = ("filelock", "numpy", "psutil", "pydantic", "pyyaml", "safetensors")
+"""What `TrainedModel` needs beside torch, as pip calls it; hubconf.py lists the same for `torch.hub`."""
+
 
 def mirror_model(folder: RunFolder) -> None:
     """Log the selected weights of a mirrored run as its model for `mlflow.pytorch.load_model`, unless MLflow has them.
@@ -57,10 +60,6 @@ def _has_model(client: Any, experiment: str, run_id: str, digest: str) -> bool:
     return any(str(model.status) == "READY" and model.tags.get("weights_sha256") == digest for model in models)
 
 
-NEEDS = "filelock numpy psutil pydantic pyyaml safetensors"
-"""What `TrainedModel` needs beside torch, as `pip` calls it."""
-
-
 def _save_model(folder: RunFolder, config: dict[str, Any], path: Path, model_id: str, run_id: str) -> None:
     import mlflow.pytorch
     import numpy as np
@@ -79,5 +78,5 @@ def _save_model(folder: RunFolder, config: dict[str, Any], path: Path, model_id:
         mlflow_model=Model(model_id=model_id, run_id=run_id),
         signature=ModelSignature(Schema([images]), Schema([bound])),
         serialization_format="pickle",  # the other one, a traced graph, knows one method only
-        pip_requirements=f"torch=={torch.__version__.split('+')[0]} {NEEDS}".split(),
+        pip_requirements=[f"torch=={torch.__version__.split('+')[0]}", *_NEEDS],
     )

@@ -137,7 +137,7 @@ WRONG: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "no JSON": (
         lambda path: save_file(load_file(path), path, {KEY: "{"}),
-        "writes there (JSONDecodeError",
+        "does not hold what biva writes there (JSONDecodeError",
     ),
     "unknown key": (lambda path: change_records(path, lambda r: r["run.json"]["config"].update(x=1)), "x: unknown key"),
     "other tensors": (change_a_tensor, "has other tensors than those that were evaluated"),
