@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from biva.bounds import elbo
 from biva.config import Device, Precision, RunConfig, Training
 from biva.data.datasets import Dataset
-from biva.devices import choose_device, computing_in, device_name
+from biva.devices import choose_device, computing_in, device_name, use_threads
 from biva.errors import UserError
 from biva.evaluation.likelihood import IMAGES_PER_BATCH, batches, chunks, importance_sample
 from biva.evaluation.memory import rows_for
@@ -137,7 +137,7 @@ class Bench:
         self.model = cast(ModelName, run.model)
         self.costs = count(run.architecture, self.model)
         self.largest = largest_convolution(run.architecture, self.model)
-        torch.set_num_threads(run.threads)
+        use_threads(run.threads)
 
     def training(self, precision: Precision, batch_size: int, compiled: bool) -> dict[str, Any]:
         """Forward pass, backward pass, and update of the weights and of their moving average."""

@@ -6,11 +6,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pandas as pd
-import torch
 
 from biva.config import Evaluation, parse
 from biva.data.datasets import Dataset
-from biva.devices import choose_device, computing_in
+from biva.devices import choose_device, computing_in, use_threads
 from biva.evaluation.run import Record, Sampling, Trained, bounds_of, load_model, metrics, refuse_other_data
 from biva.records import RunFolder
 from biva.weights import PublishedWeights
@@ -36,7 +35,7 @@ def repeat(weights: PublishedWeights, dataset: Dataset, settings: Evaluation, de
         UserError: `dataset` is not what the run was trained on, or the device is not there.
     """
     refuse_other_data(str(weights.path), weights.identity, dataset)
-    torch.set_num_threads(weights.run.threads)
+    use_threads(weights.run.threads)
     chosen = choose_device(device)
     model = load_model(weights.run, weights.content, chosen)
     trained = Trained(weights.run, model, chosen, weights.evaluation["weights_sha256"])

@@ -24,7 +24,7 @@ from biva.config import Evaluation, Precision, RunConfig, parse
 from biva.data.datasets import Dataset
 from biva.data.inputs import fixed_input, part
 from biva.data.raw import CLASSES
-from biva.devices import choose_device, computing_in, device_name
+from biva.devices import choose_device, computing_in, device_name, use_threads
 from biva.errors import UserError
 from biva.evaluation.classification import classify, unlabelled_terms
 from biva.evaluation.kept import keeper_in
@@ -91,7 +91,7 @@ def load_trained(folder: RunFolder, dataset: Dataset) -> Trained:
     records.read_json(folder.training)  # its presence says that training is complete
     refuse_other_data(str(folder.path), identity, dataset)
     run = parse(RunConfig, identity["config"], folder.identity)
-    torch.set_num_threads(run.threads)
+    use_threads(run.threads)
     device = choose_device(run.device)
     weights, digest = records.read_weights(folder, f"biva train {run.experiments} {run.name}")
     return Trained(run, load_model(run, weights, device), device, digest)

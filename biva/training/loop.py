@@ -9,14 +9,13 @@ from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
-import torch
 from rich.progress import TextColumn
 from safetensors.torch import load as deserialise
 
 from biva import records
 from biva.config import RunConfig
 from biva.data.datasets import Dataset
-from biva.devices import choose_device, computing_in, device_name, enough_memory
+from biva.devices import choose_device, computing_in, device_name, enough_memory, use_threads
 from biva.errors import UserError, some_of
 from biva.models.hierarchical_vae import count_parameters
 from biva.progress import progress_bar
@@ -67,7 +66,7 @@ def train(
             row.
         Interrupted: SIGTERM or SIGINT came; the state is saved.
     """
-    torch.set_num_threads(run.threads)
+    use_threads(run.threads)
     with joined_processes(run) as processes:
         device, mirror = choose_device(run.device), on_evaluation if processes.first else lambda: None
         compiler = compiler_for(device) if run.training.compiled else None

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import platform
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,24 @@ def claims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody else has claims here."""
     monkeypatch.setattr(devices, "CLAIMS", tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc is left as it is")
+def test_the_memory_of_large_tensors_serves_the_next_ones() -> None:
+    """Twenty tensors of 64 MiB, one after the other: the kernel hands over the pages of few of them, not of each."""
+    code = """if True:
+        import resource, torch
+        from biva.devices import use_threads
+        use_threads(1)
+        for _ in range(20):
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            torch.ones(2**24)
+            print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    """
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    first, *others = map(int, ran.stdout.split())
+    assert first > 1000
+    assert sum(others) < len(others) * first / 2
 
 
 def claimed() -> tuple[str, Any]:
