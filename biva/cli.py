@@ -370,13 +370,13 @@ def repeat(
     """
     from biva.data.datasets import load
     from biva.devices import choose_device, device_name
-    from biva.evaluation.repeat import comparison, repeat, settings_of
+    from biva.evaluation.repeat import comparison, repeat
     from biva.weights import read_published
 
     published = read_published(weights)
-    settings = settings_of(published)
-    asked = {"importance_samples": tuple(k or settings.importance_samples), "max_images": images or settings.max_images}
-    settings, device = settings.model_copy(update=asked), device or published.run.device
+    then, device = published.settings, device or published.run.device
+    asked = {"importance_samples": tuple(k or then.importance_samples), "max_images": images or then.max_images}
+    settings = then.model_copy(update=asked)
     found = repeat(published, load(data or RESOURCES / published.run.dataset), settings, device)
     print(comparison(published, found, settings, device_name(choose_device(device))))
 
@@ -618,20 +618,21 @@ def same(experiments: Experiments, results: SetFolder = None) -> None:
     Compares results.csv with that of results/published/SET: every mean over seeds of a bound, an error or an anomaly
     score is equal to the bit, within error, or different, which is worse than the published one by more than seeds and
     Monte Carlo error explain in 19 of 20 cases (so of many equally good values one of twenty is called different). On
-    another processor than the published runs', within error is what to expect.
+    another processor than the published runs', within error is what to expect; of a set with one seed, whose spread is
+    not known, different too.
 
     Status 0: all that ran is equal to the bit. 3: the rest is within error. 4: something is different. 1: there is
     nothing to compare.
     """
     from biva.publishing import published_sets
-    from biva.reporting.rerun import bounds_below, compare, report, status
+    from biva.reporting.rerun import compare, report, status
     from biva.reporting.results import read_results
 
     load_experiments(experiments)  # refuses a set that there is not
     published_sets(RESULTS, [experiments])  # refuses one that is not
     folders = (RESULTS / PUBLISHED / experiments, results or RESULTS / experiments)
     published, rerun = (read_results(folder / "results.csv") for folder in folders)
-    verdicts = compare(published, rerun, (bounds_below(folders[0] / "runs"), bounds_below(folders[1] / "runs")))
+    verdicts = compare(published, rerun, folders)
     print(report(verdicts))
     raise typer.Exit(status(verdicts))
 

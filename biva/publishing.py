@@ -83,8 +83,8 @@ def publish(experiments: str, results: Path, resources: Path) -> list[Path]:
 def rebuild(experiments: str, folder: Path) -> list[Path]:
     """Make `results.csv`, tables, the page, figures, model cards and the crate of the records in `folder`/runs alone.
 
-    Needs no GPU and no data. Figures that show images need the arrays, which are not published, and are left out. The
-    workflow is copied where it is not there yet.
+    Tables of names that the set has no more are deleted. Needs no GPU and no data. Figures that show images need the
+    arrays, which are not published, and are left out. The workflow is copied where it is not there yet.
 
     Returns:
         The files.
@@ -98,6 +98,8 @@ def rebuild(experiments: str, folder: Path) -> list[Path]:
         for name in load_experiments(experiments).figures:
             if FIGURES[name].reads != "arrays":
                 files += save(draw(name, folders), folder / "figures" / name)
+    for old in filter(is_ours, {*folder.glob("tables/*"), *folder.glob("anomalies/*")} - {*files}):
+        old.unlink()
     for run in (RunFolder(weights.parent) for weights in sorted(folder.glob("runs/*/*/*/*/weights.safetensors"))):
         write_atomically(run.card, model_card(run).encode())
         files.append(run.card)

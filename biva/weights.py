@@ -16,7 +16,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from biva.config import RunConfig, parse
+from biva.config import Evaluation, RunConfig, parse
 from biva.errors import UserError
 from biva.records import RunFolder, as_written, read_json
 
@@ -41,6 +41,8 @@ class PublishedWeights:
     """`run.json`."""
     evaluation: dict[str, Any]
     """`evaluation.json`."""
+    settings: Evaluation
+    """Of the evaluation."""
 
     def as_written(self) -> AbstractContextManager[None]:
         """Refuse the file where its header lacks what is done with it inside: see `biva.records.as_written`."""
@@ -84,6 +86,7 @@ def read_published(path: Path) -> PublishedWeights:
         records = json.loads(metadata[KEY])
         identity, evaluation = records["run.json"], records["evaluation.json"]
         config, evaluated = identity["config"], evaluation["weights_sha256"]
+        settings = parse(Evaluation, evaluation["settings"], path)
     if trained != evaluated:
         raise UserError(
             f"{path} has other tensors than those that were evaluated, by the records in its header. {PLACE}"
@@ -91,4 +94,4 @@ def read_published(path: Path) -> PublishedWeights:
     run = parse(RunConfig, config, path)
     if run.labels is not None:
         raise UserError(f"{path} is of {run.name}, which learned from labels; expected a model of images alone.")
-    return PublishedWeights(path, content, run, identity, evaluation)
+    return PublishedWeights(path, content, run, identity, evaluation, settings)

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 import pandas as pd
 
-from biva.config import Evaluation, parse
+from biva.config import Evaluation
 from biva.data.datasets import Dataset
 from biva.devices import choose_device, computing_in, use_threads
 from biva.evaluation.run import Record, Sampling, Trained, bounds_of, load_model, metrics, refuse_other_data
@@ -15,20 +15,10 @@ from biva.records import RunFolder
 from biva.weights import PublishedWeights
 
 
-def settings_of(weights: PublishedWeights) -> Evaluation:
-    """The settings that published weights were evaluated with.
-
-    Raises:
-        UserError: this code does not know them.
-    """
-    with weights.as_written():
-        return parse(Evaluation, weights.evaluation["settings"], weights.path)
-
-
 def repeat(weights: PublishedWeights, dataset: Dataset, settings: Evaluation, device: str) -> list[Record]:
     """Evaluate published weights as the run was evaluated: the metrics as `evaluation.json` has them.
 
-    With the settings of `settings_of`, on the same kind of device (as for `choose_device`) with the same versions, they
+    With the settings of `weights`, on the same kind of device (as for `choose_device`) with the same versions, they
     are the published ones to the bit; K and images other than the published ones give other samples.
 
     Raises:
@@ -68,8 +58,7 @@ def _number(metric: Record) -> str:
 def _expectation(weights: PublishedWeights, settings: Evaluation, device: str) -> str:
     then, total = weights.evaluation["device"], weights.evaluation["images_in_split"]
     of_here, published = (
-        (max(each.importance_samples), min(each.max_images or total, total))
-        for each in (settings, settings_of(weights))
+        (max(each.importance_samples), min(each.max_images or total, total)) for each in (settings, weights.settings)
     )
     if of_here != published:
         return "Other images or K than the published ones: other samples, so expect differences as large as ±."

@@ -63,7 +63,7 @@ class TrainedModel(nn.Module):
             x: (B, C, H, W) as the model was trained on: binary pixels in {0, 1}, colour in [-1, 1].
 
         Raises:
-            ValueError: x has another shape.
+            ValueError: x has another shape or other values.
         """
         terms = self._terms(x)
         return bounds.elbo(terms.log_likelihood, terms.kl)
@@ -75,10 +75,10 @@ class TrainedModel(nn.Module):
         It grows with k, towards log p(x) (paper.md section 5). Memory does not grow with k. x is as for `elbo`.
 
         Raises:
-            ValueError: x has another shape, or k is below 1.
+            ValueError: x has another shape or other values, or k is below 1.
             UserError: a sample's weight is not a number.
         """
-        self._check_shape(x)
+        self._check(x)
         if k < 1:
             raise ValueError(f"k is {k}; expected at least 1")
         device, seed = self._device, int(torch.randint(2**62, ()))
@@ -99,13 +99,17 @@ class TrainedModel(nn.Module):
         return shown
 
     def _terms(self, x: Tensor) -> Terms:
-        self._check_shape(x)
+        self._check(x)
         terms: Terms = self.model(x, self._noise())
         return terms
 
-    def _check_shape(self, x: Tensor) -> None:
+    def _check(self, x: Tensor) -> None:
         if x.ndim != 4 or tuple(x.shape[1:]) != self.input_shape:
             raise ValueError(f"x has the shape {tuple(x.shape)}; expected (B, {', '.join(map(str, self.input_shape))})")
+        if self.architecture.likelihood == "bernoulli" and not ((x == 0) | (x == 1)).all():
+            raise ValueError("x has other values than 0 and 1; grey images in [0, 1] become binary by x.bernoulli()")
+        if not (x.abs() <= 1).all():
+            raise ValueError("x has values outside [-1, 1]; bytes become such by 2 * x / 255 - 1")
 
     @property
     def _device(self) -> torch.device:

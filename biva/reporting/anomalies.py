@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 
 from biva.config import AnomalyPair, RunConfig
-from biva.errors import UserError
 from biva.records import CHOOSING_ANOMALOUS, CHOOSING_NORMAL, as_written, images_read
 from biva.reporting.markup import Text, code, joined, styled, text
 from biva.reporting.ours import (
@@ -52,11 +51,9 @@ def anomaly_table(records: Records, made: Records, paper: Paper, pair: AnomalyPa
     `run.json` and `train.json` together. Where runs chose k on other images, the LLR^{>k} that they chose are marked.
 
     Raises:
-        UserError: no run is planned on the normal dataset, or a record lacks a field.
+        UserError: a record lacks a field.
     """
     planned = [run for run in planned if pair.includes(run)]
-    if not planned:
-        raise UserError(f"Anomaly pair {pair.name!r} is about dataset {pair.normal!r}, on which no run is planned.")
     scored = [(run, records[run.name]) for run in planned if run.name in records]
     remedy = f"Delete the runs' records of {pair.name} and run `biva detect` again."
     with as_written(f"A record of anomaly pair {pair.name!r}", remedy):

@@ -6,12 +6,12 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from biva.config import LikelihoodTable, RunConfig, by_group
+from biva.config import RunConfig, by_group
 from biva.config import Table as TableSettings
 from biva.records import RunFolder
 from biva.reporting.markup import in_markdown
 from biva.reporting.ours import results_of
-from biva.reporting.reported import why_nothing_reported
+from biva.reporting.reported import reported_dataset, why_nothing_reported
 from biva.reporting.results import CONFIRMED, Paper, Results, collect
 from biva.reporting.style import CLASSIFIERS, LABELS, name_of
 
@@ -21,9 +21,7 @@ def distances(results: Results, paper: Paper, settings: TableSettings, planned: 
 
     The index is `RunConfig.group`.
     """
-    reported = paper[paper["table"] == settings.paper_table]
-    if isinstance(settings, LikelihoodTable):
-        reported = reported[reported["dataset"] == settings.dataset]
+    reported = paper[(paper["table"] == settings.paper_table) & (paper["dataset"] == reported_dataset(settings))]
     found, of = [], []
     for group, runs in by_group(filter(settings.includes, planned)).items():
         for one in reported[reported["model"].isin(reported_names(runs[0]))].to_dict("records"):
@@ -60,7 +58,6 @@ def reproduced(run: RunConfig, tables: Iterable[TableSettings]) -> list[str]:
 
 def note(folder: RunFolder, run: RunConfig, tables: Iterable[TableSettings], paper: Paper) -> str:
     """What a run reproduces and how far it is from that, as Markdown."""
-    tables = [table for table in tables if table.includes(run)]
     names = reproduced(run, tables)
     what = f"**{name_of(run)}** on *{run.dataset}*, architecture `{run.architecture_name}`, seed {run.seed}"
     lines = [f"{what}; protocol *{run.training.protocol}*.", ""]

@@ -19,10 +19,7 @@ Bounds = Mapping[int, PerImage]
 
 
 def read_bounds(folder: RunFolder) -> dict[int, PerImage]:
-    """The bounds of a run's test images by K, from `bounds.safetensors`; nothing where there is no such file.
-
-    Runs that an earlier version of biva evaluated have none.
-    """
+    """The bounds of a run's test images by K, from `bounds.safetensors`; nothing where there is no such file."""
     arrays = read_arrays(folder.bounds) if folder.bounds.is_file() else {}
     return {int(name.removeprefix("bound/")): values for name, values in arrays.items()}
 

@@ -6,7 +6,6 @@ it is worse by more than error explains, and not where it is better.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from scipy.special import ndtri, stdtrit
 
 from biva.errors import UserError
 from biva.records import RunFolder
-from biva.reporting.per_image import Bounds, read_bounds
+from biva.reporting.per_image import read_bounds
 from biva.reporting.results import Results
 from biva.reporting.table import NOT_RUN
 
@@ -27,9 +26,10 @@ DIRECTION = {"log_likelihood_bound": 1, "auroc": 1, "auprc": 1, "bits_per_dim": 
 """Last part of a metric's name -> 1 where higher is better, -1 where lower is. Other metrics describe a model, and are
 not compared."""
 
-EQUAL, WITHIN, DIFFERENT, NOT_PUBLISHED = "equal to the bit", "within error", "different", "not published"
+EQUAL, WITHIN, UNKNOWN, DIFFERENT = "equal to the bit", "within error", "worse, error unknown", "different"
+NOT_PUBLISHED = "not published"
 
-STATUS = {EQUAL: 0, WITHIN: 3, DIFFERENT: 4}
+STATUS = {EQUAL: 0, WITHIN: 3, UNKNOWN: 3, DIFFERENT: 4}
 """Verdict -> exit status of `biva same` where it is the worst of all."""
 
 _ELSEWHERE = (
@@ -37,25 +37,25 @@ _ELSEWHERE = (
     "training makes of that up to as much as another seed does (docs/numbers.md)."
 )
 
+_OTHERWISE = (
+    "Trained otherwise: the training settings, the device or the number of threads are not those of the published run "
+    "with that seed."
+)
+
 _CELL = ["dataset", "architecture", "model", "metric", "K"]
 _COMPARABLE = {"data_fingerprint": "other data", "evaluation_digest": "other settings of the evaluation"}
 
-ReadBounds = Callable[[str], Bounds]
-"""Name of a run, `DATASET/ARCHITECTURE/MODEL/seedN` -> the bounds of its test images, if any."""
+Folders = tuple[Path, Path]
+"""Of the published set and of the one that was run again."""
 
 
-def bounds_below(runs: Path) -> ReadBounds:
-    """What reads the bounds of the runs in `runs`, the folder of that name in a set's results."""
-    return lambda name: read_bounds(RunFolder(runs / name))
-
-
-def compare(published: Results, rerun: Results, bounds: tuple[ReadBounds, ReadBounds]) -> pd.DataFrame:
+def compare(published: Results, rerun: Results, folders: Folders) -> pd.DataFrame:
     """A row per dataset, architecture, model, metric and K: both means over seeds, their distance, and a verdict.
 
     `equal to the bit`: every seed that was run again has the very value that is published. `different`: the mean over
     seeds is worse by more than `explained` says, or one of the two is not finite. `within error`: all else that ran.
 
-    Both results frames come with what reads the bounds of their runs.
+    The bounds of single test images are read from the runs in `folders`, where they have them.
 
     Raises:
         UserError: nothing that is published was run again, or it was on other data or evaluated with other settings.
@@ -69,35 +69,40 @@ def compare(published: Results, rerun: Results, bounds: tuple[ReadBounds, ReadBo
     _refuse_other_evaluations(published, rerun)
     rows = [
         dict(zip(_CELL, cell, strict=True))
-        | _judged(before.get(cell, published.iloc[:0]), after.get(cell, rerun.iloc[:0]), bounds)
+        | _judged(before.get(cell, published.iloc[:0]), after.get(cell, rerun.iloc[:0]), folders)
         for cell in dict.fromkeys([*before, *after])
     ]
     return pd.DataFrame(rows)
 
 
-def explained(published: Results, rerun: Results, bounds: tuple[ReadBounds, ReadBounds]) -> tuple[float, str]:
+def explained(published: Results, rerun: Results, folders: Folders) -> tuple[float, str]:
     """By how much the re-run's mean may be worse, so that error alone makes it worse in one of twenty cases.
 
     Both sides are evaluated on the same images, which are no source of error then. If the re-run is the same, the seeds
     of both sides are draws from one distribution, Monte Carlo error included: Student's test of two samples of equal
-    variance, which needs three runs in all. With one run on either side what another seed does is not known. The
-    rest of the error is bounded by the spread over images: of their differences, where both sides have bounds of
-    single images, and else, which is far too wide, of both sides as if their images were not the same.
+    variance, which needs three runs in all. With one run on either side, or where all seeds of a side have one value,
+    what another seed does is not known. The rest of the error is bounded by the spread over images: of their
+    differences, where both sides have bounds of single images, and else, which is far too wide, of both sides as if
+    their images were not the same.
 
     Both hold results of one metric and K, one per seed.
 
     Returns:
-        The margin in the unit of the metric, and what it was taken from: `seeds`, `images, paired`, or `images`.
+        The margin in the unit of the metric, NaN where nothing gives one (a single image), and what it was taken from:
+        `seeds`, `images, paired`, or `images`.
     """
     freedom = len(published) + len(rerun) - 2
-    if freedom:
-        squares = sum(np.square(values - values.mean()).sum() for values in map(_values, (published, rerun)))
+    squares = sum(np.square(values - values.mean()).sum() for values in map(_values, (published, rerun)))
+    if squares:
         error = np.sqrt(squares / freedom * (1 / len(published) + 1 / len(rerun)))
         return float(stdtrit(freedom, 1 - LEVEL) * error), "seeds"
     quantile, (one, other) = float(ndtri(1 - LEVEL)), (published.iloc[0], rerun.iloc[0])
     if one["metric"] in ("log_likelihood_bound", "bits_per_dim"):
-        before, after = (read(_run_of(row)).get(row["k"]) for read, row in zip(bounds, (one, other), strict=True))
-        if before is not None and after is not None:
+        before, after = (
+            read_bounds(RunFolder(folder / "runs" / _run_of(row))).get(row["k"])
+            for folder, row in zip(folders, (one, other), strict=True)
+        )
+        if before is not None and after is not None and len(after) > 1:
             per_nat = abs(one["value"] / before.mean())
             error = np.std(after - before, ddof=1) / np.sqrt(len(after))
             return float(quantile * per_nat * error), "images, paired"
@@ -108,6 +113,8 @@ def report(verdicts: pd.DataFrame) -> str:
     """The rows as a table, how many there are of each verdict, and how to read it."""
     shown = verdicts.assign(run=verdicts["dataset"] + "/" + verdicts["architecture"] + "/" + verdicts["model"])
     columns = ["run", "metric", "K", "published", "re-run", "worse by", "explained", "error of", "verdict"]
+    otherwise = verdicts["trained"].any()
+    columns += ["trained"] if otherwise else []
     counts = verdicts["verdict"].value_counts()
     return "\n".join(
         [
@@ -115,9 +122,10 @@ def report(verdicts: pd.DataFrame) -> str:
             "",
             ", ".join(f"{number} {verdict}" for verdict, number in counts.items()) + ".",
             *([_ELSEWHERE] if {WITHIN, DIFFERENT} & {*counts.index} else []),
+            *([_OTHERWISE] if otherwise else []),
             "Means over seeds (number of seeds). Explained: by how much error alone makes one value of twenty worse.",
             *(
-                ["Error of images: one seed on either side, so what another seed does is not known and not in it."]
+                ["Error of images: seeds have no spread here, so what another seed does is not known and not in it."]
                 if verdicts["error of"].str.startswith("images").any()
                 else []
             ),
@@ -151,17 +159,20 @@ def _refuse_other_evaluations(published: Results, rerun: Results) -> None:
             )
 
 
-def _judged(published: Results, rerun: Results, bounds: tuple[ReadBounds, ReadBounds]) -> dict[str, object]:
-    shown = {"published": _mean(published), "re-run": _mean(rerun), "worse by": np.nan, "explained": np.nan}
+def _judged(published: Results, rerun: Results, folders: Folders) -> dict[str, object]:
+    shown: dict[str, object] = {"published": _mean(published), "re-run": _mean(rerun)}
+    shown |= {"worse by": np.nan, "explained": np.nan, "error of": ""}
+    both = rerun.merge(published, on="seed", suffixes=("", "_published"))
+    shown["trained"] = "otherwise" if (both["config_digest"] != both["config_digest_published"]).any() else ""
     if rerun.empty or published.empty:
-        return shown | {"error of": "", "verdict": NOT_RUN if rerun.empty else NOT_PUBLISHED}
+        return shown | {"verdict": NOT_RUN if rerun.empty else NOT_PUBLISHED}
     if _is_equal(published, rerun):
-        return shown | {"error of": "", "verdict": EQUAL}
+        return shown | {"verdict": EQUAL}
     worse = _direction(published["metric"].iloc[0]) * (_values(published).mean() - _values(rerun).mean())
     if not np.isfinite(worse):
-        return shown | {"error of": "", "verdict": DIFFERENT}
-    margin, source = explained(published, rerun, bounds)
-    verdict = WITHIN if worse <= max(0.0, margin) else DIFFERENT
+        return shown | {"verdict": DIFFERENT}
+    margin, source = explained(published, rerun, folders)
+    verdict = WITHIN if worse <= max(0.0, margin) else UNKNOWN if np.isnan(margin) else DIFFERENT
     return shown | {"worse by": worse, "explained": margin, "error of": source, "verdict": verdict}
 
 

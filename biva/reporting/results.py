@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from biva.config import CONFIG_FOLDER
 from biva.errors import UserError
 from biva.records import RunFolder, anomaly_metrics, as_written, manifest_digest, read_json, write_atomically
 from biva.reporting.provenance import LOSS_GROWTH, divergence, origin
@@ -145,10 +146,10 @@ def read_results(path: Path) -> Results:
     Raises:
         UserError: the file is missing or does not have the columns of `COLUMNS`.
     """
-    return _read(path, COLUMNS, "Run `biva collect EXPERIMENTS` to write it.")
+    return _read(path, COLUMNS, "`snakemake` writes it, or `biva collect SET` from the runs that are there.")
 
 
-def load_paper_results(path: Path) -> Paper:
+def load_paper_results(path: Path = CONFIG_FOLDER / "paper_results.csv") -> Paper:
     """What the paper and the literature report (`config/paper_results.csv`), each number with its source.
 
     Raises:

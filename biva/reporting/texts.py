@@ -7,7 +7,6 @@ from pathlib import Path
 import pandas as pd
 
 from biva.config import (
-    CONFIG_FOLDER,
     AnomalyPair,
     Experiments,
     LikelihoodTable,
@@ -24,8 +23,6 @@ from biva.reporting.per_image import read_bounds
 from biva.reporting.results import Results, collect, load_paper_results, read_results, write_results
 from biva.reporting.table import Table
 from biva.reporting.test_errors import error_table
-
-PAPER_RESULTS = CONFIG_FOLDER / "paper_results.csv"
 
 
 def write_csv(runs: list[RunConfig], records: Path, folder: Path) -> Path:
@@ -45,16 +42,16 @@ def write_table(
     Returns:
         The .tex, the .html and the .json, which is what MLflow shows as its own kind of table.
     """
-    of_pair = isinstance(settings, AnomalyPair)
-    results = pd.DataFrame() if of_pair else read_results(folder / "results.csv")
-    return _write(_table(settings, runs, records, results), folder / ("anomalies" if of_pair else "tables"))
+    results = pd.DataFrame() if isinstance(settings, AnomalyPair) else read_results(folder / "results.csv")
+    return _write(settings, _table(settings, runs, records, results), folder)
 
 
-def _write(table: Table, folder: Path) -> list[Path]:
+def _write(settings: TableSettings | AnomalyPair, table: Table, folder: Path) -> list[Path]:
+    place = folder / ("anomalies" if isinstance(settings, AnomalyPair) else "tables")
     json: str = table.frame().to_json(orient="split", index=False)
     written = []
     for ending, content in (("tex", table.latex()), ("html", table.html()), ("json", json)):
-        path = folder / f"{table.name}.{ending}"
+        path = place / f"{table.name}.{ending}"
         write_atomically(path, content.encode())
         written.append(path)
     return written
@@ -76,12 +73,11 @@ def write_texts(experiments: str, records: Path, folder: Path, pictures: Path | 
     settings = load_experiments(experiments)
     runs = resolve_runs(experiments, settings)
     results, csv, html = _collected(runs, records), folder / "results.csv", folder / "index.html"
-    tables = [_table(of, runs, records, results) for of in settings.all_tables]
-    pairs = [_table(of, runs, records, results) for of in settings.anomalies]
+    wanted = (*settings.all_tables, *settings.anomalies)
+    tables = [_table(of, runs, records, results) for of in wanted]
     write_results(results, csv)
-    written = [path for table in tables for path in _write(table, folder / "tables")]
-    written += [path for table in pairs for path in _write(table, folder / "anomalies")]
-    write_atomically(html, page(settings, runs, tables + pairs, records, pictures or folder).encode())
+    written = [path for of, table in zip(wanted, tables, strict=True) for path in _write(of, table, folder)]
+    write_atomically(html, page(settings, runs, tables, records, pictures or folder).encode())
     return [csv, *written, html]
 
 
@@ -90,7 +86,7 @@ def _collected(runs: list[RunConfig], records: Path) -> Results:
 
 
 def _table(settings: TableSettings | AnomalyPair, runs: list[RunConfig], records: Path, results: Results) -> Table:
-    paper = load_paper_results(PAPER_RESULTS)
+    paper = load_paper_results()
     folders = {run.name: RunFolder(records / run.name) for run in runs}
     if isinstance(settings, LikelihoodTable):
         bounds = {run.name: read_bounds(folders[run.name]) for run in runs if settings.includes(run)}

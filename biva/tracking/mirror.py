@@ -266,14 +266,14 @@ def _log_input(client: Any, stored: Any, run: dict[str, Any]) -> None:
 
 def _log_purpose(client: Any, stored: Any, folder: RunFolder) -> None:
     """What the run reproduces and how far it is from that: a tag to filter by, and a note. Both need `config/`."""
-    from biva.config import CONFIG_FOLDER, RunConfig, load_experiments, parse
+    from biva.config import RunConfig, load_experiments, parse
     from biva.reporting.comparison import note, reproduced
     from biva.reporting.results import load_paper_results
 
     identity = read_json(folder.identity)
     try:
         tables = load_experiments(identity["experiments"]).all_tables
-        paper = load_paper_results(CONFIG_FOLDER / "paper_results.csv")
+        paper = load_paper_results()
     except UserError:
         return
     run = parse(RunConfig, identity["config"], folder.identity)

@@ -468,7 +468,10 @@ def test_tables_and_figures_are_rebuilt_from_published_records_alone(published: 
     contents = [(PUBLISHED / name).read_bytes() for name in made]
     for name in made:
         (PUBLISHED / name).unlink()
+    renamed = PUBLISHED / "tables/earlier_name.html"
+    renamed.write_text("0.83")
     cli.rebuild()
+    assert not renamed.exists()
     assert [(PUBLISHED / name).read_bytes() for name in made] == contents
 
 

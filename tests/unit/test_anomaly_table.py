@@ -163,11 +163,6 @@ def test_a_pair_that_chooses_no_k_says_nothing_of_it_and_keeps_its_settings() ->
         assert ("are the mode of the prior" in notes_of(changed)) == ("below" in change)
 
 
-def test_a_pair_without_runs_is_refused() -> None:
-    with pytest.raises(UserError, match="on which no run is planned"):
-        table([(config(), None)], PAIR.model_copy(update={"normal": "cifar10"}))
-
-
 def test_a_record_of_another_version_is_refused() -> None:
     record = anomaly_record(PAIR, AUROCS)
     del record["scores"]["LLR>2"]

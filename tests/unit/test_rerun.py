@@ -12,26 +12,23 @@ import numpy as np
 import pandas as pd
 import pytest
 import typer
+from safetensors.numpy import save as serialise
 from scipy import stats
 
 from biva import cli
 from biva.config import AnomalyPair, load_experiments, resolve_runs
 from biva.errors import UserError
-from biva.records import RunFolder, read_json, write_json
-from biva.reporting.per_image import Bounds
-from biva.reporting.rerun import DIFFERENT, EQUAL, NOT_PUBLISHED, WITHIN, compare, explained, report, status
+from biva.records import RunFolder, read_json, write_atomically, write_json
+from biva.reporting.per_image import PerImage
+from biva.reporting.rerun import DIFFERENT, EQUAL, NOT_PUBLISHED, UNKNOWN, WITHIN, compare, explained, report, status
 from biva.reporting.results import Results, collect, write_results
 from biva.reporting.table import NOT_RUN
-from tests.fake_runs import anomaly_record, edit, fake_run
+from tests.fake_runs import anomaly_record, edit, fake_config, fake_run
 
 ROOT = Path(__file__).parents[2]
 
 
-def no_bounds(_run: str) -> Bounds:
-    return {}
-
-
-NO_BOUNDS = (no_bounds, no_bounds)
+NO_BOUNDS = (Path("nowhere"), Path("nowhere"))
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +51,14 @@ def results(row: dict[str, object]) -> Make:
         return pd.DataFrame(rows, columns=[*row]).astype({"k": "Int64", "seed": "int64", "value": "float64"})
 
     return make
+
+
+def with_bounds(folder: Path, *of_each: PerImage) -> tuple[Path, Path]:
+    """Folders of two sets in which seed 1 of the run of `row` has these bounds at K = 1."""
+    for name, bounds in zip("ab", of_each, strict=True):
+        run = RunFolder(folder / name / "runs" / fake_config().name)
+        write_atomically(run.bounds, serialise({"bound/1": bounds}))
+    return folder / "a", folder / "b"
 
 
 def verdict(published: Results, rerun: Results) -> str:
@@ -87,17 +92,34 @@ def test_a_rerun_that_is_the_same_is_called_different_in_one_of_twenty_cases(
     assert 0.03 < different / cases < 0.075  # 0.01 is one sigma
 
 
-def test_one_seed_on_either_side_takes_the_images_that_both_have(results: Make) -> None:
+def test_one_seed_on_either_side_takes_the_images_that_both_have(results: Make, tmp_path: Path) -> None:
     before, after = np.random.default_rng(3).normal(-25, 5, (2, 100))
     after = before + after / 50
     error = np.std(after - before, ddof=1) / 10
-    readers = (lambda _: {1: before}, lambda _: {1: after})
-    margin, source = explained(results(before.mean()), results(after.mean()), readers)
+    folders = with_bounds(tmp_path, before, after)
+    margin, source = explained(results(before.mean()), results(after.mean()), folders)
     assert margin == pytest.approx(1.6449 * error, rel=1e-4)
     assert source == "images, paired"
     bits = results(-before.mean() / 7, metric="bits_per_dim")
-    margin, source = explained(bits, bits, readers)
+    margin, source = explained(bits, bits, folders)
     assert margin == pytest.approx(1.6449 * error / 7, rel=1e-4)
+
+
+def test_where_seeds_have_one_value_it_takes_the_images_too(results: Make) -> None:
+    """Two seeds that misclassify as many images say nothing of another seed; one more wrong image is no difference."""
+    published = results(7.23, 7.23, metric="test_error", standard_error=0.26)
+    assert verdict(published, results(7.24, metric="test_error", standard_error=0.26)) == WITHIN
+    assert verdict(published, results(9.0, metric="test_error", standard_error=0.26)) == DIFFERENT
+
+
+@pytest.mark.filterwarnings("error")
+def test_one_seed_and_one_image_tell_nothing_of_the_error(results: Make, tmp_path: Path) -> None:
+    published, worse = results(-25.0, standard_error=math.nan), results(-25.1, standard_error=math.nan)
+    folders = with_bounds(tmp_path, np.array([-25.0]), np.array([-25.1]))
+    found = compare(published, worse, folders)
+    assert found["verdict"].tolist() == [UNKNOWN]
+    assert status(found) == 3
+    assert compare(worse, published, folders)["verdict"].tolist() == [WITHIN]
 
 
 def test_without_their_bounds_it_takes_the_standard_errors(results: Make) -> None:
@@ -138,6 +160,12 @@ def test_of_some_metrics_the_lower_one_is_better(results: Make, metric: str) -> 
     published = results(3.0, 3.1, metric=metric)
     assert verdict(published, results(4.0, 4.1, metric=metric)) == DIFFERENT
     assert verdict(published, results(2.0, 2.1, metric=metric)) == WITHIN
+
+
+def test_what_was_trained_with_other_settings_is_marked(results: Make) -> None:
+    published, again = results(-25.0, -25.2), results(-25.1, config_digest="0")
+    assert "Trained otherwise" in report(compare(published, again, NO_BOUNDS))
+    assert "Trained otherwise" not in report(compare(published, results(-25.1), NO_BOUNDS))
 
 
 def test_what_is_missing_on_one_side_has_no_verdict_and_does_not_count(results: Make) -> None:
@@ -187,7 +215,7 @@ def test_the_report_shows_both_values_and_counts_verdicts(results: Make) -> None
     some = compare(results(-25.0, -25.2), results(-25.0, -25.2), NO_BOUNDS).to_dict("records")
     assert "On another processor" in report(pd.DataFrame([*some, *found.to_dict("records")]))
     text = report(compare(results(-25.0), results(-27.0), NO_BOUNDS))
-    assert "one seed on either side, so what another seed does is not known" in text
+    assert "seeds have no spread here, so what another seed does is not known" in text
     assert "On another processor" not in report(compare(results(-25.0), results(-25.0), NO_BOUNDS))
 
 

@@ -145,7 +145,7 @@ def test_a_record_that_lacks_a_field_is_refused_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["", "a,b\n1,2\n", HEADER + "\n" + "x," * 27 + "1\n"])
 def test_a_file_that_is_no_results_table_is_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / "results.csv").write_text(content)
-    with pytest.raises(UserError, match=r"results\.csv .*Run `biva collect"):
+    with pytest.raises(UserError, match=r"results\.csv .*`biva collect"):
         read_results(tmp_path / "results.csv")
     with pytest.raises(UserError, match="does not exist"):
         read_results(tmp_path / "other.csv")

@@ -22,7 +22,9 @@ from tests.latex import needs_latex
 RUNS = [fake_config(model, seed) for model in ("vae", "biva") for seed in (1, 2)]
 SET = {
     "description": "100% of {models} & a_b",
-    "training": RUNS[0].training.model_dump() | {"max_updates": 50_000, "patience": 7},
+    "training": RUNS[0].training.model_dump()
+    | {"max_updates": 50_000, "patience": 7}
+    | {"free_bits": 2, "free_bits_updates": 3000, "kl_warm_up": 200, "largest_gradient_norm": 50.5},
     "figures": get_args(FigureName),
 }
 TABLE = Table(
@@ -56,6 +58,10 @@ def test_protocol_budget_and_seeds_are_those_of_the_set_and_of_its_runs(tmp_path
     tex = written(tmp_path / "set").read_text()
     assert r"\texttt{clean}: trained on the training images" in tex
     assert "at most 50,000 updates, or until 7 evaluations bring no new best" in tex
+    assert (
+        "free bits 2 nats per latent group and image, falling to 0 over the first 3,000 updates; " in tex
+    )
+    assert "KL warm-up over 200 updates; updates with a gradient norm above 50.5 are skipped." in tex
     assert r"\textit{K} = 1, 1,000." in tex
     cells = [[cell.strip(" \\") for cell in line.split("&")] for line in tex.splitlines() if "& VAE &" in line]
     assert [row[3:] for row in cells] == [["1, 2", "1 of 2", "1,234", "60", "0"]]

@@ -88,6 +88,12 @@ def test_the_papers_value_stands_beside_ours_with_its_mark() -> None:
     assert "unconfirmed" in notes_of(table)
 
 
+def test_only_the_reported_error_of_as_many_labels_has_a_distance(tmp_path: Path) -> None:
+    paper = pd.concat([PAPER, PAPER[PAPER["dataset"] == "mnist_100_labels"].assign(dataset="mnist_1000_labels")])
+    ours = collect([fake_test_error(tmp_path, labelled_config("biva", 1, MNIST.dataset, MNIST.labels), 7.0)])
+    assert error_table(ours, paper, MNIST, planned(MNIST)).distances["Delta"].tolist() == ["+6.17 percent"]
+
+
 def test_an_unknown_paper_table_is_refused_with_the_known_one() -> None:
     unknown = MNIST.model_copy(update={"paper_table": "static_mnist"})
     with pytest.raises(UserError, match=r"static_mnist.*it has: semi_supervised"):

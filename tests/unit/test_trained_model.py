@@ -66,6 +66,26 @@ def test_with_many_samples_the_bound_is_the_integral_over_the_latent(config: Run
     torch.testing.assert_close(model.log_prob(x, 4000), exact, rtol=0, atol=0.02)
 
 
+@pytest.mark.parametrize("method", ["elbo", "log_prob", "reconstruct"])
+@pytest.mark.parametrize("likelihood", ["bernoulli", "mixture_of_logistics"])
+def test_images_that_the_model_cannot_take_are_refused(config: RunConfig, likelihood: str, method: str) -> None:
+    """A number between 0 and 1 has a plausible bound, which means nothing; bytes would blame the model's weights."""
+    binary = likelihood == "bernoulli"
+    architecture = {"likelihood": likelihood, "input_shape": (1 if binary else 3, 8, 8)}
+    run = config.model_copy(update={"architecture": config.architecture.model_copy(update=architecture)})
+    model = TrainedModel(run.model_dump_json(), save(build_model(run.architecture, run.model).state_dict()))
+    x = torch.ones(2, *run.architecture.input_shape)
+    arguments = [2] if method == "log_prob" else []
+    for wrong in (0.5 if binary else -1.1, 255.0, math.nan):
+        broken = x.clone()
+        broken[1, 0, 3, 4] = wrong
+        with pytest.raises(ValueError, match="other values than 0 and 1" if binary else r"outside \[-1, 1\]"):
+            getattr(model, method)(broken, *arguments)
+    with pytest.raises(ValueError, match=r"has the shape \(2, 9, 8\)"):
+        getattr(model, method)(torch.ones(2, 9, 8), *arguments)
+    assert getattr(model, method)(x, *arguments).isfinite().all()
+
+
 def test_the_seed_of_torch_repeats_a_bound(trained: TrainedModel, x: torch.Tensor) -> None:
     bounds = []
     for seed in (3, 3, 4):

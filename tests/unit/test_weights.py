@@ -19,7 +19,7 @@ from safetensors.torch import save_file as save_tensors
 from biva.config import Evaluation, RunConfig
 from biva.data.array_file import write_arrays
 from biva.errors import UserError
-from biva.evaluation.repeat import comparison, repeat, settings_of
+from biva.evaluation.repeat import comparison, repeat
 from biva.evaluation.run import evaluate
 from biva.evaluation.trained_model import TrainedModel
 from biva.models.build import build_model
@@ -76,7 +76,7 @@ def test_the_tensors_are_those_of_training_and_the_header_has_the_records(made: 
 
 def test_the_numbers_are_repeated_to_the_bit_from_the_file_alone(made: RunFolder, file: Path) -> None:
     weights = read_published(file)
-    assert settings_of(weights) == SETTINGS
+    assert weights.settings == SETTINGS
     found = repeat(weights, toy_dataset(), SETTINGS, "cpu")
     assert found == read_json(made.evaluation)["metrics"]
     assert [path.name for path in file.parent.iterdir()] == [file.name]
@@ -169,13 +169,13 @@ def test_the_card_says_what_the_records_do(tmp_path: Path) -> None:
     for said in ("f" * 64, "1,234 parameters", "50 updates of 4 images, 200 images seen", "CC BY 4.0", "`0123abc`"):
         assert said in card
     assert "| `log_likelihood_bound` | 1000 | -24.123 ± 0.25 | nats |" in card
-    assert "1 thread, 8.33e-05 core-hours" in card
+    assert "1 thread, at most 8.33e-05 core-hours" in card
     config = read_json(folder.identity)["config"]
     config["architecture"]["description"] = "two | three\nstages\n"
     edit(folder.identity, config=config)
     assert r"architecture `digits_8x8`: two \| three stages  |" in model_card(folder).splitlines()[7]
     edit(folder.training, wall_seconds=3600 * 1440.4)
-    assert "1,440 hours on cpu with 1 thread, 1,440 core-hours" in model_card(folder)
+    assert "1,440 hours by the clock on cpu with 1 thread, at most 1,440 core-hours" in model_card(folder)
     for path in (folder.identity, folder.evaluation):
         content = read_json(path)
         for name in {"parent", "versions", "parameters", "images", "settings", "metrics"} & content.keys():
@@ -192,7 +192,7 @@ def test_the_code_of_a_card_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(tmp_path)
     published(Path("results/published/quick/runs") / run.name / "weights.safetensors", run)
     folder = next(path.parent for path in Path("results").rglob("train.json"))
-    edit(folder / "evaluation.json", settings={"precision": "fp32"})
+    edit(folder / "evaluation.json", settings={"precision": "fp32", "importance_samples": [1]})
     edit(folder / "run.json", versions={"torch": "2.13.0", "python": "3.11.7"})
     (code,) = re.findall(r"```python\n(.*?)```", model_card(RunFolder(folder)), re.DOTALL)
     names: dict[str, Any] = {}
