@@ -278,18 +278,16 @@ def bench(
 def report(record: dict[str, Any]) -> str:
     """The record on one screen; `docs/performance.md` explains the columns."""
     here, shown = record["conditions"], partial(significant, digits=4)
-    tables = [pd.DataFrame(record[part]).to_string(index=False, float_format=shown) for part in _PARTS]
+    parts = ("training", "evaluation")
+    tables = {part: pd.DataFrame(record[part]).to_string(index=False, float_format=shown) for part in parts}
     return "\n".join(
         [
             f"{record['architecture']}, {here['model']}; largest convolution: {record['largest_convolution']}",
             f"{here['device']}; {here['processor']}, {here['cores']} cores; {torch.get_num_threads()} threads; "
             f"torch {torch.__version__}",
-            *(f"\n{part}\n{table}" for part, table in zip(_PARTS, tables, strict=True)),
+            *(f"\n{part}\n{table}" for part, table in tables.items()),
         ]
     )
-
-
-_PARTS = ("training", "evaluation")
 
 
 def check(run: RunConfig) -> str:

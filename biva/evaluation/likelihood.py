@@ -92,11 +92,6 @@ def zero_weights(log_weights: Tensor) -> dict[str, int]:
     return {"samples": int(zero.sum()), "images": int(zero.any(dim=0).sum())}
 
 
-def count_active(samples: ImportanceSamples) -> dict[str, dict[str, int]]:
-    """Latent group -> its active units, and all its units."""
-    return {name: {"active": int(units.sum()), "total": units.numel()} for name, units in samples.active.items()}
-
-
 def chunks(k: int, size: int) -> Iterator[tuple[int, int]]:
     """The first sample and the number of samples of every piece into which k samples are cut, none above `size`."""
     for first in range(0, k, size):

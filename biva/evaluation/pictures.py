@@ -34,10 +34,9 @@ def pictures(
     fewer; `settings` say how many prior samples, and at which temperatures; `seed` is that of the evaluation.
     """
     x = x.to(device)
-    generator = torch.Generator(device).manual_seed(derive_seed(seed, "pictures"))
     noise = named_noise(derive_seed(seed, "pictures"), device)
-    samples = model.likelihood.picture(model.sample(settings.prior_samples, noise), generator)
-    reconstructions = model.likelihood.picture(model(x, noise).walk.output, generator)
+    samples = _picture(model, model.sample(settings.prior_samples, noise), derive_seed(seed, "samples"))
+    reconstructions = _picture(model, model(x, noise).walk.output, derive_seed(seed, "reconstructions"))
     rows = {
         "reconstructions": torch.stack([model.likelihood.unscale(x), reconstructions]),
         "temperatures": temperatures(model, settings.temperatures, derive_seed(seed, "temperatures"), device),

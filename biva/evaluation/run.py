@@ -28,9 +28,10 @@ from biva.devices import choose_device, computing_in, device_name, use_threads
 from biva.errors import UserError
 from biva.evaluation.classification import classify, unlabelled_terms
 from biva.evaluation.kept import keeper_in
-from biva.evaluation.likelihood import Batch, ImportanceSamples, count_active, draw_batches, zero_weights
+from biva.evaluation.likelihood import Batch, ImportanceSamples, draw_batches, zero_weights
 from biva.evaluation.memory import rows_for
 from biva.evaluation.pictures import SHOWN, pictures
+from biva.models.active_units import counted
 from biva.models.build import build_model
 from biva.models.layers import fold_weight_norm
 from biva.origin import commit, made_by
@@ -132,7 +133,7 @@ class Sampling:
         model, device, seed = self.trained.model, self.trained.device, evaluation_seed(self.trained.run)
         images = hashlib.sha256(self.x.numpy().tobytes()).hexdigest()
         depends_on = [self.trained.weights_sha256, images, seed, self.k, self.rows, precision]
-        depends_on += [device_name(device), commit()]
+        depends_on += [device_name(device), commit(), torch.__version__]
         keeper = keeper_in(self.folder / hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:16])
         with computing_in(precision, device):
             return draw_batches(
@@ -227,7 +228,7 @@ def _likelihood(sampling: Sampling, settings: Evaluation) -> tuple[Arrays, Array
         {
             "metrics": metrics(samples, bounds, run) + differences,
             "kl_per_group": {name: _mean(value) for name, value in samples.kl.items()},
-            "active_units": count_active(samples),
+            "active_units": counted(samples.active),
             "zero_weights": zero,
         },
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -22,8 +24,13 @@ def active_units(moments: Tensor, images: int) -> Tensor:
 
     Below the first stochastic layer the posterior mean E[z | x] has to be estimated by an average over ancestral
     samples, whose own noise would count as variance. Two halves of the samples give two estimates with independent
-    noise; their covariance, from `posterior_moments` summed over batches, is unbiased.
+    noise; their covariance, from `posterior_moments` summed over batches, is free of it.
     """
     first, second, product = moments
     covariance: Tensor = product / images - first * second / images**2
     return covariance > ACTIVE_VARIANCE
+
+
+def counted(active: Mapping[str, Tensor]) -> dict[str, dict[str, int]]:
+    """Latent group -> how many of its units are active, and how many it has."""
+    return {name: {"active": int(units.sum()), "total": units.numel()} for name, units in active.items()}

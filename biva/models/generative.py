@@ -15,7 +15,6 @@ from biva.models.latents import (
     LatentProjection,
     Noise,
     latent_name,
-    standard_normal,
     with_class,
 )
 from biva.models.layers import BlockStack, GatedBlock, at_least_float32, conv
@@ -138,9 +137,10 @@ class GenerativeStage(nn.Module):
             shape = block.output_shape
 
     def prior(self, d: Tensor | None, rows: int, like: Tensor) -> Priors:
-        """p(z_i | z_>i) of every group, given d_i; the standard normal at the top, where d is None."""
+        """p(z_i | z_>i) of every group, given d_i; at the top, where d is None, N(0, I) for `rows` rows."""
         if d is None:
-            return {group: standard_normal(rows, self.latent_shape, like) for group in self.groups}
+            zeros = like.new_zeros((rows, *self.latent_shape))
+            return {group: DiagonalGaussian(zeros, zeros) for group in self.groups}
         return {group: self.priors[f"p_{group}"](d) for group in self.groups}
 
 

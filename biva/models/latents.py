@@ -71,12 +71,6 @@ def with_class(h: Tensor, y: Tensor | None) -> Tensor:
     return torch.cat([h, y.view(*y.shape, *[1] * (h.dim() - 2)).expand(-1, -1, *h.shape[2:])], dim=1)
 
 
-def standard_normal(rows: int, shape: tuple[int, ...], like: Tensor) -> DiagonalGaussian:
-    """p(z_L) = N(0, I) for `rows` rows of the given shape, on the device and of the type of `like`."""
-    zeros = like.new_zeros((rows, *shape))
-    return DiagonalGaussian(zeros, zeros)
-
-
 class GaussianHead(nn.Module):
     """Feature map of a stage -> Gaussian over one of its latent groups (paper.md section 2, latent heads).
 

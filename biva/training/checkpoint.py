@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,8 @@ def load(folder: Path) -> dict[str, Any] | None:
             print(f"warning: the checkpoint {path} cannot be read ({type(error).__name__}: {error})", file=sys.stderr)
             continue
         if path != found[0]:
-            os.replace(found[0], folder / DAMAGED)
+            with suppress(FileNotFoundError):  # another process of this training has done it
+                os.replace(found[0], folder / DAMAGED)
             print(f"warning: going on from {path}; the damaged one is kept as {DAMAGED}", file=sys.stderr)
         return state
     if found:

@@ -184,9 +184,7 @@ def evaluate(state: State, selection: Selection | None) -> dict[str, Any]:
     best = not state.best or selection is None or bound["elbo"] > state.best["elbo"]
     if best:
         weights = {name: value.clone() for name, value in model.state_dict().items()}
-        state.best = {"update": state.update, "weights": weights} | {
-            name: bound[name] for name in bound.keys() & {"elbo"}
-        }
+        state.best = {"update": state.update, "weights": weights} | ({"elbo": bound["elbo"]} if bound else {})
     state.since_best = 0 if best else state.since_best + 1
     return {
         "update": state.update,

@@ -13,7 +13,7 @@ from biva.config import RunConfig
 from biva.data.datasets import Dataset, Split
 from biva.data.inputs import SELECTION_SPLIT, fixed_input, part
 from biva.errors import UserError
-from biva.models.active_units import active_units, posterior_moments
+from biva.models.active_units import active_units, counted, posterior_moments
 from biva.models.latents import Noise
 from biva.seeds import derive_seed
 from biva.training.objectives import bound_terms
@@ -61,7 +61,7 @@ def mean_bound(
         UserError: the bound is NaN or +infinite.
     """
     noise, log_likelihoods, kls = _noise(run, "selection", device), [], []
-    for batch in x.split(run.training.batch_size // run.training.accumulate):
+    for batch in x.split(run.training.batch_size):
         log_likelihood, kl = bound_terms(run, model, batch.to(device), noise)
         log_likelihoods.append(log_likelihood.double())
         kls.append(torch.stack([*kl.values()], dim=1).double())
@@ -85,13 +85,12 @@ def count_active(run: RunConfig, model: Any, x: Tensor, device: torch.device) ->
     if run.labels is not None:
         return {}
     noise, moments = _noise(run, "activity", device), dict[str, Tensor]()
-    for batch in x.to(device).split(run.training.batch_size // run.training.accumulate):
+    for batch in x.to(device).split(run.training.batch_size):
         steps = model.terms(batch, model.inference.encode(batch), 2, noise).walk.steps
         for name, step in steps.items():
             means = step.posterior.mean.double().unflatten(0, (2, -1)).flatten(2)
             moments[name] = moments.get(name, 0) + posterior_moments(means)
-    active = {name: active_units(sums, len(x)) for name, sums in moments.items()}
-    return {name: {"active": int(units.sum()), "total": units.numel()} for name, units in active.items()}
+    return counted({name: active_units(sums, len(x)) for name, sums in moments.items()})
 
 
 @torch.inference_mode()
