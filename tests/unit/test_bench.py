@@ -57,13 +57,6 @@ def test_flops_of_one_stage_by_hand() -> None:
     assert costs.evaluation(10) == ENCODING / 10 + SAMPLING
 
 
-def test_a_strided_convolution_costs_a_quarter() -> None:
-    strided = ONE_STAGE.model_copy(update={"stages": (ONE_STAGE.stages[0].model_copy(update={"stride": 2}),)})
-    full, quarter = (count(architecture, "vae").encoding for architecture in (ONE_STAGE, strided))
-    # SAME padding reads 5x5 pixels for 2x2 outputs; the head sees 4 * 2 * 2 values
-    assert full - quarter == convolution(16 - 4, 4, 8, 3) + 2 * (64 - 16) * 4
-
-
 def test_only_what_needs_a_sample_is_counted_per_sample() -> None:
     """LVAE's inference but for its merges depends on x alone; BIVA's only in stage 1 (paper.md section 1)."""
     lvae, biva = (count(tiny_architecture(), model) for model in ("lvae", "biva"))

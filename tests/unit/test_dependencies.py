@@ -10,7 +10,6 @@ from importlib.metadata import requires
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -96,18 +95,6 @@ def test_make_installs_the_locked_files_and_nothing_else_before_them() -> None:
     assert project.startswith("-qq --no-build-isolation --editable .")
 
 
-def test_the_image_installs_the_locked_files_and_nothing_else_before_them() -> None:
-    """torch's own lines first; last, what torch alone brings, if it is a CUDA build."""
-    calls = re.findall(r"pip (.*?) *(?:\\|&&)", (ROOT / "Containerfile").read_text().split("RUN cd")[1])
-    assert calls == [
-        'download --no-deps --dest wheel "torch===${torch#torch==}${build}"',
-        "install --no-deps --no-index --find-links wheel --requirement torch.lock",
-        "install --no-deps --requirement requirements.lock",
-        'install "${torch}"',
-        "check",
-    ]
-
-
 def test_conda_and_the_image_have_the_python_of_the_locks_cpu_build() -> None:
     """Which is that of the tests that were run with it."""
     (of_lock,) = re.findall(
@@ -146,9 +133,3 @@ def test_environment_yml_names_the_dependencies_of_pyproject_with_the_same_range
     assert theirs == {CONDA_NAMES.get(name, name): specifier for name, specifier in direct(dev=False).items()}
     content = yaml.safe_load((ROOT / "environment.yml").read_text())
     assert (content["name"], content["channels"]) == ("biva", ["conda-forge"])
-
-
-@pytest.mark.parametrize("tool", ["ruff", "mypy", "snakefmt", "pytest"])
-def test_the_tools_of_make_test_are_declared(tool: str) -> None:
-    assert re.search(rf"^\t\$\(BIN\)/{tool}\b", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    assert tool in direct(dev=True)

@@ -122,22 +122,6 @@ def test_k_is_chosen_on_validation_images_and_a_third_dataset_alone(trained: Run
     assert turned["scores"] == record["scores"] == run(trained, other(test))
 
 
-def test_the_chosen_ratio_is_that_of_most_pairs_in_order(trained: RunFolder) -> None:
-    """AUROCs counted pair by pair from the scores of every image."""
-    generator = torch.Generator().manual_seed(3)
-    third = torch.randint(0, 7, (25, 1, 4, 4), generator=generator, dtype=torch.uint8)
-    record = choose(trained, dark().images["test"][:30], third, anomalous=third)
-    arrays = load_file(trained.anomaly("pair").with_suffix(".safetensors"))
-    counted = {
-        score: np.mean(arrays[f"score/{score}/choosing_anomalous"][:, None] > arrays[f"score/{score}/choosing_normal"])
-        for score in record["scores"]
-    }
-    assert record["choosing_auroc"] == pytest.approx(counted)
-    ratios = [score for score in counted if score.startswith("LLR")]
-    assert len(ratios) == 2
-    assert record["chosen"] == sorted(ratios, key=lambda score: counted[score])[-1]
-
-
 def test_the_draw_of_max_images_chooses_too(trained: RunFolder) -> None:
     images = dark().images["test"]
     detect(

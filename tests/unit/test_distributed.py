@@ -13,16 +13,6 @@ from tests.unit.test_semi_supervised import labelled_run
 from tests.unit.test_training import CPU, toy_dataset, toy_run
 
 
-def test_rows_of_labelled_and_unlabelled_images_by_hand() -> None:
-    """Two labelled and four unlabelled images for two processes; or labelled ones alone; or none."""
-    x, labels = torch.arange(6), torch.tensor([7, 8])
-    first, second = (Processes(rank, 2) for rank in (0, 1))
-    assert [part.tolist() for part in first.own((x, labels))] == [[0, 2, 3], [7]]
-    assert [part.tolist() for part in second.own((x, labels))] == [[1, 4, 5], [8]]
-    assert [part.tolist() for part in second.own((x[:2], labels))] == [[1], [8]]
-    assert second.own(x).tolist() == [3, 4, 5]
-
-
 def test_a_process_without_a_saved_generator_draws_from_its_rank_and_the_update() -> None:
     """The one process that saved goes on; one that is new has other numbers at every update."""
     state = initial_state(toy_run(), toy_dataset(), CPU)

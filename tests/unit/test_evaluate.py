@@ -153,6 +153,32 @@ def test_a_killed_evaluation_goes_on_where_it_was(
         np.testing.assert_array_equal(values, whole[name])
 
 
+@pytest.mark.parametrize("change", ["weights", "images", "seed", "k", "rows", "precision", "device", "commit", "torch"])
+def test_what_was_kept_of_another_evaluation_is_not_used(
+    trained: RunFolder, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """Killed at the third of four parts; then one thing on which the samples depend is another."""
+    monkeypatch.setattr(likelihood, "IMAGES_PER_BATCH", 2)
+    sampling = run.Sampling.of(run.load_trained(trained, toy_dataset()), toy_dataset(), SETTINGS, trained)
+    with monkeypatch.context() as patch:
+        batches_drawn(patch, killed_at=4)
+        with pytest.raises(KeyboardInterrupt):
+            sampling.draw("fp32")
+    drawn = batches_drawn(monkeypatch)
+    if change in ("device", "commit", "torch"):
+        where = {"device": (run, "device_name"), "commit": (run, "commit"), "torch": (torch, "__version__")}[change]
+        monkeypatch.setattr(*where, "another" if change == "torch" else lambda *_: "another")
+    other: dict[str, dict[str, Any]] = {
+        "weights": {"trained": replace(sampling.trained, weights_sha256="0" * 64)},
+        "images": {"x": 1 - sampling.x},
+        "seed": {"trained": replace(sampling.trained, run=toy_run().model_copy(update={"seed": 2}))},
+        "k": {"k": 39},
+        "rows": {"rows": 3},
+    }
+    replace(sampling, **other.get(change, {})).draw("bf16" if change == "precision" else "fp32")
+    assert drawn == [0, 2, 4, 6]
+
+
 @pytest.mark.parametrize("shares", [1, 3, 6])
 def test_shares_make_the_whole_to_the_byte(trained: RunFolder, monkeypatch: pytest.MonkeyPatch, shares: int) -> None:
     """Seven images, two at a time: four parts. The gathering draws nothing but the share that is missing."""

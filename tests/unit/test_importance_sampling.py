@@ -38,17 +38,6 @@ def test_chunk_size_changes_nothing(model_name: ModelName, rows: int) -> None:
         assert torch.equal(parts.active[name], whole.active[name])
 
 
-def test_same_seed_same_bits_and_another_seed_other_samples() -> None:
-    model = tiny_model("biva")
-    assert torch.equal(sample(model).log_weights, sample(model).log_weights)
-    assert not torch.equal(sample(model).log_weights, sample(model, seed=4).log_weights)
-
-
-def test_more_samples_begin_with_the_fewer() -> None:
-    model = tiny_model("biva")
-    torch.testing.assert_close(sample(model, k=7).log_weights[:3], sample(model, k=3).log_weights)
-
-
 def test_every_image_counts_exactly_once_with_samples_of_its_own() -> None:
     """The first images give the same without the rest, whether or not the last batch is full."""
     model = tiny_model("lvae")

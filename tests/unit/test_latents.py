@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 
 from biva.models.generative import Step
-from biva.models.latents import DiagonalGaussian, GaussianHead, repeat
+from biva.models.latents import DiagonalGaussian, GaussianHead
 from tests.models import double_noise, tiny_architecture
 
 
@@ -34,15 +34,6 @@ def test_kl_terms_average_to_the_closed_form() -> None:
     assert abs(terms.mean().item() - exact) < 5 * terms.std().item() / np.sqrt(len(terms))
 
 
-def test_samples_have_the_mean_and_variance() -> None:
-    torch.manual_seed(0)
-    q = gaussian(1, 3)
-    z = q.repeat(100_000).sample(double_noise, "q(z1)")
-    deviation = torch.exp(q.log_variance[0] / 2)
-    assert ((z.mean(0) - q.mean[0]).abs() < 5 * deviation / np.sqrt(len(z))).all()
-    assert ((z.std(0) / deviation - 1).abs() < 5 / np.sqrt(2 * len(z))).all()
-
-
 @pytest.mark.parametrize("kind", ["dense", "convolutional"])
 def test_heads_read_a_softplus_as_the_log_variance(kind: str) -> None:
     """So no standard deviation is below 1, whatever the features are; `linear` reads the outputs themselves."""
@@ -56,7 +47,3 @@ def test_heads_read_a_softplus_as_the_log_variance(kind: str) -> None:
     torch.testing.assert_close(softplus.log_variance, torch.log1p(linear.log_variance.double().exp()).float())
     assert torch.equal(softplus.mean, linear.mean)
     assert softplus.mean.shape[1:] == ((2,) if kind == "dense" else (2, 2, 2))
-
-
-def test_repeat_is_sample_major() -> None:
-    assert repeat(torch.tensor([[1], [2]]), 3).flatten().tolist() == [1, 2, 1, 2, 1, 2]

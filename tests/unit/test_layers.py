@@ -83,19 +83,6 @@ def test_transposed_convolution_is_the_adjoint(kernel: int, stride: int) -> None
     torch.testing.assert_close((down(x) * y).sum(), (x * up(y)).sum())
 
 
-@pytest.mark.parametrize(
-    "layer", [dense(6, 4), conv(3, 4, 3), transposed_conv(3, 4, 3, 2)], ids=["dense", "conv", "up"]
-)
-def test_weight_is_scale_times_unit_direction_per_output(layer: Any) -> None:
-    scale = torch.arange(1.0, 5.0)
-    with torch.no_grad():
-        g = layer.parametrizations.weight.original0
-        g.copy_(scale.view_as(g))
-    output_axis = 1 if isinstance(layer, SameConvTranspose2d) else 0
-    norms = layer.weight.movedim(output_axis, 0).flatten(1).norm(dim=1)
-    torch.testing.assert_close(norms, scale)
-
-
 def test_direction_starts_with_standard_deviation_five_hundredths() -> None:
     torch.manual_seed(0)
     layer: Any = dense(1000, 100)

@@ -5,17 +5,17 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from biva.bounds import elbo, free_bits_loss, importance_weighted_bound
-from biva.models.architectures import ModelName
-from biva.models.generative import Latent, Priors, from_prior, given, posterior_above, prior_mean
+from biva.models.architectures import Dropout, ModelName, Stage
+from biva.models.generative import Latent, Priors, from_prior
 from biva.models.hierarchical_vae import HierarchicalVAE
-from tests.models import MODELS, assert_gradient_by_finite_differences, double_noise, tiny_model
+from biva.models.layers import GatedBlock
+from tests.models import MODELS, assert_gradient_by_finite_differences, double_noise, tiny_architecture, tiny_model
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -89,35 +89,6 @@ def test_gradients_are_finite_differences(model_name: ModelName, latents: str, l
     assert_gradient_by_finite_differences(loss, parameters, gradients)
 
 
-@pytest.mark.parametrize("model_name", MODELS)
-def test_every_parameter_is_used_but_the_vaes_top_projection(model_name: ModelName) -> None:
-    model = tiny_model(model_name)
-    terms = model(torch.ones(2, 1, 4, 4, dtype=torch.float64), double_noise)
-    (terms.log_likelihood.sum() + terms.kl.sum()).backward()
-    unused = {name for name, p in model.named_parameters() if p.grad is None}
-    assert {name.rsplit(".layer", 1)[0] for name in unused} == (
-        {"inference.projections.1"} if model_name == "vae" else set()
-    )
-
-
-@pytest.mark.parametrize("model_name", MODELS)
-def test_samples_in_the_batch_equal_one_pass_each(model_name: ModelName) -> None:
-    """k samples at once give row by row what a full pass per sample gives with the same noise."""
-    model = tiny_model(model_name)
-    x = torch.randint(0, 2, (2, 1, 4, 4), generator=torch.Generator().manual_seed(0)).double()
-    drawn: dict[str, Tensor] = {}
-
-    def remember(name: str, shape: torch.Size) -> Tensor:
-        return drawn.setdefault(name, double_noise(name, shape))
-
-    with torch.no_grad():
-        together = model.terms(x, model.inference.encode(x), 3, remember)
-        for k in range(3):
-            alone = model(x, lambda name, _shape, k=k: drawn[name][2 * k : 2 * k + 2])
-            torch.testing.assert_close(alone.kl, together.kl[2 * k : 2 * k + 2])
-            torch.testing.assert_close(alone.log_likelihood, together.log_likelihood[2 * k : 2 * k + 2])
-
-
 def dependence(model: HierarchicalVAE, moved: str) -> dict[str, bool]:
     """Latent group -> whether its posterior changes when the draw of this name gets other noise."""
     x = torch.randint(0, 2, (1, 1, 4, 4), generator=torch.Generator().manual_seed(0)).double()
@@ -152,6 +123,28 @@ def test_posteriors_depend_on_what_the_paper_says(model_name: ModelName, moved: 
     assert dependence(tiny_model(model_name), moved) == expected
 
 
+@pytest.mark.parametrize("model_name", MODELS)
+def test_dropout_of_inference_and_of_generation_go_their_own_ways(model_name: ModelName) -> None:
+    """Blocks that receive the generative state d have the rate of p, all others of the inference path that of q."""
+    rates = Dropout(inference=0.2, generative=0.5)
+    architecture = tiny_architecture().model_copy(update={"dropout": rates})
+    blocks = {n: b for n, b in HierarchicalVAE(architecture, model_name).named_modules() if isinstance(b, GatedBlock)}
+    merging = {"inference.merges.0"} if model_name != "vae" else set()
+    assert merging <= blocks.keys()
+    for name, block in blocks.items():
+        assert block.dropout.p == (0.5 if name.startswith("generative") or name in merging else 0.2), name
+
+
+@pytest.mark.parametrize(("reference_code", "kernels"), [("tensorflow", [5, 7, 7]), ("pytorch", [3, 3, 3])])
+def test_kernels_of_merging_blocks_are_those_of_the_stage_above_or_always_3(
+    reference_code: str, kernels: list[int]
+) -> None:
+    stages = tuple(Stage(blocks=1, kernel=kernel, stride=1, latent=1) for kernel in (1, 5, 7))
+    changes = {"stages": stages, "reference_code": reference_code}
+    merges = HierarchicalVAE(tiny_architecture().model_copy(update=changes), "biva").inference.merges
+    assert [merge.conv_in.kernel_size[0] for merge in merges] == kernels
+
+
 def test_lvae_has_no_generative_skips() -> None:
     """With skips, p(x | z) depends on the top latent beyond z1; without, z1 alone decides."""
     for model_name, expected in (("lvae", False), ("lvae_plus", True)):
@@ -177,41 +170,3 @@ def test_temperature_scales_the_prior() -> None:
     for step in cold.steps.values():
         torch.testing.assert_close(step.value, step.prior.mean)
     torch.testing.assert_close(half.steps["z2"].value, full.steps["z2"].value / 2)
-
-
-@pytest.mark.parametrize("model_name", MODELS)
-def test_below_the_posterior_every_latent_is_the_mean_of_its_prior(model_name: ModelName) -> None:
-    """Stage 2 from the posterior, stage 1 from the prior's mean, against a walk of the posterior alone."""
-    model = tiny_model(model_name)
-    x = torch.randint(0, 2, (3, 1, 4, 4), generator=torch.Generator().manual_seed(0)).double()
-    with torch.no_grad():
-        torch.manual_seed(0)
-        whole = model(x, double_noise).walk
-        torch.manual_seed(0)
-        posterior = model.inference.posterior(model.inference.encode(x), 1, double_noise)
-        upper = model.generative.walk(posterior_above(1, posterior, prior_mean), 3)
-    torch.testing.assert_close(upper.steps["z2"].value, whole.steps["z2"].value)
-    for name, step in upper.steps.items():
-        if name != "z2":
-            torch.testing.assert_close(step.value, whole.steps[name].prior.mean)
-
-
-@pytest.mark.parametrize("model_name", MODELS)
-def test_given_the_noise_of_a_walk_the_walk_is_the_same(model_name: ModelName) -> None:
-    model = tiny_model(model_name, latent=2)
-    x = torch.randint(0, 2, (3, 1, 4, 4), generator=torch.Generator().manual_seed(0)).double()
-    with torch.no_grad():
-        walk = model(x, double_noise).walk
-        again = model.generative.walk(given({name: step.noise() for name, step in walk.steps.items()}), 3)
-    torch.testing.assert_close(again.output, walk.output)
-    for name, step in again.steps.items():
-        torch.testing.assert_close(step.value, walk.steps[name].value)
-
-
-def test_unconditional_samples_follow_the_prior() -> None:
-    model = tiny_model("vae")
-    torch.manual_seed(0)
-    with torch.no_grad():
-        top = model.generative.walk(from_prior(double_noise), 20_000).steps["z2"].value
-    assert abs(top.mean().item()) < 5 / np.sqrt(20_000)
-    assert abs(top.std().item() - 1) < 5 / np.sqrt(40_000)

@@ -6,12 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from biva.config import Evaluation
 from biva.evaluation.noise import named_noise
 from biva.evaluation.pictures import (
     INTERPOLATION_STEPS,
     PER_TEMPERATURE,
     interpolations,
     layers,
+    pictures,
     sheet,
     slerp,
     temperatures,
@@ -86,6 +88,12 @@ def test_pictures_of_colour_images() -> None:
         assert images.shape[2:] == (3, 4, 4)
         assert images.min() >= 0
         assert images.max() <= 1
+
+
+def test_more_samples_change_no_other_picture_of_colour_images() -> None:
+    model, x = tiny_model("lvae", likelihood="mixture_of_logistics").float(), torch.rand(2, 3, 4, 4) * 2 - 1
+    few, many = (pictures(model, x, Evaluation(importance_samples=(1,), prior_samples=n), SEED, CPU) for n in (4, 9))
+    assert [name for name, sheet in few.items() if not torch.equal(sheet, many[name])] == ["sheet/samples"]
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -36,6 +36,7 @@ architectures = st.fixed_dictionaries(
         "latents": st.sampled_from(["dense", "convolutional"]),
         "filters": st.integers(1, 4),
         "dropout": st.builds(dict, inference=st.sampled_from([0, 0.5]), generative=st.sampled_from([0, 0.5])),
+        "log_variance": st.sampled_from(["softplus", "linear"]),
         "reference_code": st.sampled_from(["tensorflow", "pytorch"]),
         "stages": st.lists(stages, min_size=1, max_size=3),
     }

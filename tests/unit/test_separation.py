@@ -46,10 +46,7 @@ def test_the_choice_is_the_ratio_with_the_most_pairs_in_order() -> None:
     }
 
 
-@given(
-    normal=st.lists(st.integers(0, 6), min_size=1, max_size=12),
-    anomalous=st.lists(st.integers(0, 6), min_size=1, max_size=12),
-)
+@given(normal=SCORES, anomalous=SCORES)
 @example(normal=[0, 1, 2, 3, 4], anomalous=[0, 1, 2, 3, 4])
 def test_separation_is_what_counting_at_every_threshold_gives(normal: list[int], anomalous: list[int]) -> None:
     """All in whole numbers and fractions, with many ties; in the example FPR80 is 4 of 5."""

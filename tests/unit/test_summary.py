@@ -58,9 +58,7 @@ def test_protocol_budget_and_seeds_are_those_of_the_set_and_of_its_runs(tmp_path
     tex = written(tmp_path / "set").read_text()
     assert r"\texttt{clean}: trained on the training images" in tex
     assert "at most 50,000 updates, or until 7 evaluations bring no new best" in tex
-    assert (
-        "free bits 2 nats per latent group and image, falling to 0 over the first 3,000 updates; " in tex
-    )
+    assert "free bits 2 nats per latent group and image, falling to 0 over the first 3,000 updates; " in tex
     assert "KL warm-up over 200 updates; updates with a gradient norm above 50.5 are skipped." in tex
     assert r"\textit{K} = 1, 1,000." in tex
     cells = [[cell.strip(" \\") for cell in line.split("&")] for line in tex.splitlines() if "& VAE &" in line]

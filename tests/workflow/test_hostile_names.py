@@ -59,15 +59,6 @@ def test_the_mirror_reaches_no_shell(hostile: Project, by: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "target", ["results/quick;touch executed/results.csv", "results/$(touch executed)/summary.tex"]
-)
-def test_a_target_reaches_no_shell(project: Project, target: str) -> None:
-    done = project.snakemake("--cores", "1", target)
-    assert "MissingRuleException" in done.stdout
-    assert not list(project.path.rglob("executed"))
-
-
-@pytest.mark.parametrize(
     "content",
     [
         "experiments: !!python/object/apply:os.system [touch executed]\n",
