@@ -3,7 +3,7 @@ PYTHON ?= python3
 CORES ?= all
 PORT ?= 5000
 MINUTES ?= 10
-SET ?= $(shell sed -n 's/^experiments: *\([a-z0-9_]*\).*/\1/p' config/config.yaml)
+SET ?= $(shell sed -n 's/^experiments: *["'"'"']*\([a-z0-9_]*\).*/\1/p' config/config.yaml)
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -66,7 +66,7 @@ ui: $(READY) ## Show all runs in MLflow's web page, on this machine only; print 
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false exec $(BIN)/mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 \
 		--backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///results/mlflow/mlflow.db}"
 
-report: $(READY) ## Write results/SET/index.html, summary.tex and .pdf (where LaTeX is), and results/report.html
+report: $(READY) ## Write results/SET/index.html, summary.tex and .pdf (where LaTeX is), and of a finished set results/report.html
 	$(BIN)/biva summary $(SET)
 	$(BIN)/snakemake --report results/report.html --config experiments=$(SET)
 

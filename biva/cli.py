@@ -399,8 +399,9 @@ def detect(
     from biva.evaluation.detect import detect
     from biva.tracking import mirror_or_warn
 
-    find_run(experiments, run)  # refuses a name that the set does not have
     settings, evaluation = find_anomaly(experiments, pair), load_experiments(experiments).evaluation
+    if not settings.includes(find_run(experiments, run)):
+        raise UserError(f"{run} does not score {pair}: by {experiments}, runs of other data or models do.")
     trained = _run_folder(experiments, run, folder)
     normal, other = _prepared(settings.normal, data), _prepared(settings.anomalous, anomalous)
     third = _prepared(settings.choose_k_on, choosing) if settings.choose_k_on else None

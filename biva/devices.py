@@ -38,8 +38,8 @@ def choose_device(device: str) -> torch.device:
     return torch.device("cpu")
 
 
-_MALLOC_OPTIONS = {"M_TRIM_THRESHOLD": -1, "M_MMAP_THRESHOLD": -3}
-"""Options of glibc's mallopt, by their names in malloc.h: bytes above which freed memory goes back to the kernel."""
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+"""Options of glibc's mallopt, as its malloc.h has them: bytes above which freed memory goes back to the kernel."""
 
 
 def use_threads(threads: int) -> None:
@@ -51,7 +51,7 @@ def use_threads(threads: int) -> None:
     """
     torch.set_num_threads(threads)
     library = ctypes.CDLL(None)
-    for option in _MALLOC_OPTIONS.values() if hasattr(library, "mallopt") else ():
+    for option in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD) if hasattr(library, "mallopt") else ():
         library.mallopt(option, 2**30)
 
 

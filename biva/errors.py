@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,3 +60,8 @@ def explained(error: UserError | OSError) -> str:
     reason = (error.strerror or str(error) or type(error).__name__).rstrip(".")
     remedy = next((remedy for remedy, numbers in _REMEDIES.items() if error.errno in numbers), "Change that")
     return f"{': '.join([*where, reason])}. {remedy}, then run the same command again."
+
+
+def without_password(text: str) -> str:
+    """A text whose addresses have no user and password any more."""
+    return re.sub(r"//[^/@\s]+@", "//", text)

@@ -208,9 +208,8 @@ def plan(
             run, training = runs[0], runs[0].training
             work = work_of(run, experiments, datasets)
             costs = count(run.architecture, run.model, run.labels, training.batch_size if run.labels else 1)
-            rates = rates_of(run, experiments, work.samples, benchmarks)
-            if flops_rate is not None:
-                rates = assumed(flops_rate, "--flops-rate")
+            measured = partial(rates_of, run, experiments, work.samples, benchmarks)
+            rates = assumed(flops_rate, "--flops-rate") if flops_rate else measured()
             of_training, of_evaluation = work.hours(costs, rates)
             rows.append(
                 {

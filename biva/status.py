@@ -202,8 +202,7 @@ def total(runs: list[tuple[RunConfig, Progress]]) -> str:
 
 def _reports(settings: Experiments, results: Path) -> str:
     """How many of a set's files of tables and figures are there."""
-    files = [results / f"{stem}.{form}" for stem in settings.table_stems for form in ("tex", "html")]
-    files += [results / f"{stem}.{form}" for stem in settings.figure_stems for form in ("pdf", "png")]
+    files = [results / file for file in settings.report_files]
     return f"; {sum(file.is_file() for file in files)} of {len(files)} files of tables and figures" if files else ""
 
 

@@ -17,6 +17,7 @@ from biva.config.experiments import (
     RunGroup,
     SemiSupervised,
     Table,
+    reported_name,
 )
 from biva.config.loading import (
     CONFIG_FOLDER,

@@ -13,4 +13,6 @@ Device = Literal["cpu", "cuda", "auto"]
 Precision = Literal["fp32", "tf32", "bf16"]
 Protocol = Literal["paper", "clean"]
 PROTOCOL_SPLITS: dict[Protocol, tuple[str, ...]] = {"paper": ("train", "test"), "clean": ("train", "valid", "test")}
-"""Splits that a dataset must have to be trained on; `paper` trains on valid too where there is one."""
+"""Splits that a dataset must have to be trained on."""
+TRAINED_ON: dict[Protocol, tuple[str, ...]] = {"paper": ("train", "valid"), "clean": ("train",)}
+"""Splits whose images are trained on, where a dataset has them."""

@@ -89,7 +89,7 @@ class DatasetConfig(Strict):
 
     def addresses(self, name: str) -> list[str]:
         """Where on the network a file of this name is, or begins, in the order of `sources`."""
-        return [source + name for source in self.sources if "://" in source]
+        return [f"{source.rstrip('/')}/{name}" for source in self.sources if "://" in source]
 
     @field_validator("reader")
     @classmethod

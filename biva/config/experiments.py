@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from biva.config.base import Device, Name, Precision, Strict
 from biva.config.runs import RunConfig
@@ -24,6 +24,11 @@ FigureName = Literal[
     "layers",
     "interpolations",
 ]
+
+
+def reported_name(dataset: str) -> str:
+    """The dataset as reported values name it that do not say how it is binarised."""
+    return dataset.removesuffix("_dynamic").removesuffix("_static")
 
 
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
@@ -56,7 +61,9 @@ class SemiSupervised(Strict):
     dataset: Name = Field(description="An entry of config/datasets.yaml that has labels.")
     architecture: Name = Field(description="A file in config/architectures/, without .yaml.")
     labels: int = Field(
-        ge=1, description="Training images with a label: the same number of every class, drawn anew for every seed."
+        ge=1,
+        multiple_of=10,
+        description="Training images with a label: as many of each of ten classes, drawn anew for every seed.",
     )
     label_batch_size: int = Field(
         ge=1,
@@ -74,6 +81,11 @@ class SemiSupervised(Strict):
         if self.label_batch_size > self.labels:
             raise ValueError(f"label_batch_size is {self.label_batch_size}, but there are only {self.labels} labels")
         return self
+
+    @property
+    def reported_dataset(self) -> str:
+        """`dataset` of the rows of `config/paper_results.csv` that fit."""
+        return f"{reported_name(self.dataset)}_{self.labels}_labels"
 
     def includes(self, run: RunConfig) -> bool:
         """Whether the table shows this run; other entries may have the same labels with other seeds and settings."""
@@ -154,6 +166,18 @@ class LikelihoodTable(Strict):
     paper_table: Name | None = Field(default=None, description="`table` of config/paper_results.csv; null: none.")
     k: Annotated[tuple[int, ...], Field(min_length=1)] = Field(description="A column per K.")
 
+    @field_validator("k")
+    @classmethod
+    def _distinct(cls, k: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(k)) < len(k):
+            raise ValueError(f"a K is listed twice in {list(k)}")
+        return k
+
+    @property
+    def reported_dataset(self) -> str:
+        """`dataset` of the rows of `config/paper_results.csv` that fit."""
+        return self.dataset
+
     def includes(self, run: RunConfig) -> bool:
         """Whether the table shows this run."""
         return run.labels is None and run.dataset == self.dataset
@@ -190,6 +214,12 @@ class Experiments(Strict):
     def figure_stems(self) -> list[str]:
         """Every figure that the set makes: a path below `results/NAME/`, without .pdf and .png."""
         return [f"figures/{name}" for name in self.figures] + [f"anomalies/{pair.name}" for pair in self.anomalies]
+
+    @property
+    def report_files(self) -> list[str]:
+        """The files of all tables and figures, below `results/NAME/`."""
+        files = [f"{stem}.{form}" for stem in self.table_stems for form in ("tex", "html", "json")]
+        return files + [f"{stem}.{form}" for stem in self.figure_stems for form in ("pdf", "png")]
 
     @model_validator(mode="after")
     def _consistent(self) -> Experiments:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from biva.config.base import PROTOCOL_SPLITS, Protocol
+from biva.config.base import PROTOCOL_SPLITS, TRAINED_ON, Protocol
 from biva.config.datasets import DatasetConfig, Datasets
 from biva.config.experiments import AnomalyPair, Collection, Experiments, RunGroup, SemiSupervised, Table
 from biva.config.main import MainConfig
@@ -19,7 +20,7 @@ from biva.models.architectures import Architecture
 
 Found = TypeVar("Found")
 
-CONFIG_FOLDER = Path(os.environ.get("BIVA_CONFIG", "config"))
+CONFIG_FOLDER = Path(os.environ.get("BIVA_CONFIG") or "config")
 
 
 def load_main(folder: Path = CONFIG_FOLDER) -> MainConfig:
@@ -72,6 +73,10 @@ def _mistakes(experiments: Experiments, datasets: dict[str, DatasetConfig], fold
                 f"{place}.dataset: {group.dataset!r} has no {' and no '.join(missing)} split, which training.protocol: "
                 f"{training.protocol} needs; it has: {', '.join(dataset.splits)}"
             )
+        images = sum(count for split, count in dataset.splits.items() if split in TRAINED_ON[training.protocol])
+        for each in (training, experiments.finetuning and experiments.finetuning.training):
+            if each and each.batch_size > images > 0:
+                yield f"{place}: batch_size is {each.batch_size}, but {group.dataset!r} has {images} images to train on"
         if architecture.input_shape != dataset.shape:
             yield (
                 f"{place}.architecture: {group.architecture!r} is for images of shape {architecture.input_shape}, but "
@@ -83,10 +88,27 @@ def _mistakes(experiments: Experiments, datasets: dict[str, DatasetConfig], fold
                 f"{group.dataset!r} has binarisation: {dataset.binarisation} and {dataset.levels} levels; bernoulli is "
                 "for binarised images, mixture_of_logistics for 256 levels with binarisation: none"
             )
+    reported = _reported_tables(folder)
+    for table in experiments.all_tables if reported else ():
+        known = sorted(name for name, dataset in reported if dataset == table.reported_dataset)
+        if table.paper_table and table.paper_table not in known:
+            yield (
+                f"paper_table of table {table.name!r}: paper_results.csv has no table {table.paper_table!r} on "
+                f"{table.reported_dataset}; allowed: {', '.join(known) or 'null'}"
+            )
     for number, pair in enumerate(experiments.anomalies):
         if pair.normal in datasets:
             mistakes = _mistakes_of_pair(pair, experiments.training.protocol, datasets)
             yield from (f"anomalies.{number}.{mistake}" for mistake in mistakes)
+
+
+def _reported_tables(folder: Path) -> set[tuple[str, str]]:
+    """Table and dataset of every row of `config/paper_results.csv`; `biva.reporting` validates all of it."""
+    path = folder / "paper_results.csv"
+    if not path.is_file():
+        return set()
+    with path.open(encoding="utf-8", newline="") as file:
+        return {(row.get("table", ""), row.get("dataset", "")) for row in csv.DictReader(file)}
 
 
 def _mistakes_of_pair(pair: AnomalyPair, protocol: Protocol, datasets: dict[str, DatasetConfig]) -> Iterator[str]:
@@ -96,22 +118,30 @@ def _mistakes_of_pair(pair: AnomalyPair, protocol: Protocol, datasets: dict[str,
             f"choose_k_on: training.protocol: {protocol} trains on the validation images of {pair.normal!r}, by which "
             "k would be chosen; allowed: null, or training.protocol: clean"
         )
-    kind = {name: (dataset.shape, dataset.binarisation) for name, dataset in datasets.items()}
+    kind = {name: (dataset.shape, dataset.binarisation, dataset.likelihood) for name, dataset in datasets.items()}
     scorable = [name for name in sorted(datasets) if kind[name] == kind[pair.normal]]
-    own = {pair.normal, pair.anomalous}
-    for key, other, taken in (("anomalous", pair.anomalous, set()), ("choose_k_on", pair.choose_k_on, own)):
+    own, why = {pair.normal, pair.anomalous}, "one of the pair's own datasets, on which k must not be chosen"
+    for key, other, taken, reason in (
+        ("anomalous", pair.anomalous, {pair.normal}, "the normal dataset itself"),
+        ("choose_k_on", pair.choose_k_on, own, why),
+    ):
         allowed = f"allowed: {', '.join(name for name in scorable if name not in taken) or 'null'}"
         if other is None:
             continue
         if other not in datasets:
             yield f"{key}: unknown dataset {other!r}; {allowed}"
         elif other in taken:
-            yield f"{key}: {other!r} is one of the pair's own datasets, on which k must not be chosen; {allowed}"
+            yield f"{key}: {other!r} is {reason}; {allowed}"
         elif other not in scorable:
             yield (
-                f"{key}: {other!r} has images of shape {kind[other][0]}, binarisation {kind[other][1]}, but "
-                f"{pair.normal!r} has {kind[pair.normal][0]}, {kind[pair.normal][1]}; {allowed}"
+                f"{key}: {other!r} has images of shape {_images(datasets[other])}, but {pair.normal!r} has "
+                f"{_images(datasets[pair.normal])}; {allowed}"
             )
+
+
+def _images(dataset: DatasetConfig) -> str:
+    levels = f" of {dataset.levels} levels" if dataset.binarisation == "none" else ""
+    return f"{dataset.shape}, binarisation {dataset.binarisation}{levels}"
 
 
 def load_datasets(folder: Path = CONFIG_FOLDER) -> dict[str, DatasetConfig]:

@@ -130,6 +130,11 @@ def read(path: Path, kind: str) -> Any:
         UserError: it does not exist, or is no YAML of plain values.
     """
     if not path.is_file():
+        if not path.parent.is_dir():
+            raise UserError(
+                f"There is no folder {path.parent}/. Call biva in the project's folder, or name the folder with the "
+                "configuration in the environment variable BIVA_CONFIG."
+            )
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
         raise UserError(f"There is no {kind} {path.stem!r}: {path} does not exist. Known in {path.parent}/: {known}.")
     with naming(path):

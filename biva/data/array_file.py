@@ -93,7 +93,8 @@ def map_arrays(path: Path) -> dict[str, Tensor]:
             first, last = about["data_offsets"]
             arrays[name] = values[first:last].view(_TYPES[about["dtype"]][1]).view(about["shape"])
     except (SafetensorError, KeyError, RuntimeError, ValueError) as error:
-        raise UserError(f"{path} is damaged: {error}. Run `biva prepare {path.parent.name}`.") from None
+        again = f"Run `biva prepare {path.parent.name} --to {path.parent}`."
+        raise UserError(f"{path} is damaged: {error}. {again}") from None
     return arrays
 
 

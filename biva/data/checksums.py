@@ -33,7 +33,7 @@ def is_intact(path: Path, file: RawFile) -> bool:
 
 def first_use_record(raw: Path) -> Path:
     """Where the digests of the files in the folder `raw` are recorded that nothing is compared with at first use."""
-    return raw.with_name(f"{raw.name}.first-use.json")
+    return raw.absolute().with_name(f"{raw.absolute().name}.first-use.json")
 
 
 def recorded(path: Path) -> str | None:

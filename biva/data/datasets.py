@@ -82,8 +82,7 @@ class Dataset:
         Raises:
             UserError: the dataset has no labels.
         """
-        parts = ("train", "valid") if name == "train+valid" else (name,)
-        there = [self.labels[part] for part in parts if part in self.labels]
+        there = [self.labels[part] for part in name.split("+") if part in self.labels]
         if not there:
             raise UserError(
                 f"Dataset {self.name!r} has no labels, which semi-supervised runs need. Use one that has them, such as "
@@ -103,7 +102,7 @@ def prepare(name: str, config: DatasetConfig, raw: Path, folder: Path) -> None:
         if not is_intact(raw / file.name, file):
             raise UserError(
                 f"{raw / file.name} is missing or {expectation(file)}. "
-                f"Run `biva fetch {name}`: it fetches what is missing and replaces what is wrong."
+                f"Run `biva fetch {name} --to {raw}`: it fetches what is missing and replaces what is wrong."
             )
     arrays = read_arrays(name, config, raw)
     fingerprint = write_arrays(folder / ARRAYS, arrays)
@@ -209,10 +208,11 @@ def load(folder: Path, entry: tuple[str, DatasetConfig] | None = None) -> Datase
         UserError: it is not there, its two files do not belong together, or it is another dataset than the entry says.
     """
     path, description = folder / ARRAYS, folder / DESCRIPTION
-    again = f"Run `biva prepare {folder.name}`."
+    dataset = entry[0] if entry else folder.name
+    again = f"Run `biva prepare {dataset} --to {folder}`."
     for needed in (path, description):
         if not needed.is_file():
-            raise UserError(f"Dataset {folder.name!r} is not prepared: {needed} does not exist. {again}")
+            raise UserError(f"Dataset {dataset!r} is not prepared: {needed} does not exist. {again}")
     about = read_json(description)
     fingerprint = sha256(path)  # 0.1 s for MNIST, some seconds for ImageNet
     if about.get("fingerprint") != fingerprint:

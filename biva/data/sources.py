@@ -29,7 +29,7 @@ from urllib3.util import Retry
 
 from biva.config import DatasetConfig, RawFile
 from biva.data.checksums import expected_digest, first_use_record, is_intact, record_first_use
-from biva.errors import UserError
+from biva.errors import UserError, without_password
 from biva.progress import progress_bar
 from biva.records import writing_atomically
 
@@ -46,6 +46,8 @@ TIMEOUT = (10.0, 60.0)
 
 _CHUNK = 1 << 16
 _PACKAGE = "package:"
+_PACKED = (".gz", ".tgz")
+"""Ends of the names of official files that are kept as they are."""
 
 Place = str | Traversable
 """An address, or a file in a folder or package."""
@@ -59,7 +61,7 @@ class _BrokenOff(_Unusable):
     """The same place may give the file at another attempt."""
 
 
-class _Unreachable(_Unusable):
+class _Unreachable(Exception):
     """The source gives no file at all."""
 
 
@@ -81,13 +83,13 @@ def fetch(name: str, config: DatasetConfig, folder: Path, mirror: str | None) ->
             try:
                 _fetch_file(_places(source, subfolder, file.name), file, folder / file.name)
             except _Unreachable as reason:
-                refusals.append(f"{source}: {reason}")
+                refusals.append(f"{without_password(source)}: {reason}")
                 break
             except _Unusable as reason:
-                refusals.append(f"{source}: {file.name}: {reason}")
+                refusals.append(f"{without_password(source)}: {file.name}: {reason}")
             else:
                 missing.remove(file)
-                log.info("%s: %s from %s", name, file.name, source)
+                log.info("%s: %s from %s", name, file.name, without_password(source))
     if missing:
         raise UserError(_explain(name, config, missing, refusals))
     return [folder / file.name for file in config.files]
@@ -108,39 +110,37 @@ def _explain(name: str, config: DatasetConfig, missing: list[RawFile], refusals:
 
 def _places(source: str, subfolder: str, name: str) -> list[Place]:
     """Addresses or existing files at which a source may have the file `name`."""
-    names = (name,) if name.endswith(".gz") else (name, f"{name}.gz")
+    names = (name,) if name.endswith(_PACKED) else (name, f"{name}.gz")
     if source.startswith(("https://", "http://")):
         base = source.rstrip("/")
         bases = (f"{base}/{subfolder}", base) if subfolder else (base,)
         return [f"{base}/{candidate}" for base in bases for candidate in names]
     try:
-        root: Any = Path(source).expanduser()
+        root: Any = Path(source.removeprefix("file://")).expanduser()
         if source.startswith(_PACKAGE):
             root = resources.files(source.removeprefix(_PACKAGE))
         if not root.is_dir():
             raise _Unreachable("there is no such folder")
         roots = (root / subfolder, root) if subfolder else (root,)
         return [file for folder in roots for candidate in names if (file := folder / candidate).is_file()]
-    except OSError as error:
-        raise _Unreachable(f"the folder cannot be read ({error.strerror})") from None
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no such home folder
+        raise _Unreachable(f"the folder cannot be read ({_root_cause(error)})") from None
     except (ImportError, TypeError, ValueError) as error:
         raise _Unreachable(f"the package cannot be imported ({error})") from None
 
 
 def _fetch_file(places: list[Place], file: RawFile, target: Path) -> None:
     """Write `target` from the first place that has the declared content."""
-    missing = "it is not there" if file.name.endswith(".gz") else f"neither it nor {file.name}.gz is there"
+    missing = "it is not there" if file.name.endswith(_PACKED) else f"neither it nor {file.name}.gz is there"
     reasons = [] if places else [missing]
     for place in places:
         for attempt in range(RETRIES + 1):
             try:
                 return _write(place, file, target)
             except _BrokenOff as reason:
-                log.info("%s: %s (attempt %d of %d)", place, reason, attempt + 1, RETRIES + 1)
+                log.info("%s: %s (attempt %d of %d)", without_password(str(place)), reason, attempt + 1, RETRIES + 1)
                 if attempt == RETRIES:
                     reasons.append(str(reason))
-            except _Unreachable:
-                raise
             except _Unusable as reason:
                 reasons.append(str(reason))
                 break
@@ -198,7 +198,7 @@ def _content(place: Place, file: RawFile) -> Iterator[bytes]:
         with ExitStack() as stack:
             raw = _opened(place, stack) if isinstance(place, str) else stack.enter_context(place.open("rb"))
             stream = io.BufferedReader(cast(io.RawIOBase, raw))
-            packed = stream.peek(2).startswith(b"\x1f\x8b") and not file.name.endswith(".gz")
+            packed = stream.peek(2).startswith(b"\x1f\x8b") and not file.name.endswith(_PACKED)
             content = gzip.GzipFile(fileobj=stream) if packed else stream
             while chunk := content.read(_CHUNK):
                 yield chunk

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
@@ -25,8 +25,11 @@ class Strict(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _no_truth_value(cls, value: Any, field: ValidationInfo) -> Any:
+        annotation = cls.model_fields[str(field.field_name)].annotation
         values = value if isinstance(value, list | tuple) else [value]
-        if cls.model_fields[str(field.field_name)].annotation is not bool and any(isinstance(v, bool) for v in values):
+        if isinstance(value, dict) and get_origin(annotation) is dict:
+            values = [*value.values()]
+        if annotation is not bool and any(isinstance(v, bool) for v in values):
             raise ValueError("true and false are nothing to choose here; YAML reads yes, no, on and off as one of them")
         return value
 

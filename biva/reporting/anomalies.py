@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from biva.config import AnomalyPair, RunConfig
+from biva.config import AnomalyPair, RunConfig, reported_name
 from biva.records import CHOOSING_ANOMALOUS, CHOOSING_NORMAL, as_written, images_read
 from biva.reporting.markup import Text, code, joined, styled, text
 from biva.reporting.ours import (
@@ -25,7 +25,7 @@ from biva.reporting.ours import (
     span,
 )
 from biva.reporting.provenance import Difference, differences, diverged, divergence, origin, short_name
-from biva.reporting.reported import ReportedCells, reported_name
+from biva.reporting.reported import ReportedCells
 from biva.reporting.results import Paper
 from biva.reporting.table import NOT_RUN, Cell, Table
 

@@ -11,7 +11,7 @@ from biva.config import Table as TableSettings
 from biva.records import RunFolder
 from biva.reporting.markup import in_markdown
 from biva.reporting.ours import results_of
-from biva.reporting.reported import reported_dataset, why_nothing_reported
+from biva.reporting.reported import why_nothing_reported
 from biva.reporting.results import CONFIRMED, Paper, Results, collect
 from biva.reporting.style import CLASSIFIERS, LABELS, name_of
 
@@ -21,7 +21,7 @@ def distances(results: Results, paper: Paper, settings: TableSettings, planned: 
 
     The index is `RunConfig.group`.
     """
-    reported = paper[(paper["table"] == settings.paper_table) & (paper["dataset"] == reported_dataset(settings))]
+    reported = paper[(paper["table"] == settings.paper_table) & (paper["dataset"] == settings.reported_dataset)]
     found, of = [], []
     for group, runs in by_group(filter(settings.includes, planned)).items():
         for one in reported[reported["model"].isin(reported_names(runs[0]))].to_dict("records"):

@@ -62,7 +62,7 @@ def likelihood_table(
     quantity = BITS if planned[0].architecture.likelihood == "mixture_of_logistics" else NATS
     ours = results_of(planned, results, quantity.metric)
     unlike = differences(ours, planned) + diverged(results_of(planned, results, LOSS_GROWTH))
-    of_dataset = paper["dataset"] == settings.dataset
+    of_dataset = paper["dataset"] == settings.reported_dataset
     reported, reported_cells = reported_for(settings, paper, of_dataset), ReportedCells()
     reported = reported[reported["metric"].isin([quantity.metric, "log_likelihood"])]
 

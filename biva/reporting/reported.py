@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pandas as pd
 
-from biva.config import LikelihoodTable
 from biva.config import Table as TableSettings
 from biva.errors import UserError
 from biva.reporting.markup import Text, joined, styled, sup, text
@@ -72,18 +71,6 @@ def reported_for(settings: TableSettings, paper: Paper, wanted: pd.Series) -> Pa
             "paper_table: null."
         )
     return reported
-
-
-def reported_name(dataset: str) -> str:
-    """The dataset as reported values name it, which do not say how it is binarised."""
-    return dataset.removesuffix("_dynamic").removesuffix("_static")
-
-
-def reported_dataset(settings: TableSettings) -> str:
-    """`dataset` of the reported values that fit a table, which for test errors says how many labels there are."""
-    if isinstance(settings, LikelihoodTable):
-        return settings.dataset
-    return f"{reported_name(settings.dataset)}_{settings.labels}_labels"
 
 
 def why_nothing_reported(known: pd.Series) -> Text:

@@ -10,7 +10,7 @@ from biva.reporting.comparison import distances
 from biva.reporting.markup import styled, text
 from biva.reporting.ours import notes_on_differences, notes_on_ours, our_cell, results_of
 from biva.reporting.provenance import LOSS_GROWTH, differences, diverged
-from biva.reporting.reported import ReportedCells, reported_dataset, reported_for, why_nothing_reported
+from biva.reporting.reported import ReportedCells, reported_for, why_nothing_reported
 from biva.reporting.results import Paper, Results
 from biva.reporting.style import CLASSIFIERS
 from biva.reporting.table import NOT_RUN, Cell, Table
@@ -37,7 +37,7 @@ def error_table(results: Results, paper: Paper, settings: SemiSupervised, planne
     planned = [run for run in planned if settings.includes(run)]
     ours = results_of(planned, results, METRIC)
     unlike = differences(ours, planned) + diverged(results_of(planned, results, LOSS_GROWTH))
-    of_labels = paper["dataset"] == reported_dataset(settings)
+    of_labels = paper["dataset"] == settings.reported_dataset
     reported, cells = reported_for(settings, paper, of_labels & (paper["metric"] == METRIC)), ReportedCells()
 
     rows = []

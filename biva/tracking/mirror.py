@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from biva.config import FigureName
-from biva.errors import UserError
+from biva.errors import UserError, without_password
 from biva.locks import locked
 from biva.records import (
     PUBLISHED,
@@ -41,7 +41,6 @@ from biva.tracking.store import (
     open_experiment,
     store_address,
     usable_store,
-    without_password,
 )
 
 RETRY_SECONDS = 300

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import url2pathname
 
-from biva.errors import UserError, explained
+from biva.errors import UserError, explained, without_password
 from biva.locks import locked
 
 STORE = Path("results/mlflow")
@@ -267,8 +267,3 @@ def _other_than_mlflow(server: str) -> str:
     except requests.RequestException:
         return ""
     return "" if re.fullmatch(r"\d+\.\S+", answer.text.strip()) else f"{page}, but gives HTTP {answer.status_code}"
-
-
-def without_password(text: str) -> str:
-    """A text whose addresses have no user and password any more."""
-    return re.sub(r"//[^/@\s]+@", "//", text)

@@ -182,3 +182,18 @@ def test_schema_writes_what_is_in_the_repository(biva: Callable[..., Done]) -> N
     assert {*written} == schemas | {"docs/configuration.md"}
     for path in written:
         assert Path(path).read_text().splitlines() == (ROOT / path).read_text().splitlines(), path
+
+
+def test_a_run_that_the_pair_leaves_out_does_not_score_it(biva: Callable[..., Done]) -> None:
+    done = biva("detect", "cifar10", "cifar10/biva_32x32/lvae/seed1", "svhn")
+    assert done.status == 1
+    assert "cifar10/biva_32x32/lvae/seed1 does not score svhn" in done.stderr
+
+
+def test_outside_of_a_project_the_message_says_where_to_call_biva(
+    biva: Callable[..., Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for arguments in (["plan", "quick"], ["data", "list"]):
+        assert "There is no folder config" in (said := biva(*arguments).stderr) and "BIVA_CONFIG" in said

@@ -98,6 +98,13 @@ def with_finetuning(**changes: Any) -> Edit:
         (put("semi_supervised.0.dataset", "svhn"), ["semi_supervised.0.dataset", "'svhn' has no train"]),
         (put("evaluation.importance_samples", [0, 1]), ["evaluation.importance_samples.0", "equal to 1"]),
         (put("tables.0.k", [7]), ["K=[7]", "importance_samples"]),
+        (put("tables.0.k", [1, 1]), ["tables.0.k", "a K is listed twice"]),
+        (put("tables.0.paper_table", "statc_mnist"), ["has no table 'statc_mnist' on digits; allowed: null"]),
+        (put("semi_supervised.0.paper_table", "semi_supervised"), ["on digits_50_labels; allowed: null"]),
+        (put("semi_supervised.0.labels", 55), ["semi_supervised.0.labels", "multiple of 10"]),
+        (put("training.batch_size", 1258), ["runs.0: batch_size is 1258, but 'digits' has 1257 images to train on"]),
+        (with_finetuning(training={"batch_size": 1258}), ["runs.0: batch_size is 1258, but 'digits' has 1257 images"]),
+        (put("anomalies.0.anomalous", "digits"), ["'digits' is the normal dataset itself; allowed: photo_patches"]),
         (put("tables.0.dataset", "mnist_static"), ["'mnist_static'", "no run uses"]),
         (lambda content: content["tables"].append(content["tables"][0]), ["names of tables", "must differ"]),
         (lambda content: content["runs"].append(content["runs"][0]), ["listed twice"]),
@@ -112,12 +119,12 @@ def with_finetuning(**changes: Any) -> Edit:
             lambda content: (put("anomalies.0.models", ["biva"])(content), content["runs"].pop()),
             ["names models ['biva'], of which no run is on 'digits'"],
         ),
-        (put("anomalies.0.anomalous", "minst"), ["anomalous: unknown dataset 'minst'; allowed: digits, photo_patches"]),
+        (put("anomalies.0.anomalous", "minst"), ["anomalous: unknown dataset 'minst'; allowed: photo_patches"]),
         (
             put("anomalies.0.anomalous", "mnist_static"),
             [
                 "anomalies.0.anomalous: 'mnist_static' has images of shape (1, 28, 28), binarisation static, but "
-                "'digits' has (1, 8, 8), dynamic; allowed: digits, photo_patches"
+                "'digits' has (1, 8, 8), binarisation dynamic; allowed: photo_patches"
             ],
         ),
         *(
@@ -135,7 +142,7 @@ def with_finetuning(**changes: Any) -> Edit:
         (put("anomalies.0.choose_k_on", "photo_patches"), ["'photo_patches' is one of the pair's own datasets"]),
         (
             put("anomalies.0.choose_k_on", "omniglot"),
-            ["'omniglot' has images of shape (1, 28, 28), binarisation dynamic, but 'digits' has (1, 8, 8), dynamic;"],
+            ["'omniglot' has images of shape (1, 28, 28), binarisation dynamic, but 'digits' has (1, 8, 8)"],
         ),
         (
             lambda content: (
@@ -162,6 +169,22 @@ def test_a_wrong_experiment_file_is_refused_with_file_key_value_and_what_is_allo
         load_experiments("quick", config)
     for part in [str(path), *said]:
         assert part in str(caught.value)
+
+
+def test_images_of_other_levels_are_no_anomalies_of_a_model_of_256(config: Path) -> None:
+    path = config / "datasets.yaml"
+    content = yaml.safe_load(path.read_text())
+    content["datasets"]["svhn"]["levels"] = 17
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError, match=r"'svhn' has .* none of 17 levels, but 'cifar10' has .* none of 256 levels"):
+        load_experiments("cifar10", config)
+
+
+def test_a_truth_value_is_no_number_of_images(config: Path) -> None:
+    path = config / "datasets.yaml"
+    path.write_text(path.read_text().replace("valid: 180", "valid: yes", 1))
+    with pytest.raises(UserError, match=r"splits: .*true and false are nothing to choose here"):
+        load_datasets(config)
 
 
 def test_datasets_that_may_choose_k_are_those_of_the_same_kind(config: Path) -> None:

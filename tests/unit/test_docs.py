@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import shutil
 from functools import cache
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import snakemake
 import yaml
 
 import biva
+from biva.config import Experiments, load_experiments
 from biva.reference import reference
 from tests.docs import PAGES, ROOT, blocks, headings
 
@@ -133,6 +135,13 @@ def test_a_quoted_message_is_one_that_is_said(message: str) -> None:
 
 
 # -------------------------------------------------------------------------------------------- reference and the rest
+
+
+def test_the_set_that_has_everything_is_accepted_and_has_every_key(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "config", tmp_path / "config")
+    (example,) = [b.text for b in blocks(ROOT / "config/README.md") if b.text.startswith("description: one line")]
+    (tmp_path / "config/experiments/example.yaml").write_text(example)
+    assert load_experiments("example", tmp_path / "config").model_fields_set == Experiments.model_fields.keys()
 
 
 def test_every_key_of_the_reference_has_a_meaning() -> None:

@@ -138,6 +138,19 @@ def test_gzip_of_several_members(tmp_path: Path) -> None:
     assert_fetched(config(), tmp_path / "raw", tmp_path)
 
 
+def test_an_address_of_a_folder_and_an_official_archive(tmp_path: Path) -> None:
+    """A .tgz is kept as it is, like a .tar.gz: the digest is that of the packed file."""
+    (tmp_path / "images.tgz").write_bytes(PACKED)
+    of_archive = entry("idx", {"images.tgz": PACKED}, (1, 1, 1), {"train": 1, "valid": 1, "test": 1}, sources=())
+    fetch("tiny", of_archive, tmp_path / "raw", tmp_path.as_uri())
+    assert contents(tmp_path / "raw") == {"images.tgz": PACKED}
+
+
+def test_a_home_that_nobody_has_is_one_source_that_fails(tmp_path: Path, good_mirror: Path) -> None:
+    assert "  - ~nosuchuser/data: the folder cannot be read" in refusal(config(), tmp_path / "raw", "~nosuchuser/data")
+    assert_fetched(config(str(good_mirror)), tmp_path / "raw", "~nosuchuser/data")
+
+
 def test_no_source_at_all(tmp_path: Path) -> None:
     assert "`sources` is empty and no mirror is set" in refusal(config(), tmp_path / "raw")
 
@@ -209,6 +222,17 @@ def test_bad_address(
     assert f"  - {server.address}: " in refused and message in refused
     assert len(server.requests) == requests
     assert_fetched(config(server.address, str(good_mirror)), tmp_path / "raw")
+
+
+def test_the_password_of_an_address_is_not_shown(
+    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    address = server.address.replace("//", "//user:secret@")
+    caplog.set_level("INFO")
+    assert "secret" not in refusal(config(address, address + "/data"), tmp_path / "raw")
+    server.answers = {"/images": [body(CONTENT["images"])]}
+    assert_fetched(config(address), tmp_path / "raw")
+    assert server.address in caplog.text and "secret" not in caplog.text
 
 
 def test_no_network(closed_address: str, tmp_path: Path, good_mirror: Path) -> None:

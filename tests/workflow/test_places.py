@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -76,6 +77,18 @@ def test_as_a_module_of_another_workflow_it_runs_to_its_tables(project: Project,
     assert "VAE" in (other.path / target).read_text()
     assert len(list(other.path.rglob("evaluation_parts/*"))) == 2
     assert not (project.path / "results").exists()
+
+
+def test_two_modules_share_a_configuration_and_a_prefix_holds_for_all_files(project: Project, tmp_path: Path) -> None:
+    project.edit("config/experiments/quick.yaml", small_set(seeds=(1,), updates=2))
+    snakefile = tmp_path / "other" / "workflow" / "Snakefile"
+    snakefile.parent.mkdir(parents=True)
+    second = MODULE.replace("reproduction", "again").replace("config: config", "config: config\n    prefix: 'second'")
+    snakefile.write_text(MODULE + second.replace("use rule * from again", "use rule * from again as again_*"))
+    done = Project(tmp_path / "other").snakemake("--dry-run", "--printshellcmds", "second/results/quick/tracked.txt")
+    assert done.returncode == 0, done.stdout
+    (track,) = [line for line in done.stdout.splitlines() if " -m biva track " in line]
+    assert re.findall(r"\S*results/quick\S*", track) and not re.findall(r"(?<!second/)results/quick", track)
 
 
 def test_fetched_from_a_repository_it_runs_with_the_installed_package(

@@ -106,7 +106,10 @@ def checked(settings):
         notes = next(filter(os.path.exists, (".snakemake", ".")))
         if not os.access(notes, os.W_OK):  # else Snakemake ends in a traceback
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(Path(notes).absolute()))
-        settings = biva.config.load_main().model_dump() | settings
+        given = {
+            key: value for key, value in settings.items() if key != "shown_settings"
+        }  # of a module before this one
+        settings = biva.config.load_main().model_dump() | given
         settings = biva.config.parse(biva.config.MainConfig, settings, "config/config.yaml or --config")
         for name in load_sets(settings.experiments):
             experiment_set(name)
@@ -255,10 +258,7 @@ def summary_texts(wildcards):
 
 def report_files(experiments):
     """Tables and figures of the set."""
-    settings = experiment_set(experiments)
-    files = [f"{table}.{form}" for table in settings.table_stems for form in ("tex", "html", "json")]
-    files += [f"{figure}.{form}" for figure in settings.figure_stems for form in ("pdf", "png")]
-    return [f"results/{experiments}/{file}" for file in files]
+    return [f"results/{experiments}/{file}" for file in experiment_set(experiments).report_files]
 
 
 def shown(file, caption, category, **labels):

@@ -37,6 +37,5 @@ rule prepare:
         runtime=lambda w, attempt: attempt * 60,
     params:
         folder=subpath(input[0], parent=True),
-        to=subpath(output.data, parent=True),
     shell:
-        call_biva("prepare {wildcards.dataset} --from {params.folder}/raw --to {params.to} > {log} 2>&1")
+        call_biva("prepare {wildcards.dataset} --from {params.folder}/raw --to {params.folder} > {log} 2>&1")

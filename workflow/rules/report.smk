@@ -127,7 +127,7 @@ rule track:
     conda:
         "../../environment.yml"
     params:
-        runs=lambda w: [f"{SET}/runs/{run.name}".format(**w) for run in runs_of_set(w.experiments)],
+        runs=lambda w, input: [Path(file).parent for file in input.runs if file.endswith("/train.json")],
         folder=subpath(input.summary, parent=True),
     shell:
         call_biva("track {params.runs} --results {params.folder} > {output} 2> {log}")
