@@ -127,7 +127,7 @@ rule track:
     conda:
         "../../environment.yml"
     params:
-        runs=lambda w, input: [Path(file).parent for file in input.runs if file.endswith("/train.json")],
+        runs=lambda w, input: [Path(file).parent for file in input.runs if Path(file).name == "train.json"],
         folder=subpath(input.summary, parent=True),
     shell:
         call_biva("track {params.runs} --results {params.folder} > {output} 2> {log}")
