@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from biva import cli
-from tests.workflow.conftest import PROCESSES, snakemake
+from tests.workflow.conftest import forked, snakemake
 
 # No other store than the job's own, and no word about it from MLflow.
 os.environ.pop("MLFLOW_TRACKING_URI", None)
@@ -60,9 +60,7 @@ def start(target: Callable[..., None], folder: Path, *arguments: Any) -> Job:
     logs.mkdir(exist_ok=True)
     log = next(path for number in count() if not (path := logs / f"{number:03d}.log").exists())
     log.touch()
-    process = PROCESSES.Process(target=_begin, args=(target, folder, log, arguments))
-    process.start()
-    return Job(process, log)
+    return Job(forked(_begin, target, folder, log, arguments), log)
 
 
 def _begin(target: Callable[..., None], folder: Path, log: Path, arguments: tuple[Any, ...]) -> None:

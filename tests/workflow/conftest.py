@@ -5,6 +5,7 @@ Loading Snakemake takes longer than most of what tests ask of it, so one process
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import multiprocessing
 import os
@@ -23,6 +24,17 @@ import yaml
 ROOT = Path(__file__).parents[2]
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.warm"])
+
+
+def forked(target: Callable[..., None], *arguments: Any) -> Any:
+    """A process that runs `target(*arguments)`.
+
+    The first one starts the process that all are forked from, which finds what it imports from the current folder.
+    """
+    process = PROCESSES.Process(target=target, args=arguments)
+    with contextlib.chdir(ROOT):
+        process.start()
+    return process
 
 
 Command = Callable[[tuple[str, ...]], None]
@@ -76,9 +88,7 @@ class Project:
     ) -> subprocess.CompletedProcess[str]:
         with tempfile.TemporaryDirectory() as scratch:
             output = Path(scratch) / "output"
-            call = (command, self.path, arguments, self._environment(variables), output)
-            process = PROCESSES.Process(target=be, args=call)
-            process.start()
+            process = forked(be, command, self.path, arguments, self._environment(variables), output)
             process.join()
             return subprocess.CompletedProcess(arguments, process.exitcode or 0, output.read_text())
 

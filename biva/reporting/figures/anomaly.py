@@ -31,10 +31,12 @@ NORMAL, ANOMALOUS = "#BBBBBB", "#D55E00"
 def draw_anomaly(folders: Iterable[RunFolder], pair: AnomalyPair) -> Figure:
     """Histograms of L^{>k} per k and ROC curves, of the first seed of every model; of more than two, BIVA's alone.
 
+    Runs on the pair's normal dataset are drawn.
+
     Raises:
         UserError: no run has a record of the pair.
     """
-    runs = in_order(folders)
+    runs = [run for run in in_order(folders) if run.dataset == pair.normal]
     ready = [run for run in runs if run.folder.anomaly(pair.name).is_file() and _arrays(run, pair).is_file()]
     if not ready:
         raise UserError(
